@@ -1,0 +1,1 @@
+//! Shared parts of the benches: running a peer beside ours, medians, tables and charts.
