@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use oci_spec::image::Digest;
 
+use crate::dir::StoreDir;
+use crate::layer::Layers;
 use crate::{Ctx, Result};
 
 /// A container's writable root file system over an image's layers: kept on disk until removed, mounted only where asked.
@@ -30,11 +32,17 @@ pub struct OverlayDirs {
 pub struct SnapshotOptions {
     /// A view without a writable layer.
     pub read_only: bool,
+    /// The ID of the image that it is made for: this image is then in use, and is not removed without force.
+    pub image: Option<Digest>,
 }
 
 impl Snapshot {
     /// The key that it was made with.
     pub fn key(&self) -> &str {
+        todo!()
+    }
+    /// The ID of the image that it was made for.
+    pub fn image(&self) -> Option<&Digest> {
         todo!()
     }
     /// The layers that it stands on, base first.
@@ -55,6 +63,40 @@ impl Snapshot {
     }
     /// Bytes and inodes of the writable layer.
     pub fn usage(&self) -> Result<(u64, u64)> {
+        todo!()
+    }
+}
+
+/// All snapshots of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    #[expect(dead_code, reason = "the drivers are not here yet")]
+    dir: StoreDir,
+    #[expect(dead_code, reason = "the drivers are not here yet")]
+    layers: Layers,
+}
+
+impl Snapshots {
+    /// Makes its directory below the store's if it is not there.
+    pub(crate) fn open_all(dir: &StoreDir, layers: &Layers) -> Result<Self> {
+        Ok(Self { dir: dir.clone(), layers: layers.clone() })
+    }
+    /// Makes a snapshot over layers that are all there ([`Error::NoSuchLayer`](crate::Error::NoSuchLayer) else); the caller holds the store's shared lock.
+    pub(crate) fn prepare(
+        &self,
+        _key: &str,
+        _layers: &[Digest],
+        _options: &SnapshotOptions,
+    ) -> Result<Snapshot> {
+        todo!()
+    }
+    pub(crate) fn open(&self, _key: &str) -> Result<Snapshot> {
+        todo!()
+    }
+    pub(crate) fn list(&self) -> Result<Vec<Snapshot>> {
+        todo!()
+    }
+    pub(crate) fn remove(&self, _key: &str) -> Result<()> {
         todo!()
     }
 }

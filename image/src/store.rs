@@ -16,6 +16,21 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// Keep layers as directories even where EROFS files could be mounted.
     pub directories: bool,
+    /// For crash tests only.
+    #[doc(hidden)]
+    pub fault: Option<FaultHook>,
+}
+
+/// Asked before every change to the disk (operation, path); from its first error on it must refuse everything, as a dead process would.
+#[doc(hidden)]
+#[derive(Clone)]
+#[expect(clippy::type_complexity, reason = "named here once")]
+pub struct FaultHook(pub std::sync::Arc<dyn Fn(&str, &Path) -> std::io::Result<()> + Send + Sync>);
+
+impl std::fmt::Debug for FaultHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FaultHook")
+    }
 }
 
 /// Whether a finished call is safe against power loss.
@@ -130,7 +145,13 @@ impl Store {
         todo!()
     }
     /// Fetches what is missing of the image (or of the index's image for the platform) that `root` describes, unpacks its layers, names it.
-    pub fn import(&self, _source: &dyn BlobSource, _root: &Descriptor, _options: &ImportOptions, _ctx: Ctx<'_>) -> Result<Imported> {
+    pub fn import(
+        &self,
+        _source: &dyn BlobSource,
+        _root: &Descriptor,
+        _options: &ImportOptions,
+        _ctx: Ctx<'_>,
+    ) -> Result<Imported> {
         todo!()
     }
     /// Finds an image by exact name, by digest (of index, manifest or config) or by a unique prefix of its ID.
@@ -166,7 +187,12 @@ impl Store {
         todo!()
     }
     /// The same over any layers of the store, base first (a build's intermediate state).
-    pub fn snapshot_layers(&self, _key: &str, _layers: &[Digest], _options: &SnapshotOptions) -> Result<Snapshot> {
+    pub fn snapshot_layers(
+        &self,
+        _key: &str,
+        _layers: &[Digest],
+        _options: &SnapshotOptions,
+    ) -> Result<Snapshot> {
         todo!()
     }
     /// Opens an existing snapshot.
@@ -178,11 +204,21 @@ impl Store {
         todo!()
     }
     /// Turns a snapshot's changes into a layer: uncompressed form mountable, compressed blob stored.
-    pub fn commit_layer(&self, _snapshot: &Snapshot, _options: &LayerOptions, _ctx: Ctx<'_>) -> Result<Layer> {
+    pub fn commit_layer(
+        &self,
+        _snapshot: &Snapshot,
+        _options: &LayerOptions,
+        _ctx: Ctx<'_>,
+    ) -> Result<Layer> {
         todo!()
     }
     /// Takes in a layer from a tar stream (plain, gzip or zstd; told by its first bytes).
-    pub fn add_layer(&self, _tar: &mut (dyn std::io::Read + Send), _options: &LayerOptions, _ctx: Ctx<'_>) -> Result<Layer> {
+    pub fn add_layer(
+        &self,
+        _tar: &mut (dyn std::io::Read + Send),
+        _options: &LayerOptions,
+        _ctx: Ctx<'_>,
+    ) -> Result<Layer> {
         todo!()
     }
     /// The layers of an image, as [`Store::create_image`] takes them.
