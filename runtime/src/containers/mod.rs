@@ -1,0 +1,179 @@
+//! Supervised containers: records on disk, a shim process each, logs, restart policies, health checks.
+//!
+//! ```no_run
+//! use longshore_runtime::containers::{self, Containers, CreateRequest, OpenOptions, StartOptions};
+//! # use std::sync::Arc;
+//! # fn images() -> Arc<dyn containers::Images> { unimplemented!() }
+//! # fn networks() -> Arc<dyn containers::Networks> { unimplemented!() }
+//! // One function opens it all, for the program and for the shims that it starts.
+//! fn open(root: &str) -> containers::Result<Containers> {
+//!     let root = std::path::Path::new(root);
+//!     let runtime = longshore_runtime::Runtime::new(root.join("runtime"))?;
+//!     Containers::open(root, runtime, images(), networks(), OpenOptions::new(std::env::current_exe().expect("own path")))
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // First of all: was this program started as the shim of a container?
+//!     if let Some(code) = containers::shim_main(std::env::args_os(), |context| Ok(open(&context.to_string_lossy())?)) {
+//!         std::process::exit(code);
+//!     }
+//!     let all = open("/var/lib/example")?;
+//!     let web = all.create(&CreateRequest::new("busybox"))?;
+//!     all.start(&web.id, &StartOptions::default())?;
+//!     println!("exit code {}", all.wait(&web.id, containers::WaitFor::NotRunning)?);
+//!     Ok(())
+//! }
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::image::ImageConfiguration;
+
+mod api;
+mod config;
+mod error;
+pub mod format;
+mod handle;
+mod inspect;
+pub mod parse;
+mod shim;
+mod stream;
+mod terminal;
+mod volumes;
+
+pub use api::{
+    AttachOptions, CreateOutcome, EventLine, EventsOptions, ExecRequest, Filters, LogLine, LogOptions,
+    LogStream, OpenOptions, PruneOutcome, RemoveOptions, StartOptions, Stats, StopOptions, Summary, Top,
+    Update, WaitFor,
+};
+pub use config::{
+    BindOptions, Config, CreateRequest, DeviceMapping, Empty, HealthConfig, HostConfig, LogConfig, Mount,
+    PortBinding, RestartPolicy, Set, TmpfsOptions, Ulimit, VolumeOptions,
+};
+pub use error::{Error, Result};
+pub use handle::Containers;
+pub use inspect::{
+    ContainerState, EndpointSettings, Health, HealthResult, Inspect, MountPoint, NetworkSettings,
+};
+pub use shim::shim_main;
+pub use stream::{Output, Stream};
+pub use terminal::{DetachKeys, Ended, Terminal};
+pub use volumes::{Volume, Volumes};
+
+/// A foreign error, kept as the source of ours.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where containers get their root file systems: an image store.
+pub trait Images: Send + Sync {
+    /// The image by name or ID: its ID, and the config that a container takes defaults from. `Ok(None)`: there is no such image.
+    fn config(&self, image: &str) -> Result<Option<ImageInfo>, BoxError>;
+    /// Makes or opens the container's writable root file system.
+    fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError>;
+    /// Removes it. One that is not there is no error.
+    fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError>;
+    /// Bytes of the container's writable layer, for `ps -s`; `None` where that is not known.
+    fn usage(&self, _container_id: &str) -> Result<Option<u64>, BoxError> {
+        Ok(None)
+    }
+}
+
+/// What [`Images::config`] tells.
+#[derive(Clone, Debug)]
+pub struct ImageInfo {
+    /// Image ID (`sha256:...`).
+    pub id: String,
+    /// The config.
+    pub config: ImageConfiguration,
+    /// Docker's `Healthcheck`, which the OCI config has no place for.
+    pub healthcheck: Option<HealthConfig>,
+}
+
+/// A root file system for [`crate::CreateOptions`].
+#[derive(Debug)]
+pub enum RootfsSource {
+    /// A directory.
+    Path(PathBuf),
+    /// A detached mount.
+    Detached(OwnedFd),
+    /// See [`crate::Rootfs::Overlay`].
+    Overlay {
+        /// Read-only layers, top first.
+        lower: Vec<PathBuf>,
+        /// Where changes go.
+        upper: PathBuf,
+        /// Work directory.
+        work: PathBuf,
+    },
+}
+
+/// Puts containers on networks.
+pub trait Networks: Send + Sync {
+    /// Attaches the namespace; what it tells is shown by `inspect`. Never called for the modes `none`, `host` and `container:ID`.
+    fn attach(
+        &self,
+        container_id: &str,
+        netns: BorrowedFd<'_>,
+        request: &NetworkRequest,
+    ) -> Result<Attached, BoxError>;
+    /// Detaches, whatever is left of it. One that was never attached is no error.
+    fn detach(&self, container_id: &str) -> Result<(), BoxError>;
+}
+
+/// What a container wants of the network.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct NetworkRequest {
+    /// `default`, `bridge` or a network's name (`host`, `none` and `container:ID` never reach [`Networks`]).
+    pub mode: String,
+    /// Published ports as `docker run -p` writes them, parsed.
+    pub ports: Vec<Port>,
+    /// DNS names beside the container's own.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// A fixed address.
+    #[serde(default)]
+    pub ip: Option<String>,
+    /// A fixed MAC address.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The container's name.
+    #[serde(default)]
+    pub name: String,
+    /// The container's host name.
+    #[serde(default)]
+    pub hostname: String,
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Port {
+    /// Host address; empty for all.
+    pub host_ip: String,
+    /// Host port; 0 picks a free one.
+    pub host_port: u16,
+    /// Container port.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+}
+
+/// What [`Networks::attach`] did.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Attached {
+    /// Network name.
+    pub network: String,
+    /// Address with prefix length, e.g. `172.17.0.2/16`.
+    pub address: String,
+    /// Gateway.
+    pub gateway: String,
+    /// MAC address.
+    pub mac: String,
+    /// Published ports with the host ports chosen.
+    pub ports: Vec<Port>,
+    /// Name servers for `/etc/resolv.conf`; empty takes the host's.
+    pub nameservers: Vec<String>,
+}
+
+/// Labels, environment, filters: names to values.
+pub type Map = BTreeMap<String, String>;
