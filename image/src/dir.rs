@@ -103,6 +103,16 @@ impl StoreDir {
         self.publish(&temp, path)
     }
 
+    /// The same for what can be made again: after power loss it may be torn, and its reader must notice.
+    pub(crate) fn write_derived(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let staging = self.staging("file")?;
+        let temp = staging.path().join("new");
+        self.step("write", &temp)?;
+        fs::write(&temp, content).map_err(at("write", &temp))?;
+        self.step("rename", path)?;
+        fs::rename(&temp, path).map_err(at("rename", path))
+    }
+
     /// Removes a file; `false` when it was not there.
     pub(crate) fn remove_file(&self, path: &Path) -> Result<bool> {
         self.step("unlink", path)?;

@@ -207,6 +207,14 @@ impl Error {
         Self::Io { op, path: path.as_ref().to_owned(), source: source.into() }
     }
 
+    /// Gives back our own error from an [`io::Error`] that carries one.
+    pub(crate) fn from_io(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(ours) => ours,
+            Err(foreign) => Self::Stream { reason: foreign.to_string() },
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>, reason: &dyn std::fmt::Display) -> Self {
         Self::Invalid { what: what.into(), reason: reason.to_string() }
     }

@@ -2,23 +2,32 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod compress;
+pub mod content;
 mod ctx;
-#[expect(dead_code, reason = "its users come next")]
+mod diffs;
+mod digest;
 mod dir;
 mod error;
-mod image;
-#[expect(dead_code, reason = "its users come next")]
 mod layer;
+mod lease;
+mod model;
+mod pipe;
+mod refs;
 mod snapshot;
 mod store;
 
 pub use blob::{BlobSource, BoxError, FromFn, from_fn};
+pub use compress::Compression;
+pub use content::BlobRead;
 pub use ctx::{Ctx, Event};
 pub use error::{Error, Result};
-pub use image::{DockerConfig, Healthcheck, Image, ImageConfig};
 pub use layer::Limits;
+pub use model::{DockerConfig, Healthcheck, Image, ImageConfig, host_platform};
 pub use snapshot::{DiffOutcome, OverlayDirs, Snapshot, SnapshotOptions};
+#[doc(hidden)]
+pub use store::FaultHook;
 pub use store::{
-    Collected, Durability, FaultHook, ImageRecord, ImageSpec, ImportOptions, Imported, Layer, LayerOptions,
-    Removed, Store, StoreOptions,
+    Collected, DiskUsage, Durability, ImageRecord, ImageSpec, ImportOptions, Imported, Layer, LayerOptions,
+    LayerUsage, Problem, Removed, Store, StoreOptions, VerifyOptions, VerifyOutcome,
 };

@@ -1,0 +1,243 @@
+//! Names: one file per name in `refs/`, and `index.json`, which is derived from them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use oci_spec::image::{Descriptor, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::dir::StoreDir;
+use crate::error::at;
+use crate::{Error, Result};
+
+/// Held while names change, so that an image losing its last name is not lost with it.
+const LOCK: &str = "refs";
+/// Longest name in bytes.
+const MAX_NAME: usize = 512;
+
+/// What a name points to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The index or manifest that was asked for.
+    pub(crate) target: Descriptor,
+    /// The manifest of the chosen platform.
+    pub(crate) manifest: Descriptor,
+    /// The image ID.
+    pub(crate) config: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RefFile {
+    /// Empty for an image that is kept without a name.
+    name: String,
+    #[serde(flatten)]
+    record: Record,
+}
+
+/// An image and all its names.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) record: Record,
+    pub(crate) names: Vec<String>,
+}
+
+/// `refs/` of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Refs {
+    dir: StoreDir,
+}
+
+impl Refs {
+    pub(crate) fn open(dir: &StoreDir) -> Result<Self> {
+        dir.create_dir_all(&dir.join("refs"))?;
+        Ok(Self { dir: dir.clone() })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Record>> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(bytes) => decode(&path, &bytes).map(|file| (file.name == name).then_some(file.record)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::InvalidFilename => {
+                Ok(None)
+            }
+            Err(e) => Err(at("read", path)(e)),
+        }
+    }
+
+    /// Gives the image these names; without any it is kept as a dangling one. Images that lose their last name dangle too.
+    pub(crate) fn set(&self, names: &[String], record: &Record) -> Result<()> {
+        names.iter().try_for_each(|name| check(name))?;
+        let _lock = self.dir.lock(LOCK)?;
+        if names.is_empty() && self.grouped()?.iter().any(|n| same(&n.record, record) && !n.names.is_empty())
+        {
+            return Ok(());
+        }
+        for name in names {
+            if let Some(old) = self.get(name)?
+                && !same(&old, record)
+            {
+                self.write("", &old)?;
+            }
+            self.write(name, record)?;
+        }
+        if names.is_empty() {
+            self.write("", record)?;
+        }
+        self.derive_index()
+    }
+
+    /// Takes names away; with `keep` images stay as dangling ones. The images that have no name and no keeper left.
+    pub(crate) fn unset(&self, names: &[String], keep: bool) -> Result<Vec<Record>> {
+        let _lock = self.dir.lock(LOCK)?;
+        let before = self.grouped()?;
+        let mut gone = Vec::new();
+        for image in before {
+            let taken = image.names.iter().filter(|n| names.contains(n)).count();
+            if taken == 0 {
+                continue;
+            }
+            if taken == image.names.len() {
+                if keep {
+                    self.write("", &image.record)?;
+                } else {
+                    self.dir.remove_file(&self.dangling_path(&image.record))?;
+                    gone.push(image.record);
+                }
+            }
+        }
+        for name in names {
+            self.dir.remove_file(&self.path(name))?;
+        }
+        self.dir.sync_dir(&self.dir.join("refs"))?;
+        self.derive_index()?;
+        Ok(gone)
+    }
+
+    /// Forgets a dangling image; nothing happens to one that has a name by now.
+    pub(crate) fn forget(&self, record: &Record) -> Result<bool> {
+        let _lock = self.dir.lock(LOCK)?;
+        self.dir.remove_file(&self.dangling_path(record))
+    }
+
+    /// All images with their names (sorted; none for a dangling one). Files that cannot be read are skipped: `verify` reports them.
+    pub(crate) fn grouped(&self) -> Result<Vec<Named>> {
+        let mut images: BTreeMap<(String, String), Named> = BTreeMap::new();
+        for file in self.files()? {
+            let Ok(file) = file.1 else { continue };
+            let key = (file.record.manifest.digest().to_string(), file.record.target.digest().to_string());
+            let named = images.entry(key).or_insert_with(|| Named { record: file.record, names: Vec::new() });
+            if !file.name.is_empty() {
+                named.names.push(file.name);
+            }
+        }
+        let mut images: Vec<Named> = images.into_values().collect();
+        images.iter_mut().for_each(|n| n.names.sort());
+        Ok(images)
+    }
+
+    /// The files that do not say what a ref must say.
+    pub(crate) fn broken(&self) -> Result<Vec<(PathBuf, Error)>> {
+        Ok(self.files()?.into_iter().filter_map(|(path, file)| file.err().map(|e| (path, e))).collect())
+    }
+
+    fn files(&self) -> Result<Vec<(PathBuf, Result<RefFile>)>> {
+        let refs = self.dir.join("refs");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&refs).map_err(at("read", &refs))? {
+            let path = entry.map_err(at("read", &refs))?.path();
+            match fs::read(&path) {
+                Ok(bytes) => files.push((path.clone(), decode(&path, &bytes))),
+                // Removed since the listing.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(at("read", path)(e)),
+            }
+        }
+        Ok(files)
+    }
+
+    fn write(&self, name: &str, record: &Record) -> Result<()> {
+        let path = if name.is_empty() { self.dangling_path(record) } else { self.path(name) };
+        let file = RefFile { name: name.to_owned(), record: record.clone() };
+        let value = serde_json::to_value(&file).expect("a ref has only string keys");
+        self.dir.write(&path, &crate::model::canonical(&value))
+    }
+
+    /// Rewrites `index.json` when it is older than `refs/`, as after a crash between the two.
+    pub(crate) fn refresh_index(&self) -> Result<()> {
+        let modified = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified());
+        match (modified(self.dir.join("index.json")), modified(self.dir.join("refs"))) {
+            (Ok(index), Ok(refs)) if index >= refs => Ok(()),
+            _ => {
+                let _lock = self.dir.lock(LOCK)?;
+                self.derive_index()
+            }
+        }
+    }
+
+    /// Other tools find images through `index.json`, by the annotation `org.opencontainers.image.ref.name`.
+    fn derive_index(&self) -> Result<()> {
+        let mut manifests = Vec::new();
+        for image in self.grouped()? {
+            for name in &image.names {
+                let mut descriptor = image.record.manifest.clone();
+                let mut annotations = descriptor.annotations().clone().unwrap_or_default();
+                annotations.insert("org.opencontainers.image.ref.name".to_owned(), name.clone());
+                descriptor.set_annotations(Some(annotations));
+                manifests.push(descriptor);
+            }
+        }
+        let index = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": manifests,
+        });
+        self.dir.write(&self.dir.join("index.json"), &crate::model::canonical(&index))
+    }
+
+    /// A readable file name where the name permits it, else its hash; the file itself says the whole name.
+    fn path(&self, name: &str) -> PathBuf {
+        let mut file = String::new();
+        for byte in name.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b':' => {
+                    file.push(byte as char)
+                }
+                _ => file.push_str(&format!("%{byte:02x}")),
+            }
+        }
+        // A leading % (which no escape of these begins with) keeps it apart from every name's own spelling.
+        if file.len() > 200 || file.starts_with('.') {
+            file = format!("%={}", crate::digest::sha256(name.as_bytes()).digest());
+        }
+        self.dir.join("refs").join(file)
+    }
+
+    fn dangling_path(&self, record: &Record) -> PathBuf {
+        let both = format!("{}{}", record.manifest.digest(), record.target.digest());
+        self.dir.join("refs").join(format!("%-{}", crate::digest::sha256(both.as_bytes()).digest()))
+    }
+}
+
+fn decode(path: &std::path::Path, bytes: &[u8]) -> Result<RefFile> {
+    serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("ref {}", path.display()), &e))
+}
+
+pub(crate) fn same(a: &Record, b: &Record) -> bool {
+    a.manifest.digest() == b.manifest.digest() && a.target.digest() == b.target.digest()
+}
+
+/// Any printable text is a name; what it means is the caller's business.
+fn check(name: &str) -> Result<()> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > MAX_NAME {
+        "it is longer than 512 bytes"
+    } else if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        "it contains white space or control characters"
+    } else {
+        return Ok(());
+    };
+    Err(Error::InvalidName { name: name.chars().take(MAX_NAME).collect(), reason })
+}

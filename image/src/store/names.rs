@@ -1,0 +1,184 @@
+use std::collections::{BTreeSet, HashMap};
+
+use oci_spec::image::Digest;
+
+use super::Store;
+use crate::lease::STORE;
+use crate::refs::{Named, Record};
+use crate::{Error, Image, Result};
+
+/// One row of `docker images`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ImageRecord {
+    /// Its names, sorted; empty for a dangling image.
+    pub names: Vec<String>,
+    /// The image.
+    pub image: Image,
+    /// Uncompressed size of all layers in bytes.
+    pub size: u64,
+}
+
+/// What `remove` did, in Docker's words: `Untagged:` and `Deleted:` lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// Names taken away.
+    pub untagged: Vec<String>,
+    /// Images that had no other name and are gone.
+    pub deleted: Vec<Digest>,
+}
+
+impl Store {
+    /// Finds an image by exact name, by digest (of index, manifest or config) or by a unique prefix of its ID.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        let record = match self.0.refs.get(name)? {
+            Some(record) => record,
+            None => self.by_id(name)?.record,
+        };
+        self.load(&record, None)
+    }
+
+    /// All images, newest first; dangling ones too. An image whose blobs are damaged is left out: [`Store::verify`] tells.
+    pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut sizes = HashMap::new();
+        let mut images = Vec::new();
+        for Named { record, names } in self.0.refs.grouped()? {
+            match self.load(&record, None) {
+                Ok(image) => {
+                    let size = image.diff_ids().iter().map(|d| self.cached_size(d, &mut sizes)).sum();
+                    images.push(ImageRecord { names, image, size });
+                }
+                Err(e) if e.is_not_found() || e.is_bad_content() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        images.sort_by(|a, b| created(&b.image).cmp(created(&a.image)).then_with(|| a.names.cmp(&b.names)));
+        Ok(images)
+    }
+
+    /// All names, sorted, with the ID of their image. Reads nothing but the names.
+    pub fn names(&self) -> Result<Vec<(String, Digest)>> {
+        let mut names: Vec<_> = self
+            .0
+            .refs
+            .grouped()?
+            .into_iter()
+            .flat_map(|n| n.names.into_iter().map(move |name| (name, n.record.config.clone())))
+            .collect();
+        names.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(names)
+    }
+
+    /// Gives the image one more name; a name that pointed elsewhere moves, and an image that loses its last name so stays as a dangling one.
+    pub fn tag(&self, image: &Image, name: &str) -> Result<()> {
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        // It may have been removed since the caller found it.
+        self.load(&record_of(image), None)?;
+        self.0.refs.set(&[name.to_owned()], &record_of(image))
+    }
+
+    /// Takes a name away; the image goes when it was the last one. By ID it takes all its names away, which needs `force` when there are several.
+    ///
+    /// An image that a snapshot was made for is not removed: [`Error::InUse`]. With `force` it loses its names and stays, dangling, until
+    /// the snapshot is gone. Space comes back with [`Store::collect`].
+    pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        if let Some(record) = self.0.refs.get(name)? {
+            let last = self.names_of(&record.config)? == [name];
+            return self.untag(&record.config, vec![name.to_owned()], last, force);
+        }
+        let found = self.by_id(name)?;
+        let names = self.names_of(&found.record.config)?;
+        if names.len() > 1 && !force {
+            return Err(Error::SeveralNames { id: found.record.config, names });
+        }
+        self.untag(&found.record.config, names, true, force)
+    }
+
+    fn untag(&self, id: &Digest, names: Vec<String>, last: bool, force: bool) -> Result<Removed> {
+        let users = if last { self.users(id)? } else { Vec::new() };
+        if !users.is_empty() && !force {
+            return Err(Error::InUse { id: id.clone(), by: users });
+        }
+        self.0.refs.unset(&names, !users.is_empty())?;
+        let mut removed = Removed { untagged: names, deleted: Vec::new() };
+        if last && users.is_empty() {
+            for dangling in
+                self.0.refs.grouped()?.into_iter().filter(|n| n.record.config == *id && n.names.is_empty())
+            {
+                self.0.refs.forget(&dangling.record)?;
+            }
+            removed.deleted.push(id.clone());
+        }
+        Ok(removed)
+    }
+
+    /// Keys of the snapshots that were made for the image.
+    pub fn users(&self, id: &Digest) -> Result<Vec<String>> {
+        let mut keys: Vec<String> = self
+            .0
+            .snapshots
+            .list()?
+            .iter()
+            .filter(|s| s.image() == Some(id))
+            .map(|s| s.key().to_owned())
+            .collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    fn names_of(&self, id: &Digest) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self
+            .0
+            .refs
+            .grouped()?
+            .into_iter()
+            .filter(|n| n.record.config == *id)
+            .flat_map(|n| n.names)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// By digest of index, manifest or config, or by a prefix of the config's hex.
+    fn by_id(&self, name: &str) -> Result<Named> {
+        let missing = || Error::NoSuchImage { name: name.to_owned() };
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) && !name.contains(':') {
+            return Err(missing());
+        }
+        let fits = |record: &Record| {
+            [record.target.digest(), record.manifest.digest(), &record.config]
+                .iter()
+                .any(|d| d.as_ref() == name)
+                || record.config.digest().starts_with(hex)
+        };
+        let found: Vec<Named> = self.0.refs.grouped()?.into_iter().filter(|n| fits(&n.record)).collect();
+        let ids: BTreeSet<&str> = found.iter().map(|n| n.record.config.as_ref()).collect();
+        if ids.len() > 1 {
+            let found = ids.iter().filter_map(|id| id.parse().ok()).collect();
+            return Err(Error::AmbiguousId { prefix: name.to_owned(), found });
+        }
+        // Of several manifests with this config, one that has a name says more.
+        found.into_iter().max_by_key(|n| !n.names.is_empty()).ok_or_else(missing)
+    }
+
+    fn cached_size(&self, diff_id: &Digest, sizes: &mut HashMap<Digest, u64>) -> u64 {
+        *sizes.entry(diff_id.clone()).or_insert_with(|| self.0.diffs.get(diff_id).map_or(0, |d| d.size))
+    }
+}
+
+/// What a name must hold to point to the image.
+pub(super) fn record_of(image: &Image) -> Record {
+    Record {
+        target: image.target().clone(),
+        manifest: image.descriptor().clone(),
+        config: image.id().clone(),
+    }
+}
+
+/// RFC 3339 in UTC sorts as text; other offsets only nearly.
+fn created(image: &Image) -> &str {
+    image.config().oci.created().as_deref().unwrap_or_default()
+}

@@ -1,0 +1,226 @@
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use oci_spec::image::Digest;
+
+use super::Store;
+use crate::compress;
+use crate::content::{ContentRead, ContentWrite};
+use crate::digest::{HashRead, Hasher};
+use crate::lease::STORE;
+use crate::refs::Record;
+use crate::{Ctx, Error, Result};
+
+/// What [`Store::verify`] does.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// Take away what is damaged, and unpack layers again whose blob is sound. An image that lacks a blob then can be pulled again.
+    pub repair: bool,
+}
+
+/// What [`Store::verify`] saw.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyOutcome {
+    /// Blobs hashed.
+    pub blobs: usize,
+    /// Layers compared.
+    pub layers: usize,
+    /// Images looked at.
+    pub images: usize,
+    /// Bytes hashed.
+    pub bytes: u64,
+    /// What is wrong. Empty: all is well.
+    pub problems: Vec<Problem>,
+}
+
+/// Something wrong in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A blob whose bytes do not have its digest. Repair removes it.
+    DamagedBlob {
+        /// Its name.
+        digest: Digest,
+    },
+    /// A layer that is not what its diff ID says. Repair unpacks it again, or removes it.
+    DamagedLayer {
+        /// Its name.
+        diff_id: Digest,
+        /// What was seen.
+        reason: String,
+    },
+    /// An image needs a blob that is not there. Importing the image again fetches it.
+    MissingBlob {
+        /// The image's ID.
+        image: Digest,
+        /// The blob.
+        digest: Digest,
+    },
+    /// An image needs a layer that is not there. Repair unpacks it from its blob.
+    MissingLayer {
+        /// The image's ID.
+        image: Digest,
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// A stored manifest or config does not say what it must.
+    BadImage {
+        /// The image's ID.
+        image: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file in `refs/` that is not one. Repair removes it.
+    BadRef {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Store {
+    /// Reads everything and compares it with its digests: blobs, layers, names.
+    pub fn verify(&self, options: &VerifyOptions, ctx: Ctx<'_>) -> Result<VerifyOutcome> {
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        let mut outcome = VerifyOutcome::default();
+        self.verify_blobs(options, &mut outcome, ctx)?;
+        self.verify_layers(options, &mut outcome, ctx)?;
+        self.verify_refs(options, &mut outcome)?;
+        for image in self.0.refs.grouped()? {
+            ctx.check()?;
+            outcome.images += 1;
+            self.verify_image(&image.record, options, &mut outcome, ctx)?;
+        }
+        Ok(outcome)
+    }
+
+    fn verify_blobs(&self, options: &VerifyOptions, outcome: &mut VerifyOutcome, ctx: Ctx<'_>) -> Result<()> {
+        for digest in self.0.blobs.list()? {
+            ctx.check()?;
+            // One that was removed meanwhile is no problem here; whether an image misses it is seen later.
+            let Ok(blob) = self.0.blobs.open(&digest) else { continue };
+            let mut reader = HashRead::new(blob, Hasher::for_digest(&digest)?);
+            let sound = drain(&mut reader, ctx)? && std::mem::take(&mut reader.hasher).finish() == digest;
+            outcome.blobs += 1;
+            outcome.bytes += reader.bytes;
+            if !sound {
+                if options.repair {
+                    self.0.blobs.remove(&digest)?;
+                }
+                outcome.problems.push(Problem::DamagedBlob { digest });
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_layers(
+        &self,
+        options: &VerifyOptions,
+        outcome: &mut VerifyOutcome,
+        ctx: Ctx<'_>,
+    ) -> Result<()> {
+        for diff_id in self.0.layers.list()? {
+            ctx.check()?;
+            outcome.layers += 1;
+            match self.0.layers.verify(&diff_id, ctx) {
+                Ok(()) => {}
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(e) => {
+                    if options.repair {
+                        self.0.layers.remove(&diff_id)?;
+                        self.unpack_again(&diff_id, ctx)?;
+                    }
+                    outcome.problems.push(Problem::DamagedLayer { diff_id, reason: e.to_string() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_refs(&self, options: &VerifyOptions, outcome: &mut VerifyOutcome) -> Result<()> {
+        for (path, error) in self.0.refs.broken()? {
+            if options.repair {
+                self.0.dir.remove_file(&path)?;
+            }
+            outcome.problems.push(Problem::BadRef { path, reason: error.to_string() });
+        }
+        if options.repair {
+            // Whatever became of it: it is derived.
+            let _ = fs::remove_file(self.0.dir.join("index.json"));
+            self.0.refs.refresh_index()?;
+        }
+        Ok(())
+    }
+
+    fn verify_image(
+        &self,
+        record: &Record,
+        options: &VerifyOptions,
+        outcome: &mut VerifyOutcome,
+        ctx: Ctx<'_>,
+    ) -> Result<()> {
+        let id = &record.config;
+        let image = match self.load(record, None) {
+            Ok(image) => image,
+            Err(Error::NoSuchBlob { digest }) => {
+                outcome.problems.push(Problem::MissingBlob { image: id.clone(), digest });
+                return Ok(());
+            }
+            Err(e) if e.is_bad_content() => {
+                outcome.problems.push(Problem::BadImage { image: id.clone(), reason: e.to_string() });
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        for layer in image.manifest().layers() {
+            if self.blob_size(layer.digest())? != Some(layer.size()) {
+                outcome
+                    .problems
+                    .push(Problem::MissingBlob { image: id.clone(), digest: layer.digest().clone() });
+            }
+        }
+        let mut seen = HashSet::new();
+        for diff_id in image.diff_ids().iter().filter(|d| seen.insert(*d)) {
+            if !self.0.layers.contains(diff_id) {
+                if options.repair {
+                    self.unpack_again(diff_id, ctx)?;
+                }
+                outcome.problems.push(Problem::MissingLayer { image: id.clone(), diff_id: diff_id.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// From any blob that is known to hold the layer; without one the layer stays away.
+    fn unpack_again(&self, diff_id: &Digest, ctx: Ctx<'_>) -> Result<()> {
+        for descriptor in self.0.diffs.get(diff_id).map(|d| d.blobs).unwrap_or_default() {
+            let Ok(blob) = self.0.blobs.open(descriptor.digest()) else { continue };
+            let (_, mut tar) = compress::decoder(blob)?;
+            match self.0.layers.unpack(diff_id, &mut tar, &self.0.limits, ctx) {
+                Ok(_) => return Ok(()),
+                Err(e) if e.is_bad_content() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads to the end; `false` when the medium fails.
+fn drain(reader: &mut dyn Read, ctx: Ctx<'_>) -> Result<bool> {
+    let mut buf = vec![0; 256 << 10];
+    loop {
+        ctx.check()?;
+        match reader.read(&mut buf) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Ok(false),
+        }
+    }
+}
