@@ -1,0 +1,195 @@
+//! What the kernel cannot hold, in a directory.
+//!
+//! ```text
+//! STATE/lock                       flock: held by each operation
+//! STATE/NETWORK/network.json       subnet, options; outlives a reboot
+//! STATE/NETWORK/BOOT/ip/ADDRESS    symbolic link to the owner
+//! STATE/NETWORK/BOOT/ENDPOINT.json written before the first change in the kernel
+//! ```
+//! What is under another boot's ID describes things that are gone, and is removed. So nothing here but `network.json` needs `fsync`:
+//! files survive the death of a process, and after that of the machine they do not matter.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use rustix::fs::FlockOperation;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, PortMapping, Result};
+
+/// What makes a network the same one after a reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Network {
+    pub(crate) link: String,
+    pub(crate) subnets: Vec<IpNet>,
+    /// Whether the subnets were ours to choose, so that others may be chosen after a reboot.
+    pub(crate) chosen: bool,
+    pub(crate) internal: bool,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// One endpoint, as intended; whether the kernel has it all is found out from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    pub(crate) veth: String,
+    pub(crate) mac: [u8; 6],
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) ports: Vec<PortMapping>,
+    pub(crate) names: Vec<String>,
+}
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    root: PathBuf,
+    boot: String,
+}
+
+/// The state directory's lock; others wait until it is dropped.
+pub(crate) struct Lock(#[expect(dead_code, reason = "held for its flock")] File);
+
+impl State {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root).map_err(Error::state(root))?;
+        let root = fs::canonicalize(root).map_err(Error::state(root))?;
+        let source = "/proc/sys/kernel/random/boot_id";
+        let boot = fs::read_to_string(source).map_err(Error::state(source))?.trim().to_owned();
+        Ok(Self { root, boot })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> Result<Lock> {
+        let path = self.root.join("lock");
+        let open = || File::options().create(true).truncate(false).write(true).open(&path);
+        let file = open().map_err(Error::state(&path))?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other.map_err(|e| Error::state(&path)(e.into()))?,
+            }
+        }
+        Ok(Lock(file))
+    }
+
+    fn network_dir(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn boot_dir(&self, name: &str) -> PathBuf {
+        self.network_dir(name).join(&self.boot)
+    }
+
+    pub(crate) fn ip_dir(&self, name: &str) -> PathBuf {
+        self.boot_dir(name).join("ip")
+    }
+
+    fn record_path(&self, name: &str, id: &str) -> PathBuf {
+        self.boot_dir(name).join(format!("{id}.json"))
+    }
+
+    pub(crate) fn network(&self, name: &str) -> Result<Option<Network>> {
+        read(&self.network_dir(name).join("network.json"))
+    }
+
+    pub(crate) fn save_network(&self, name: &str, network: &Network) -> Result<()> {
+        fs::create_dir_all(self.boot_dir(name)).map_err(Error::state(self.boot_dir(name)))?;
+        write(&self.network_dir(name).join("network.json"), network, true)
+    }
+
+    /// Removes what other boots left.
+    pub(crate) fn forget_other_boots(&self, name: &str) -> Result<()> {
+        let directory = self.network_dir(name);
+        fs::create_dir_all(self.boot_dir(name)).map_err(Error::state(self.boot_dir(name)))?;
+        for entry in list(&directory)? {
+            let path = directory.join(&entry);
+            if entry != self.boot && path.is_dir() {
+                fs::remove_dir_all(&path).map_err(Error::state(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_network(&self, name: &str) -> Result<()> {
+        match fs::remove_dir_all(self.network_dir(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::state(self.network_dir(name))(e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn record(&self, name: &str, id: &str) -> Result<Option<Record>> {
+        read(&self.record_path(name, id))
+    }
+
+    pub(crate) fn records(&self, name: &str) -> Result<Vec<Record>> {
+        let mut ids = list(&self.boot_dir(name))?;
+        ids.sort();
+        let ids = ids.iter().filter_map(|file| file.strip_suffix(".json"));
+        Ok(ids.map(|id| self.record(name, id)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    pub(crate) fn save_record(&self, name: &str, record: &Record) -> Result<()> {
+        write(&self.record_path(name, &record.id), record, false)
+    }
+
+    pub(crate) fn remove_record(&self, name: &str, id: &str) -> Result<()> {
+        let path = self.record_path(name, id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::state(path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// 1 to 128 characters that name a file, a kernel object's comment and, but for dots, a DNS label.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
+    let body = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let good =
+        name.len() <= 128 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(body);
+    if good { Ok(()) } else { Err(Error::InvalidName { what, name: name.to_owned() }) }
+}
+
+fn list(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::state(directory))?,
+    };
+    let names = entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().map_err(Error::state(directory))
+}
+
+/// `None` if there is no such file. One that does not parse is an error: it was renamed into place whole.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::state(path)(e.into())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::state(path)(e)),
+    }
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)
+    };
+    write().map_err(Error::state(path))
+}
+
+/// A name for a kernel object that any process derives again: FNV-1a, 48 bits.
+pub(crate) fn hashed(prefix: &str, parts: &[&str]) -> String {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{prefix}{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
+}

@@ -1,0 +1,161 @@
+//! One bridge network: who reaches whom, and what is left afterwards.
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+
+use common::{CLIENT, HOST, Lab, Netns, ask, assert_same, ready};
+use longshore_network::{BridgeOptions, Endpoint, Error, PortMapping, Protocol};
+
+const TOOLS: [&str; 4] = ["ip", "nft", "curl", "busybox"];
+
+#[test]
+fn a_container_reaches_the_outside_with_the_hosts_address() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let container = Netns::new();
+    let lease = bridge.attach(container.as_fd(), &Endpoint::new()).unwrap();
+    assert!(lease.address().0.is_ipv4());
+    let _server = lab.client.serve(80, "outside");
+    assert_eq!(container.curl(&format!("http://{CLIENT}/")).as_deref(), Some("outside"));
+    let _udp = lab.client.udp_server(53, "from");
+    let seen = ask(&container.udp_socket("0.0.0.0:0"), &format!("{CLIENT}:53")).unwrap();
+    assert!(seen.starts_with(&format!("from {HOST}:")), "{seen}");
+}
+
+#[test]
+fn a_published_port_is_reached_from_everywhere() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let (web, other) = (Netns::new(), Netns::new());
+    let lease = bridge.attach(web.as_fd(), &Endpoint::new().id("web").publish(8080, 80)).unwrap();
+    let _other = bridge.attach(other.as_fd(), &Endpoint::new().id("other")).unwrap();
+    let _server = web.serve(80, "hello");
+    let (address, gateway) = (lease.address().0, lease.gateway().unwrap());
+    let hello = Some("hello".to_owned());
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:8080/")), hello, "another host");
+    assert_eq!(lab.host.curl(&format!("http://{HOST}:8080/")), hello, "the host by its address");
+    assert_eq!(lab.host.curl("http://127.0.0.1:8080/"), hello, "the host by loopback");
+    assert_eq!(lab.host.curl(&format!("http://{gateway}:8080/")), hello, "the host by the gateway");
+    assert_eq!(lab.host.curl(&format!("http://{address}/")), hello, "the host to the container");
+    assert_eq!(other.curl(&format!("http://{address}/")), hello, "container to container");
+    assert_eq!(other.curl(&format!("http://{HOST}:8080/")), hello, "container to the host's port");
+    assert_eq!(web.curl(&format!("http://{HOST}:8080/")), hello, "hairpin");
+    assert_eq!(web.curl(&format!("http://{gateway}:8080/")), hello, "hairpin by the gateway");
+    lease.detach().unwrap();
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:8080/")), None);
+    assert_eq!(lab.host.curl("http://127.0.0.1:8080/"), None);
+}
+
+#[test]
+fn udp_ports_and_single_addresses_publish_too() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let container = Netns::new();
+    let endpoint = Endpoint::new()
+        .port(PortMapping::new(5353, 53, Protocol::Udp))
+        .port(PortMapping::new(81, 80, Protocol::Tcp).on(Ipv4Addr::LOCALHOST));
+    let _lease = bridge.attach(container.as_fd(), &endpoint).unwrap();
+    let _udp = container.udp_server(53, "dns");
+    let _web = container.serve(80, "local");
+    assert!(ask(&lab.client.udp_socket("0.0.0.0:0"), &format!("{HOST}:5353")).is_some());
+    assert!(ask(&lab.host.udp_socket("0.0.0.0:0"), "127.0.0.1:5353").is_some());
+    assert_eq!(lab.host.curl("http://127.0.0.1:81/").as_deref(), Some("local"));
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:81/")), None);
+    lab.client
+        .sh(&format!("ip route add 127.0.0.1 via {HOST} table 7; ip rule add to 127.0.0.1 table 7 pref 0"));
+}
+
+#[test]
+fn a_port_is_had_once() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let (a, b) = (Netns::new(), Netns::new());
+    let first = bridge.attach(a.as_fd(), &Endpoint::new().id("a").publish(8080, 80).publish(0, 81)).unwrap();
+    let before = lab.host.dump();
+    let taken = |endpoint: Endpoint| {
+        let error = bridge.attach(b.as_fd(), &endpoint).unwrap_err();
+        assert!(matches!(error, Error::PortAllocated { port: 8080, .. }), "{error}");
+        assert!(
+            error.is_retryable() && error.to_string().ends_with(":8080 failed: port is already allocated")
+        );
+        assert_same(&before, &lab.host.dump());
+    };
+    taken(Endpoint::new().id("b").publish(8080, 80));
+    taken(Endpoint::new().id("b").port(PortMapping::new(8080, 80, Protocol::Tcp).on(Ipv4Addr::LOCALHOST)));
+    assert_ne!(first.ports()[1].host_port, 0);
+    first.detach().unwrap();
+    let on_one = PortMapping::new(8080, 80, Protocol::Tcp).on(HOST.parse::<IpAddr>().unwrap());
+    let held = bridge.attach(a.as_fd(), &Endpoint::new().id("a").port(on_one)).unwrap();
+    assert!(bridge.attach(b.as_fd(), &Endpoint::new().publish(8080, 80)).is_err());
+    drop(held);
+    // A socket of the host has it.
+    let _listener = lab.host.run(|| std::net::TcpListener::bind("127.0.0.1:8080").unwrap());
+    assert!(matches!(
+        bridge.attach(b.as_fd(), &Endpoint::new().publish(8080, 80)),
+        Err(Error::PortAllocated { port: 8080, .. })
+    ));
+}
+
+#[test]
+fn nothing_is_left() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let before = lab.host.dump();
+    let bridge = lab.bridge();
+    let second = lab.open("second", &BridgeOptions::default());
+    let containers = [Netns::new(), Netns::new()];
+    let kept = bridge.attach(containers[0].as_fd(), &Endpoint::new().publish(8080, 80)).unwrap().keep();
+    let lease = bridge.attach(containers[1].as_fd(), &Endpoint::new().publish(8081, 80)).unwrap();
+    assert!(matches!(bridge.clone().remove(), Err(Error::NetworkInUse { endpoints: 2, .. })));
+    drop(lease);
+    bridge.detach(&kept).unwrap();
+    bridge.detach(&kept).unwrap();
+    assert!(!containers[0].sh("ip link").contains("eth0"));
+    bridge.remove().unwrap();
+    assert!(lab.host.sh("nft list table inet longshore").contains(second.link()));
+    second.remove().unwrap();
+    assert_same(&before, &lab.host.dump());
+    assert_eq!(std::fs::read_dir(lab.state.path()).unwrap().count(), 1, "only the lock");
+}
+
+#[test]
+fn repair_removes_what_died_and_mends_what_was_flushed() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let empty = lab.host.dump();
+    let (live, dead) = (Netns::new(), Netns::new());
+    bridge.attach(live.as_fd(), &Endpoint::new().id("live").publish(8080, 80)).unwrap().keep();
+    bridge.attach(dead.as_fd(), &Endpoint::new().id("dead").publish(8081, 80)).unwrap().keep();
+    drop(dead);
+    let _server = live.serve(80, "alive");
+    assert_eq!(bridge.repair(&["live", "dead"]).unwrap(), Default::default());
+    lab.host.sh("nft flush ruleset");
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:8080/")), None);
+    let repaired = bridge.repair(&["live"]).unwrap();
+    assert_eq!((repaired.removed, repaired.restored), (vec!["dead".into()], vec!["live".into()]));
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:8080/")).as_deref(), Some("alive"));
+    // Without the state, the kernel alone says what there is.
+    std::fs::remove_dir_all(lab.state.path().join("bridge")).unwrap();
+    let bridge = lab.open("bridge", &BridgeOptions::default());
+    assert_eq!(bridge.repair(&[]).unwrap().removed, ["live"]);
+    assert_same(&empty, &lab.host.dump());
+}
