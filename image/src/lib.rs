@@ -5,6 +5,7 @@ mod blob;
 mod compress;
 pub mod content;
 mod ctx;
+mod diff;
 mod diffs;
 mod digest;
 mod dir;
@@ -16,6 +17,8 @@ mod pipe;
 mod refs;
 mod snapshot;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use blob::{BlobSource, BoxError, FromFn, from_fn};
 pub use compress::Compression;

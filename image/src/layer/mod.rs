@@ -1,11 +1,39 @@
 //! Layers in their mountable form, by diff ID.
+//!
+//! ```text
+//! layers/sha256-HEX.erofs      the tar as it came, and an index that makes the kernel see it as a file system
+//! layers/sha256-HEX/fs         or a directory tree, with whiteouts as overlay wants them
+//! layers/sha256-HEX/layer.json and what is known about it
+//! ```
+//! One strict reader ([`tar`]) and one tree in memory ([`tree`]) serve both forms; an image's paths are resolved there.
 
-use std::io::Read;
+mod directory;
+mod erofs;
+mod header;
+pub(crate) mod mount;
+mod pax;
+mod source;
+mod tar;
+mod tree;
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use oci_spec::image::Digest;
+use serde::{Deserialize, Serialize};
 
-use crate::dir::StoreDir;
-use crate::{Ctx, Result};
+pub(crate) use self::directory::Owner;
+use self::directory::Unpacker;
+use self::source::{Hash, Source};
+use self::tar::TarReader;
+use self::tree::Tree;
+pub(crate) use self::tree::keeps_xattr;
+use crate::dir::{Staging, StoreDir};
+use crate::error::at;
+use crate::{Ctx, Error, Result};
 
 /// Budgets against hostile layers; every one has a default that real images stay far below.
 #[derive(Clone, Debug)]
@@ -39,7 +67,7 @@ impl Default for Limits {
 }
 
 /// What was in a layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unpacked {
     /// Tar entries.
     pub(crate) entries: u64,
@@ -50,18 +78,62 @@ pub(crate) struct Unpacked {
 /// All layers of a store, by whichever driver (EROFS file or directory).
 #[derive(Clone, Debug)]
 pub(crate) struct Layers {
-    #[expect(dead_code, reason = "the drivers are not here yet")]
     dir: StoreDir,
+    owner: Owner,
+    /// Whether the kernel and our rights let us mount EROFS files: tried once, when first asked.
+    erofs: Arc<OnceLock<bool>>,
 }
+
+/// A layer as it lies in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Erofs(PathBuf),
+    Directory(PathBuf),
+}
+
+/// What the first bytes of an EROFS layer say, in the part that EROFS leaves free.
+const MARK: &[u8; 16] = b"longshore layer\n";
 
 impl Layers {
     /// Makes its directories below the store's if they are not there.
     pub(crate) fn open(dir: &StoreDir) -> Result<Self> {
-        Ok(Self { dir: dir.clone() })
+        dir.create_dir_all(&dir.join("layers"))?;
+        Ok(Self { dir: dir.clone(), owner: directory::owner(), erofs: Arc::default() })
     }
 
-    pub(crate) fn contains(&self, _diff_id: &Digest) -> bool {
-        todo!()
+    /// Whose files directory layers and snapshots are.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(crate) fn contains(&self, diff_id: &Digest) -> bool {
+        self.find(diff_id).is_some()
+    }
+
+    /// Where the layer is, in a form that can be mounted here.
+    pub(crate) fn find(&self, diff_id: &Digest) -> Option<Form> {
+        let file = self.path(diff_id, ".erofs");
+        if file.exists() && self.mounts_erofs() {
+            return Some(Form::Erofs(file));
+        }
+        let directory = self.path(diff_id, "");
+        directory.join("layer.json").exists().then(|| Form::Directory(directory.join("fs")))
+    }
+
+    /// What is known about a layer that is there.
+    pub(crate) fn record(&self, diff_id: &Digest) -> Result<Record> {
+        match self.find(diff_id) {
+            None => Err(Error::NoSuchLayer { diff_id: diff_id.clone() }),
+            Some(Form::Erofs(path)) => {
+                let file = File::open(&path).map_err(at("open", &path))?;
+                read_mark(&file, &path)
+            }
+            Some(Form::Directory(root)) => {
+                let path = root.with_file_name("layer.json");
+                let text = fs::read(&path).map_err(at("read", &path))?;
+                serde_json::from_slice(&text).map_err(|e| Error::invalid(path.display().to_string(), &e))
+            }
+        }
     }
 
     /// Reads the uncompressed tar to its end of file, and publishes the layer if its digest is `diff_id`.
@@ -69,45 +141,289 @@ impl Layers {
     /// An error of `tar` ends it; the caller knows the real reason.
     pub(crate) fn unpack(
         &self,
-        _diff_id: &Digest,
-        _tar: &mut dyn Read,
-        _limits: &Limits,
-        _ctx: Ctx<'_>,
+        diff_id: &Digest,
+        tar: &mut dyn Read,
+        limits: &Limits,
+        ctx: Ctx<'_>,
     ) -> Result<Unpacked> {
-        todo!()
+        let _single = self.lock(diff_id)?;
+        if self.contains(diff_id) {
+            let (found, unpacked) = check(Hash::like(Some(diff_id))?, tar, limits, ctx)?;
+            expect(diff_id, found)?;
+            return Ok(unpacked);
+        }
+        let draft = self.draft(Hash::like(Some(diff_id))?, tar, limits, ctx)?;
+        expect(diff_id, draft.diff_id.clone())?;
+        self.publish(&draft)?;
+        Ok(draft.unpacked)
     }
 
     /// The same where the diff ID (SHA-256) is not known beforehand.
     pub(crate) fn ingest(
         &self,
-        _tar: &mut dyn Read,
-        _limits: &Limits,
-        _ctx: Ctx<'_>,
+        tar: &mut dyn Read,
+        limits: &Limits,
+        ctx: Ctx<'_>,
     ) -> Result<(Digest, Unpacked)> {
-        todo!()
+        let draft = self.draft(Hash::like(None)?, tar, limits, ctx)?;
+        let _single = self.lock(&draft.diff_id)?;
+        if !self.contains(&draft.diff_id) {
+            self.publish(&draft)?;
+        }
+        Ok((draft.diff_id, draft.unpacked))
     }
 
     /// The very bytes of the tar where the driver keeps them; `None` for directories.
-    pub(crate) fn open_tar(&self, _diff_id: &Digest) -> Result<Option<Box<dyn Read + Send>>> {
-        todo!()
+    pub(crate) fn open_tar(&self, diff_id: &Digest) -> Result<Option<Box<dyn Read + Send>>> {
+        let path = self.path(diff_id, ".erofs");
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(at("open", &path)(e)),
+        };
+        let record = read_mark(&file, &path)?;
+        file.seek(SeekFrom::Start(erofs::HEAD)).map_err(at("seek", &path))?;
+        Ok(Some(Box::new(file.take(record.unpacked.bytes))))
     }
 
     /// Takes it out of sight at once; `false` when it was not there.
-    pub(crate) fn remove(&self, _diff_id: &Digest) -> Result<bool> {
-        todo!()
+    pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
+        let _single = self.lock(diff_id)?;
+        let mut removed = self.dir.remove_file(&self.path(diff_id, ".erofs"))?;
+        let directory = self.path(diff_id, "");
+        if directory.exists() {
+            let grave = self.dir.staging("removed")?;
+            self.dir.step("rename", &directory)?;
+            fs::rename(&directory, grave.path().join("layer")).map_err(at("rename", &directory))?;
+            in_background(grave);
+            removed = true;
+        }
+        Ok(removed)
     }
 
     pub(crate) fn list(&self) -> Result<Vec<Digest>> {
-        todo!()
+        let layers = self.dir.join("layers");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&layers).map_err(at("read", &layers))? {
+            let name = entry.map_err(at("read", &layers))?.file_name();
+            let name = name.to_string_lossy();
+            let name = name.strip_suffix(".erofs").unwrap_or(&name);
+            // What is not a layer is not ours.
+            found.extend(
+                name.split_once('-').and_then(|(alg, hex)| format!("{alg}:{hex}").parse::<Digest>().ok()),
+            );
+        }
+        found.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        found.dedup();
+        Ok(found)
     }
 
     /// Bytes on disk.
-    pub(crate) fn usage(&self, _diff_id: &Digest) -> Result<u64> {
-        todo!()
+    pub(crate) fn usage(&self, diff_id: &Digest) -> Result<u64> {
+        let file = self.path(diff_id, ".erofs");
+        match fs::metadata(&file) {
+            Ok(meta) => return Ok(std::os::unix::fs::MetadataExt::blocks(&meta) * 512),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(at("stat", &file)(e)),
+        }
+        let directory = self.path(diff_id, "");
+        if !directory.exists() {
+            return Err(Error::NoSuchLayer { diff_id: diff_id.clone() });
+        }
+        Ok(crate::snapshot::usage_of(&directory)?.0)
     }
 
     /// Compares the layer with its diff ID as deeply as the driver can (tar bytes; for directories, the recorded tree digest).
-    pub(crate) fn verify(&self, _diff_id: &Digest, _ctx: Ctx<'_>) -> Result<()> {
-        todo!()
+    pub(crate) fn verify(&self, diff_id: &Digest, ctx: Ctx<'_>) -> Result<()> {
+        let Some(mut tar) = self.open_tar(diff_id)? else {
+            return if self.contains(diff_id) {
+                Ok(())
+            } else {
+                Err(Error::NoSuchLayer { diff_id: diff_id.clone() })
+            };
+        };
+        let limits = Limits { entries: u64::MAX / 4, bytes: u64::MAX / 4, ..Limits::default() };
+        let (found, _) = check(Hash::like(Some(diff_id))?, &mut tar, &limits, ctx)?;
+        expect(diff_id, found)
+    }
+
+    fn path(&self, diff_id: &Digest, suffix: &str) -> PathBuf {
+        self.dir.join("layers").join(format!("{}-{}{suffix}", diff_id.algorithm(), diff_id.digest()))
+    }
+
+    fn lock(&self, diff_id: &Digest) -> Result<crate::dir::Lock> {
+        self.dir.lock(&format!("layer-{}-{}", diff_id.algorithm(), diff_id.digest()))
+    }
+
+    pub(crate) fn mounts_erofs(&self) -> bool {
+        !self.dir.options().directories
+            && self.owner == Owner::Root
+            && *self.erofs.get_or_init(|| self.try_erofs().is_ok())
+    }
+
+    /// Mounts an empty layer under overlay, as a snapshot will.
+    fn try_erofs(&self) -> Result<()> {
+        let staging = self.dir.staging("probe")?;
+        let path = staging.path().join("empty.erofs");
+        let file = create(&path)?;
+        let tree = Tree::new(&Limits::default());
+        erofs::finish(&file, &path, &tree, 0, &Hash::like(None)?.finish(), u64::MAX / 4)?;
+        let layer = mount::erofs(&path)?;
+        mount::overlay(&[layer], Some(staging.path()), self.owner).map(drop)
+    }
+
+    fn draft(&self, hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Result<Draft> {
+        let staging = self.dir.staging("layer")?;
+        if self.mounts_erofs() {
+            self.draft_erofs(staging, hash, tar, limits, ctx)
+        } else {
+            self.draft_directory(staging, hash, tar, limits, ctx)
+        }
+    }
+
+    fn draft_erofs(
+        &self,
+        staging: Staging,
+        hash: Hash,
+        tar: &mut dyn Read,
+        limits: &Limits,
+        ctx: Ctx<'_>,
+    ) -> Result<Draft> {
+        let path = staging.path().join("layer.erofs");
+        self.dir.step("write", &path)?;
+        let file = create(&path)?;
+        (&file).seek(SeekFrom::Start(erofs::HEAD)).map_err(at("seek", &path))?;
+        let mut source = Source::new(tar, hash, Some((&file, &path)), limits, ctx);
+        let mut reader = TarReader::new(&mut source, limits);
+        let mut tree = Tree::new(limits);
+        while let Some(entry) = reader.next()? {
+            place(&mut tree, entry)?;
+        }
+        let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+        let diff_id = source.finish();
+        self.dir.step("write", &path)?;
+        erofs::finish(&file, &path, &tree, unpacked.bytes, &diff_id, limits.bytes)?;
+        write_mark(&file, &path, &Record::new(unpacked, 0, &tree))?;
+        self.dir.sync_file(&file, &path)?;
+        Ok(Draft { staging, file: path, suffix: ".erofs", diff_id, unpacked })
+    }
+
+    fn draft_directory(
+        &self,
+        staging: Staging,
+        hash: Hash,
+        tar: &mut dyn Read,
+        limits: &Limits,
+        ctx: Ctx<'_>,
+    ) -> Result<Draft> {
+        let layer = staging.path().join("layer");
+        let root = layer.join("fs");
+        self.dir.create_dir_all(&root)?;
+        let mut source = Source::new(tar, hash, None, limits, ctx);
+        let mut reader = TarReader::new(&mut source, limits);
+        let mut tree = Tree::new(limits);
+        let mut unpacker = Unpacker::new(&root, self.owner, ctx)?;
+        while let Some(entry) = reader.next()? {
+            let placed = place(&mut tree, entry)?;
+            unpacker.make(&tree, &placed, &mut reader)?;
+        }
+        unpacker.finish(&tree)?;
+        let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+        let diff_id = source.finish();
+        let record = Record::new(unpacked, unpacker.skipped(), &tree);
+        let json = layer.join("layer.json");
+        self.dir.step("write", &json)?;
+        let text = serde_json::to_vec(&record).expect("numbers become JSON");
+        fs::write(&json, text).map_err(at("write", &json))?;
+        self.dir.sync_fs(&layer)?;
+        Ok(Draft { staging, file: layer, suffix: "", diff_id, unpacked })
+    }
+
+    fn publish(&self, draft: &Draft) -> Result<()> {
+        debug_assert!(draft.file.starts_with(draft.staging.path()), "a draft lies in its staging directory");
+        self.dir.publish(&draft.file, &self.path(&draft.diff_id, draft.suffix))
     }
 }
+
+/// A layer that is complete but not yet visible.
+struct Draft {
+    staging: Staging,
+    file: PathBuf,
+    suffix: &'static str,
+    diff_id: Digest,
+    unpacked: Unpacked,
+}
+
+/// What is known about a layer: `layer.json` of a directory, the first bytes of an EROFS file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    #[serde(flatten)]
+    unpacked: Unpacked,
+    /// Entries that an ordinary user could not make.
+    #[serde(default)]
+    skipped: u64,
+    /// Owner and mode of the root directory, if the layer says anything about it.
+    pub(crate) root: Option<RootMeta>,
+}
+
+/// Owner and mode of a root directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootMeta {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Record {
+    fn new(unpacked: Unpacked, skipped: u64, tree: &Tree) -> Self {
+        let meta = tree.node(tree::ROOT).meta;
+        let told = tree.dir(tree::ROOT).is_some_and(|dir| !dir.implied);
+        let root = told.then_some(RootMeta { mode: meta.mode, uid: meta.uid, gid: meta.gid });
+        Self { unpacked, skipped, root }
+    }
+}
+
+fn place(tree: &mut Tree, entry: tar::Entry) -> Result<tree::Placed> {
+    // Kept for the message: placing consumes the entry.
+    let name = entry.name.clone();
+    tree.place(entry).map_err(|reason| tar::entry_error(&name, reason))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(at("create", path))
+}
+
+fn expect(expected: &Digest, found: Digest) -> Result<()> {
+    if *expected == found { Ok(()) } else { Err(Error::DigestMismatch { expected: expected.clone(), found }) }
+}
+
+/// Reads a tar as strictly as for unpacking, and keeps nothing.
+fn check(hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Result<(Digest, Unpacked)> {
+    let mut source = Source::new(tar, hash, None, limits, ctx);
+    let mut reader = TarReader::new(&mut source, limits);
+    while reader.next()?.is_some() {}
+    let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+    Ok((source.finish(), unpacked))
+}
+
+/// EROFS leaves the first 1024 bytes free.
+fn write_mark(file: &File, path: &Path, record: &Record) -> Result<()> {
+    let json = serde_json::to_vec(record).expect("numbers become JSON");
+    file.write_all_at(&[&MARK[..], &json].concat(), 0).map_err(at("write", path))
+}
+
+fn read_mark(file: &File, path: &Path) -> Result<Record> {
+    let mut mark = [0; 1024];
+    file.read_exact_at(&mut mark, 0).map_err(at("read", path))?;
+    let text = mark.strip_prefix(MARK).and_then(|text| text.split(|b| *b == 0).next()).unwrap_or_default();
+    serde_json::from_slice(text).map_err(|e| Error::invalid(path.display().to_string(), &e))
+}
+
+/// Deletes what has been moved out of sight; a process that ends meanwhile leaves the rest to whoever opens the store next.
+pub(crate) fn in_background(grave: Staging) {
+    // Where no thread can be had, the closure is dropped, and with it the staging directory deleted right here.
+    let _ = std::thread::Builder::new().name("longshore-remove".to_owned()).spawn(move || drop(grave));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,420 @@
+//! Unpacks a layer into a directory: for stores of ordinary users, and for kernels that cannot mount EROFS files.
+//!
+//! The [`Tree`] has resolved every path before anything is made here, so the host's kernel never follows a path that an
+//! image wrote: each directory is opened below the layer's root without symbolic links, each file is made in it by its
+//! last name alone, and must not be there yet. Nobody else can reach the directory meanwhile.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    self as rfs, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::tar::{Data, Meta, TarReader};
+use super::tree::{Body, Id, Node, Placed, ROOT, Tree};
+use crate::error::at;
+use crate::{Ctx, Result};
+
+/// Whose files the layers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Ids of the image are ids of the host.
+    Root,
+    /// All files belong to the one user, devices are left out, overlay's attributes are `user.overlay.*`.
+    User,
+}
+
+/// Open directories kept at hand.
+const OPEN: usize = 64;
+
+pub(crate) struct Unpacker<'a> {
+    root: OwnedFd,
+    path: PathBuf,
+    owner: Owner,
+    natural: Natural,
+    open: VecDeque<(Id, OwnedFd)>,
+    /// Directories that exist on disk.
+    made: HashSet<Id>,
+    skipped: HashSet<Id>,
+    ctx: Ctx<'a>,
+}
+
+/// What the kernel gives a new file if nobody says otherwise.
+#[derive(Clone, Copy, Debug)]
+struct Natural {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+}
+
+impl<'a> Unpacker<'a> {
+    /// `path` is a fresh directory of ours.
+    pub(crate) fn new(path: &Path, owner: Owner, ctx: Ctx<'a>) -> Result<Self> {
+        let root = rfs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(at("open", path))?;
+        let natural = Natural::probe(&root).map_err(at("create", path))?;
+        let made = HashSet::from([ROOT]);
+        let (open, skipped) = (VecDeque::new(), HashSet::new());
+        Ok(Self { root, path: path.to_owned(), owner, natural, open, made, skipped, ctx })
+    }
+
+    /// Files that could not be made (devices, for an ordinary user).
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped.len() as u64
+    }
+
+    /// Makes what an entry has just become in the tree; content is read from the tar where there is any.
+    pub(crate) fn make(&mut self, tree: &Tree, placed: &Placed, tar: &mut TarReader<'_, '_>) -> Result<()> {
+        let Placed::At { node: id, parent, name, replaced, linked } = placed else { return Ok(()) };
+        let node = tree.node(*id);
+        if let Some(old) = replaced {
+            self.remove(tree, *parent, name, *old)?;
+        }
+        if let Some((dir, target)) = linked {
+            return self.link(tree, (*dir, target), (*parent, name), *id);
+        }
+        match &node.body {
+            // Made when something lies in it, or at the end.
+            Body::Dir(_) | Body::Whiteout => Ok(()),
+            Body::File(data) => self.file(tree, node, data, (*parent, name), tar),
+            Body::Symlink(target) => {
+                self.within(tree, *parent, name, "symlink", |dir| {
+                    rfs::symlinkat(&**target, dir, name.as_slice())
+                })?;
+                self.describe(tree, node, (*parent, name))
+            }
+            Body::Fifo => self.special(tree, node, (*parent, name), FileType::Fifo, 0),
+            Body::Char(..) | Body::Block(..) if self.owner == Owner::User => {
+                self.skipped.insert(*id);
+                Ok(())
+            }
+            Body::Char(major, minor) => {
+                let device = rfs::makedev(*major, *minor);
+                self.special(tree, node, (*parent, name), FileType::CharacterDevice, device)
+            }
+            Body::Block(major, minor) => {
+                let device = rfs::makedev(*major, *minor);
+                self.special(tree, node, (*parent, name), FileType::BlockDevice, device)
+            }
+        }
+    }
+
+    /// Makes the directories that hold nothing and the whiteouts, and gives every directory its own metadata.
+    pub(crate) fn finish(&mut self, tree: &Tree) -> Result<()> {
+        // Times come last, children first.
+        let mut todo = vec![(ROOT, false)];
+        while let Some((id, below_done)) = todo.pop() {
+            let dir = tree.dir(id).expect("only directories are put here");
+            if below_done {
+                self.ctx.check()?;
+                self.finish_dir(tree, id)?;
+                continue;
+            }
+            todo.push((id, true));
+            todo.extend(dir.children.values().filter(|c| tree.dir(**c).is_some()).map(|c| (*c, false)));
+        }
+        Ok(())
+    }
+
+    fn finish_dir(&mut self, tree: &Tree, id: Id) -> Result<()> {
+        let node = tree.node(id);
+        let dir = tree.dir(id).expect("only directories are put here");
+        for (name, child) in &dir.children {
+            if matches!(tree.node(*child).body, Body::Whiteout) {
+                self.within(tree, id, name, "whiteout", |fd| {
+                    rfs::mknodat(fd, &**name, FileType::CharacterDevice, Mode::empty(), 0)
+                })?;
+            }
+        }
+        let (owner, natural, path) = (self.owner, self.natural, self.shown(tree, id, b""));
+        let fd = self.dir(tree, id)?;
+        if dir.opaque {
+            let name = match owner {
+                Owner::Root => "trusted.overlay.opaque",
+                Owner::User => "user.overlay.opaque",
+            };
+            rfs::fsetxattr(fd, name, b"y", XattrFlags::empty()).map_err(at("setxattr", &path))?;
+        }
+        describe_fd(fd, node, owner, natural, None).map_err(at("describe", &path))?;
+        self.open.retain(|(open, _)| *open != id);
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        tree: &Tree,
+        node: &Node,
+        data: &Data,
+        (parent, name): (Id, &[u8]),
+        tar: &mut TarReader<'_, '_>,
+    ) -> Result<()> {
+        let mode = u32::from(node.meta.mode) & 0o777;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.within(tree, parent, name, "create", |dir| {
+            rfs::openat(dir, name, flags, Mode::from_raw_mode(mode))
+        })?;
+        let mut file = File::from(fd);
+        let path = || self.shown(tree, parent, name);
+        match &data.map {
+            None => tar.content(|piece| file.write_all(piece).map_err(|e| at("write", path())(e)))?,
+            Some(map) => {
+                let mut regions = map.iter().filter(|(_, length)| *length > 0);
+                let mut region = (0, 0);
+                tar.content(|mut piece| {
+                    while !piece.is_empty() {
+                        if region.1 == 0 {
+                            region = *regions.next().expect("the map is as long as the content");
+                        }
+                        let (now, rest) =
+                            piece.split_at(piece.len().min(usize::try_from(region.1).unwrap_or(usize::MAX)));
+                        file.write_all_at(now, region.0).map_err(|e| at("write", path())(e))?;
+                        region = (region.0 + now.len() as u64, region.1 - now.len() as u64);
+                        piece = rest;
+                    }
+                    Ok(())
+                })?;
+                file.set_len(data.size).map_err(|e| at("truncate", path())(e))?;
+            }
+        }
+        let created = mode & !self.natural.umask;
+        describe_fd(&file, node, self.owner, self.natural, Some(created))
+            .map_err(|e| at("describe", path())(e))
+    }
+
+    fn special(
+        &mut self,
+        tree: &Tree,
+        node: &Node,
+        (parent, name): (Id, &[u8]),
+        kind: FileType,
+        device: u64,
+    ) -> Result<()> {
+        self.within(tree, parent, name, "mknod", |dir| rfs::mknodat(dir, name, kind, Mode::empty(), device))?;
+        self.describe(tree, node, (parent, name))
+    }
+
+    /// Owner, mode and time of what cannot be opened, by its name and without following it.
+    fn describe(&mut self, tree: &Tree, node: &Node, (parent, name): (Id, &[u8])) -> Result<()> {
+        let (owner, natural) = (self.owner, self.natural);
+        self.within(tree, parent, name, "describe", |dir| {
+            if let Some((uid, gid)) = chown_to(&node.meta, owner, natural) {
+                rfs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            if !matches!(node.body, Body::Symlink(_)) {
+                // We have made it ourselves just now in a directory of ours: it is no link.
+                rfs::chmodat(dir, name, Mode::from_raw_mode(node.meta.mode.into()), AtFlags::empty())?;
+            }
+            rfs::utimensat(dir, name, &times(&node.meta), AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    fn link(&mut self, tree: &Tree, from: (Id, &Vec<u8>), to: (Id, &Vec<u8>), id: Id) -> Result<()> {
+        if self.skipped.contains(&id) {
+            return Ok(());
+        }
+        let path = self.shown(tree, to.0, to.1);
+        self.dir(tree, to.0)?;
+        // The first stays open: only the one longest unused is closed.
+        self.dir(tree, from.0)?;
+        let fd = |id: Id| {
+            if id == ROOT {
+                &self.root
+            } else {
+                &self.open.iter().find(|(o, _)| *o == id).expect("just opened").1
+            }
+        };
+        rfs::linkat(fd(from.0), from.1.as_slice(), fd(to.0), to.1.as_slice(), AtFlags::empty())
+            .map_err(at("link", path))
+    }
+
+    fn remove(&mut self, tree: &Tree, parent: Id, name: &[u8], old: Id) -> Result<()> {
+        let is_dir = tree.dir(old).is_some();
+        if (is_dir && !self.made.contains(&old)) || self.skipped.contains(&old) {
+            return Ok(());
+        }
+        self.within(tree, parent, name, "remove", |dir| {
+            if is_dir { remove_dir(dir, name) } else { rfs::unlinkat(dir, name, AtFlags::empty()) }
+        })
+    }
+
+    fn within<T>(
+        &mut self,
+        tree: &Tree,
+        dir: Id,
+        name: &[u8],
+        op: &'static str,
+        act: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        let result = act(self.dir(tree, dir)?);
+        result.map_err(|e| at(op, self.shown(tree, dir, name))(e))
+    }
+
+    /// Opens a directory of the layer, making it and those above it where they are missing.
+    fn dir(&mut self, tree: &Tree, id: Id) -> Result<&OwnedFd> {
+        if id == ROOT {
+            return Ok(&self.root);
+        }
+        if let Some(found) = self.open.iter().position(|(open, _)| *open == id) {
+            if found + OPEN / 2 < self.open.len() {
+                let hot = self.open.remove(found).expect("just found");
+                self.open.push_back(hot);
+                return Ok(&self.open.back().expect("just pushed").1);
+            }
+            return Ok(&self.open[found].1);
+        }
+        let chain = chain(tree, id);
+        let known = chain.iter().rposition(|(id, _)| self.open.iter().any(|(open, _)| open == id));
+        let mut at_fd = match known {
+            Some(i) => self.open.iter().find(|(open, _)| *open == chain[i].0).map(|(_, fd)| fd.try_clone()),
+            None => Some(self.root.try_clone()),
+        }
+        .expect("just found")
+        .map_err(at("open", &self.path))?;
+        for (id, name) in &chain[known.map_or(0, |i| i + 1)..] {
+            let path = || self.path.join(lossy(name));
+            if self.made.insert(*id) {
+                match rfs::mkdirat(&at_fd, *name, Mode::RWXU) {
+                    Ok(()) => {}
+                    Err(e) => return Err(at("mkdir", path())(e)),
+                }
+            }
+            at_fd = open_dir(&at_fd, name).map_err(|e| at("open", path())(e))?;
+        }
+        if self.open.len() >= OPEN {
+            self.open.pop_front();
+        }
+        self.open.push_back((id, at_fd));
+        Ok(&self.open.back().expect("just pushed").1)
+    }
+
+    fn shown(&self, tree: &Tree, dir: Id, name: &[u8]) -> PathBuf {
+        let mut path = self.path.clone();
+        path.extend(chain(tree, dir).iter().map(|(_, name)| lossy(name)));
+        if name.is_empty() { path } else { path.join(lossy(name)) }
+    }
+}
+
+fn open_dir(at: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    loop {
+        match rfs::openat2(at, name, flags, Mode::empty(), resolve) {
+            // A rename somewhere on the system raced with the walk.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+fn lossy(name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(name).into()
+}
+
+/// The directories from below the root down to `id`, with their names.
+fn chain(tree: &Tree, mut id: Id) -> Vec<(Id, &[u8])> {
+    let mut chain = Vec::new();
+    while id != ROOT {
+        let dir = tree.dir(id).expect("only directories have something below");
+        chain.push((id, &*dir.name));
+        id = dir.parent;
+    }
+    chain.reverse();
+    chain
+}
+
+/// Removes a directory tree that nobody else can reach, without following anything.
+fn remove_dir(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    let mut stack = vec![(open_dir(dir, name)?, name.to_vec())];
+    while let Some((fd, _)) = stack.last() {
+        let below = rfs::Dir::read_from(fd)?
+            .filter_map(Result::ok)
+            .filter(|e| !matches!(e.file_name().to_bytes(), b"." | b".."))
+            .collect::<Vec<_>>();
+        let mut next = None;
+        for entry in below {
+            let name = entry.file_name();
+            match rfs::unlinkat(fd, name, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::ISDIR) => next = Some((open_dir(fd, name.to_bytes())?, name.to_bytes().to_vec())),
+                Err(e) => return Err(e),
+            }
+            if next.is_some() {
+                break;
+            }
+        }
+        match next {
+            Some(next) => stack.push(next),
+            None => {
+                let (_, name) = stack.pop().expect("looped on it");
+                let above = stack.last().map_or(dir, |(fd, _)| fd);
+                rfs::unlinkat(above, name.as_slice(), AtFlags::REMOVEDIR)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Natural {
+    fn probe(dir: &OwnedFd) -> rustix::io::Result<Self> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rfs::openat(dir, "probe", flags, Mode::from_raw_mode(0o777))?;
+        let stat = rfs::fstat(&file)?;
+        rfs::unlinkat(dir, "probe", AtFlags::empty())?;
+        Ok(Self { uid: stat.st_uid, gid: stat.st_gid, umask: 0o777 & !stat.st_mode })
+    }
+}
+
+/// The owner to set, where it is not the one that the file has by itself.
+fn chown_to(meta: &Meta, owner: Owner, natural: Natural) -> Option<(Uid, Gid)> {
+    let other = owner == Owner::Root && (meta.uid, meta.gid) != (natural.uid, natural.gid);
+    other.then(|| (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid)))
+}
+
+/// Owner before mode (chown clears setuid) before attributes (chown clears capabilities) before times.
+fn describe_fd(
+    fd: impl rustix::fd::AsFd,
+    node: &Node,
+    owner: Owner,
+    natural: Natural,
+    created: Option<u32>,
+) -> rustix::io::Result<()> {
+    let chown = chown_to(&node.meta, owner, natural);
+    if let Some((uid, gid)) = chown {
+        rfs::fchown(&fd, Some(uid), Some(gid))?;
+    }
+    if created != Some(u32::from(node.meta.mode)) {
+        rfs::fchmod(&fd, Mode::from_raw_mode(node.meta.mode.into()))?;
+    }
+    for (name, value) in node.xattrs.iter().flat_map(|x| x.iter()) {
+        match rfs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
+            Ok(()) => {}
+            // A file system without them, or a right that only root has.
+            Err(Errno::OPNOTSUPP) => {}
+            Err(Errno::PERM | Errno::INVAL) if owner == Owner::User => {}
+            Err(e) => return Err(e),
+        }
+    }
+    rfs::futimens(&fd, &times(&node.meta))
+}
+
+fn times(meta: &Meta) -> Timestamps {
+    let time = Timespec { tv_sec: meta.mtime, tv_nsec: meta.nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Whether this process is root over the whole machine, not only in a user namespace.
+pub(crate) fn owner() -> Owner {
+    let whole = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    if whole && rustix::process::geteuid().is_root() { Owner::Root } else { Owner::User }
+}

@@ -1,0 +1,335 @@
+//! Writable root file systems over layers, and read-only views of them.
+//!
+//! ```text
+//! snapshots/KEY/snapshot.json   the layers, the image, what the root directory was like
+//! snapshots/KEY/upper           changes, in overlay's form
+//! snapshots/KEY/work            overlay's own
+//! snapshots/KEY/empty/{a,b}     stand in for layers where overlay wants more of them
+//! ```
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::image::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::dir::StoreDir;
+use crate::error::at;
+use crate::layer::{Form, Layers, Owner, RootMeta, in_background, mount};
+use crate::{Ctx, Error, Result, diff};
+
+/// A container's writable root file system over an image's layers: kept on disk until removed, mounted only where asked.
+#[derive(Clone, Debug)]
+pub struct Snapshot(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    key: String,
+    path: PathBuf,
+    record: Record,
+    layers: Layers,
+}
+
+/// `snapshot.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    layers: Vec<Digest>,
+    image: Option<Digest>,
+    read_only: bool,
+    userxattr: bool,
+    root: RootMeta,
+}
+
+/// The directories of an overlay mount, for whoever mounts it in a user namespace of its own.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct OverlayDirs {
+    /// Read-only layers, top first.
+    pub lower: Vec<PathBuf>,
+    /// Where changes go; `None` for a read-only view.
+    pub upper: Option<PathBuf>,
+    /// Overlay's work directory, on the upper's file system.
+    pub work: Option<PathBuf>,
+    /// Whether overlay's own xattrs are `user.overlay.*` (as in a user namespace) instead of `trusted.overlay.*`.
+    pub userxattr: bool,
+}
+
+/// How a snapshot is made.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SnapshotOptions {
+    /// A view without a writable layer.
+    pub read_only: bool,
+    /// The ID of the image that it is made for: this image is then in use, and is not removed without force.
+    pub image: Option<Digest>,
+}
+
+impl Snapshot {
+    /// The key that it was made with.
+    pub fn key(&self) -> &str {
+        &self.0.key
+    }
+    /// The ID of the image that it was made for.
+    pub fn image(&self) -> Option<&Digest> {
+        self.0.record.image.as_ref()
+    }
+    /// The layers that it stands on, base first.
+    pub fn layers(&self) -> &[Digest] {
+        &self.0.record.layers
+    }
+    /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`].
+    pub fn overlay(&self) -> Option<OverlayDirs> {
+        let mut lower = Vec::with_capacity(self.layers().len() + 1);
+        for layer in self.layers().iter().rev() {
+            match self.0.layers.find(layer)? {
+                Form::Directory(path) => lower.push(path),
+                Form::Erofs(_) => return None,
+            }
+        }
+        lower.extend(self.stand_ins());
+        let below = |name: &str| (!self.0.record.read_only).then(|| self.0.path.join(name));
+        Some(OverlayDirs {
+            lower,
+            upper: below("upper"),
+            work: below("work"),
+            userxattr: self.0.record.userxattr,
+        })
+    }
+    /// Mounts it detached: visible nowhere, gone with the last descriptor. Needs `CAP_SYS_ADMIN` in the user namespace of the mount namespace.
+    ///
+    /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time.
+    pub fn mount(&self) -> Result<OwnedFd> {
+        let mut lower = Vec::with_capacity(self.layers().len() + 1);
+        for layer in self.layers().iter().rev() {
+            lower.push(match self.0.layers.find(layer) {
+                None => return Err(Error::NoSuchLayer { diff_id: layer.clone() }),
+                Some(Form::Erofs(path)) => mount::erofs(&path)?,
+                Some(Form::Directory(path)) => mount::directory(&path)?,
+            });
+        }
+        for path in self.stand_ins() {
+            lower.push(mount::directory(&path)?);
+        }
+        mount::overlay(&lower, (!self.0.record.read_only).then_some(&*self.0.path), self.owner())
+    }
+    /// Writes what changed against the layers as a layer tar (deterministic order, whiteouts as in the OCI image-spec).
+    pub fn diff(&self, out: &mut dyn Write, ctx: Ctx<'_>) -> Result<DiffOutcome> {
+        self.diff_clamped(None, out, ctx)
+    }
+    /// [`Snapshot::diff`] with no time later than `clamp` (seconds since the epoch).
+    pub(crate) fn diff_clamped(
+        &self,
+        clamp: Option<i64>,
+        out: &mut dyn Write,
+        ctx: Ctx<'_>,
+    ) -> Result<DiffOutcome> {
+        if self.0.record.read_only {
+            return Ok(DiffOutcome::default());
+        }
+        let options =
+            diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner: self.owner() };
+        diff::upper(&self.0.path.join("upper"), &options, out, ctx)
+    }
+    /// Bytes and inodes of the writable layer.
+    pub fn usage(&self) -> Result<(u64, u64)> {
+        if self.0.record.read_only {
+            return Ok((0, 0));
+        }
+        let (bytes, inodes) = usage_of(&self.0.path.join("upper"))?;
+        // The root itself is there from the start.
+        Ok((bytes, inodes - 1))
+    }
+
+    fn owner(&self) -> Owner {
+        if self.0.record.userxattr { Owner::User } else { Owner::Root }
+    }
+
+    /// Overlay wants one lower directory under a writable one, and two different ones without.
+    fn stand_ins(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let wanted = if self.0.record.read_only { 2 } else { 1_usize };
+        let missing = wanted.saturating_sub(self.layers().len());
+        ["a", "b"].into_iter().take(missing).map(|name| self.0.path.join("empty").join(name))
+    }
+}
+
+/// All snapshots of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    dir: StoreDir,
+    layers: Layers,
+}
+
+impl Snapshots {
+    /// Makes its directory below the store's if it is not there.
+    pub(crate) fn open_all(dir: &StoreDir, layers: &Layers) -> Result<Self> {
+        dir.create_dir_all(&dir.join("snapshots"))?;
+        Ok(Self { dir: dir.clone(), layers: layers.clone() })
+    }
+    /// Makes a snapshot over layers that are all there ([`Error::NoSuchLayer`](crate::Error::NoSuchLayer) else); the caller holds the store's shared lock.
+    pub(crate) fn prepare(
+        &self,
+        key: &str,
+        layers: &[Digest],
+        options: &SnapshotOptions,
+    ) -> Result<Snapshot> {
+        let path = self.path(key)?;
+        let record = Record {
+            layers: layers.to_vec(),
+            image: options.image.clone(),
+            read_only: options.read_only,
+            userxattr: self.layers.owner() == Owner::User,
+            root: self.root(layers)?,
+        };
+        let staging = self.dir.staging("snapshot")?;
+        let draft = staging.path().join("snapshot");
+        self.draft(&draft, &record)?;
+        self.dir.step("rename", &path)?;
+        loop {
+            match fs::rename(&draft, &path) {
+                Ok(()) => break,
+                Err(e)
+                    if e.kind() == io::ErrorKind::DirectoryNotEmpty
+                        || e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(at("rename", &path)(e)),
+            }
+            if self.open(key).is_ok() {
+                return Err(Error::SnapshotExists { key: key.to_owned() });
+            }
+            // A power cut has left half of one, which nobody can open.
+            self.discard(&path)?;
+        }
+        Ok(self.snapshot(key, path, record))
+    }
+    pub(crate) fn open(&self, key: &str) -> Result<Snapshot> {
+        let path = self.path(key)?;
+        let missing = || Error::NoSuchSnapshot { key: key.to_owned() };
+        let text = match fs::read(path.join("snapshot.json")) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing()),
+            Err(e) => return Err(at("read", path.join("snapshot.json"))(e)),
+        };
+        let record = serde_json::from_slice(&text).map_err(|_| missing())?;
+        Ok(self.snapshot(key, path, record))
+    }
+    pub(crate) fn list(&self) -> Result<Vec<Snapshot>> {
+        let all = self.dir.join("snapshots");
+        let mut keys = Vec::new();
+        for entry in fs::read_dir(&all).map_err(at("read", &all))? {
+            keys.extend(entry.map_err(at("read", &all))?.file_name().into_string());
+        }
+        keys.sort();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.open(&key) {
+                Ok(snapshot) => found.push(snapshot),
+                // Removed meanwhile, or never complete.
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+    pub(crate) fn remove(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        self.open(key)?;
+        self.discard(&path)
+    }
+
+    fn discard(&self, path: &Path) -> Result<()> {
+        let grave = self.dir.staging("removed")?;
+        self.dir.step("rename", path)?;
+        match fs::rename(path, grave.path().join("snapshot")) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(at("rename", path)(e)),
+        }
+        in_background(grave);
+        Ok(())
+    }
+
+    fn snapshot(&self, key: &str, path: PathBuf, record: Record) -> Snapshot {
+        Snapshot(Arc::new(Inner { key: key.to_owned(), path, record, layers: self.layers.clone() }))
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        let invalid = |reason| Err(Error::InvalidName { name: key.to_owned(), reason });
+        if key.is_empty() || key.len() > 200 {
+            return invalid("a snapshot's key has 1 to 200 bytes");
+        }
+        if key.starts_with('.') || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
+            return invalid(
+                "a snapshot's key consists of letters, digits, `_`, `.` and `-`, and begins with no `.`",
+            );
+        }
+        Ok(self.dir.join("snapshots").join(key))
+    }
+
+    /// What the topmost layer that speaks about it says of the root directory.
+    fn root(&self, layers: &[Digest]) -> Result<RootMeta> {
+        let mut root = RootMeta { mode: 0o755, uid: 0, gid: 0 };
+        for layer in layers {
+            root = self.layers.record(layer)?.root.unwrap_or(root);
+        }
+        Ok(root)
+    }
+
+    fn draft(&self, draft: &Path, record: &Record) -> Result<()> {
+        self.dir.step("mkdir", draft)?;
+        let make = || -> io::Result<()> {
+            fs::create_dir_all(draft.join("empty").join("a"))?;
+            fs::create_dir(draft.join("empty").join("b"))?;
+            if !record.read_only {
+                fs::create_dir(draft.join("work"))?;
+                let upper = draft.join("upper");
+                fs::create_dir(&upper)?;
+                if !record.userxattr {
+                    std::os::unix::fs::chown(&upper, Some(record.root.uid), Some(record.root.gid))?;
+                }
+                fs::set_permissions(&upper, fs::Permissions::from_mode(record.root.mode.into()))?;
+            }
+            fs::write(draft.join("snapshot.json"), serde_json::to_vec(record)?)
+        };
+        make().map_err(at("create", draft))
+    }
+}
+
+/// What a diff contained.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiffOutcome {
+    /// Entries written, whiteouts included.
+    pub entries: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+}
+
+/// Bytes on disk and inodes of a directory tree, its root included; hard links count once.
+pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut seen = HashSet::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(path) = todo.pop() {
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            // A running container removes files as it likes.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(at("stat", &path)(e)),
+        };
+        if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        bytes += meta.blocks() * 512;
+        inodes += 1;
+        if meta.is_dir() {
+            for entry in fs::read_dir(&path).map_err(at("read", &path))? {
+                todo.push(entry.map_err(at("read", &path))?.path());
+            }
+        }
+    }
+    Ok((bytes, inodes))
+}
