@@ -16,7 +16,7 @@ use crate::{Durability, StoreOptions};
 pub(crate) struct Scratch {
     pub(crate) layers: Layers,
     pub(crate) snapshots: Snapshots,
-    pub(crate) dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 pub(crate) fn scratch(directories: bool) -> Scratch {
@@ -28,7 +28,7 @@ pub(crate) fn scratch(directories: bool) -> Scratch {
     let store = StoreDir::new(dir.path().to_owned(), options);
     let layers = Layers::open(&store).unwrap();
     let snapshots = Snapshots::open_all(&store, &layers).unwrap();
-    Scratch { layers, snapshots, dir }
+    Scratch { layers, snapshots, _dir: dir }
 }
 
 /// Both drivers, or what of them works here.
