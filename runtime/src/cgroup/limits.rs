@@ -1,0 +1,171 @@
+//! `linux.resources`, as files of v1 and v2.
+
+use std::fs;
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::{Groups, write};
+use crate::error::{Error, Result};
+
+pub(super) fn apply(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    memory(groups, resources)?;
+    cpu(groups, resources)?;
+    if let Some(pids) = resources.pids() {
+        let limit = pids.limit();
+        let value = if limit <= 0 { "max".to_owned() } else { limit.to_string() };
+        set(groups, "pids", "linux.resources.pids", "pids.max", "pids.max", &value)?;
+    }
+    for (file, value) in resources.unified().iter().flatten() {
+        let Some(dir) = &groups.v2 else { return Err(missing("linux.resources.unified")) };
+        if file.contains('/') || !file.contains('.') {
+            return Err(Error::spec("linux.resources.unified", format!("{file} is no cgroup file")));
+        }
+        for line in value.lines() {
+            write(&dir.join(file), line)?;
+        }
+    }
+    Ok(())
+}
+
+fn missing(field: &str) -> Error {
+    Error::Unsupported {
+        what: format!("{field}: the controller is not available to this user on this machine"),
+    }
+}
+
+/// Writes to the v1 file where the controller is a v1 one, else to the v2 file.
+fn set(groups: &Groups, controller: &str, field: &str, v1: &str, v2: &str, value: &str) -> Result<()> {
+    if let Some(dir) = groups.controller(controller) {
+        return write(&dir.join(v1), value);
+    }
+    match &groups.v2 {
+        Some(dir) if dir.join(v2).exists() => write(&dir.join(v2), value),
+        _ => Err(missing(field)),
+    }
+}
+
+fn memory(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    let Some(memory) = resources.memory() else { return Ok(()) };
+    let field = "linux.resources.memory";
+    let text = |n: i64, max: &str| if n < 0 { max.to_owned() } else { n.to_string() };
+    if let Some(dir) = groups.controller("memory") {
+        let limit_file = dir.join("memory.limit_in_bytes");
+        let swap_file = dir.join("memory.memsw.limit_in_bytes");
+        let limit = memory.limit().filter(|l| *l != 0);
+        // The kernel wants memory+swap never below memory at any moment.
+        let swap = memory.swap().filter(|s| *s != 0 && swap_file.exists());
+        let raise_swap_first = match (limit, swap) {
+            (Some(_), Some(swap)) => {
+                let now: i64 = fs::read_to_string(&limit_file)
+                    .ok()
+                    .and_then(|s| s.trim().parse().ok())
+                    .unwrap_or(i64::MAX);
+                swap < 0 || swap >= now
+            }
+            _ => false,
+        };
+        let set_limit = || limit.map_or(Ok(()), |l| write(&limit_file, &text(l, "-1")));
+        let set_swap = || swap.map_or(Ok(()), |s| write(&swap_file, &text(s, "-1")));
+        if raise_swap_first {
+            set_swap()?;
+            set_limit()?;
+        } else {
+            set_limit()?;
+            set_swap()?;
+        }
+        if let Some(value) = memory.reservation().filter(|r| *r != 0) {
+            write(&dir.join("memory.soft_limit_in_bytes"), &text(value, "-1"))?;
+        }
+        if let Some(value) = memory.swappiness() {
+            write(&dir.join("memory.swappiness"), &value.to_string())?;
+        }
+        if memory.disable_oom_killer() == Some(true) {
+            write(&dir.join("memory.oom_control"), "1")?;
+        }
+        return Ok(());
+    }
+    if let Some(limit) = memory.limit().filter(|l| *l != 0) {
+        set(groups, "memory", field, "", "memory.max", &text(limit, "max"))?;
+    }
+    if let Some(swap) = memory.swap().filter(|s| *s != 0) {
+        // v1's value is memory plus swap, v2's swap alone (config-linux.md, memory.swap).
+        let value = if swap < 0 { swap } else { swap - memory.limit().unwrap_or(0).max(0) };
+        set(groups, "memory", field, "", "memory.swap.max", &text(value, "max"))?;
+    }
+    if let Some(value) = memory.reservation().filter(|r| *r != 0) {
+        set(groups, "memory", field, "", "memory.low", &text(value, "max"))?;
+    }
+    Ok(())
+}
+
+fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    let Some(cpu) = resources.cpu() else { return Ok(()) };
+    let field = "linux.resources.cpu";
+    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+        let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
+        if groups.controller("cpu").is_some() {
+            set(groups, "cpu", field, "cpu.shares", "", &shares.to_string())?;
+        } else {
+            set(groups, "cpu", field, "", "cpu.weight", &weight.to_string())?;
+        }
+    }
+    let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
+    if groups.controller("cpu").is_some() {
+        if let Some(period) = period {
+            set(groups, "cpu", field, "cpu.cfs_period_us", "", &period.to_string())?;
+        }
+        if let Some(quota) = quota {
+            set(groups, "cpu", field, "cpu.cfs_quota_us", "", &quota.to_string())?;
+        }
+    } else if quota.is_some() || period.is_some() {
+        let quota = quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
+        set(groups, "cpu", field, "", "cpu.max", &format!("{quota} {}", period.unwrap_or(100_000)))?;
+    }
+    if let Some(burst) = cpu.burst() {
+        set(groups, "cpu", field, "cpu.cfs_burst_us", "cpu.max.burst", &burst.to_string())?;
+    }
+    if let Some(idle) = cpu.idle() {
+        set(groups, "cpu", field, "cpu.idle", "cpu.idle", &idle.to_string())?;
+    }
+    if let Some(period) = cpu.realtime_period() {
+        set(groups, "cpu", field, "cpu.rt_period_us", "cpu.rt_period_us", &period.to_string())?;
+    }
+    if let Some(runtime) = cpu.realtime_runtime() {
+        set(groups, "cpu", field, "cpu.rt_runtime_us", "cpu.rt_runtime_us", &runtime.to_string())?;
+    }
+    if let Some(cpus) = cpu.cpus().as_deref().filter(|c| !c.is_empty()) {
+        set(groups, "cpuset", field, "cpuset.cpus", "cpuset.cpus", cpus)?;
+    }
+    if let Some(mems) = cpu.mems().as_deref().filter(|c| !c.is_empty()) {
+        set(groups, "cpuset", field, "cpuset.mems", "cpuset.mems", mems)?;
+    }
+    Ok(())
+}
+
+/// A new v1 cpuset is empty, and nothing can enter it before it has its parent's.
+pub(super) fn inherit_cpuset(root: &Path, dir: &Path) -> Result<()> {
+    let Some(parent) = dir.parent().filter(|p| dir != root && p.starts_with(root)) else { return Ok(()) };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = fs::read_to_string(dir.join(file)).unwrap_or_default();
+        if own.trim().is_empty() {
+            inherit_cpuset(root, parent)?;
+            let value = fs::read_to_string(parent.join(file)).unwrap_or_default();
+            write(&dir.join(file), value.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns on every controller that the group's parents have, from the top down; what they lack stays off.
+pub(super) fn delegate(root: &Path, dir: &Path) {
+    let Some(parent) = dir.parent().filter(|p| dir != root && p.starts_with(root)) else { return };
+    delegate(root, parent);
+    let controllers = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    let enabled = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
+    for controller in controllers.split_whitespace().filter(|c| !enabled.split_whitespace().any(|e| e == *c))
+    {
+        // A parent with processes of its own cannot delegate (the no-internal-processes rule); a limit that needs it fails by name.
+        let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}

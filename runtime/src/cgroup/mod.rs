@@ -1,0 +1,272 @@
+//! Control groups: the machine's layout (v1, v2, or both), a container's groups in it, their limits and their members.
+//!
+//! A container is *born* in its groups. On v2 `clone3(CLONE_INTO_CGROUP)` does that; on v1 the thread that clones moves itself first
+//! through `tasks`: a thread that moves only itself takes no global lock, where writing another's PID to `cgroup.procs` waits for an RCU
+//! grace period (8-16 ms after idle).
+
+mod layout;
+mod limits;
+
+pub(crate) use layout::{Layout, join};
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Error, Result};
+
+/// The groups of one container.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Groups {
+    /// Controllers and directory of each v1 hierarchy.
+    pub(crate) v1: Vec<(Vec<String>, PathBuf)>,
+    /// v2 directory.
+    pub(crate) v2: Option<PathBuf>,
+}
+
+impl Groups {
+    /// Makes the groups at `path` of every hierarchy. What cannot be made for want of rights is left out when `lenient`, and told.
+    pub(crate) fn create(
+        layout: &Layout,
+        path: &Path,
+        lenient: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let mut groups = Groups::default();
+        let result = groups.fill(layout, path, lenient, warnings);
+        if let Err(error) = result {
+            // The first error is the one that matters.
+            let _ = groups.remove();
+            return Err(error);
+        }
+        Ok(groups)
+    }
+
+    fn fill(
+        &mut self,
+        layout: &Layout,
+        path: &Path,
+        lenient: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        let mut refused = |dir: &Path, error: io::Error| {
+            let denied =
+                matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT));
+            if lenient && denied {
+                warnings.push(format!("cgroup {} cannot be made: {error}", dir.display()));
+                return Ok(());
+            }
+            Err(Error::Cgroup { path: dir.to_owned(), action: "make", source: error })
+        };
+        for hierarchy in &layout.v1 {
+            let dir = join(&hierarchy.mount, path);
+            match make(&dir) {
+                Ok(()) => {
+                    if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+                        limits::inherit_cpuset(&hierarchy.mount, &dir)?;
+                    }
+                    self.v1.push((hierarchy.controllers.clone(), dir));
+                }
+                Err(error) => refused(&dir, error)?,
+            }
+        }
+        if let Some(mount) = &layout.v2 {
+            let dir = join(mount, path);
+            match make(&dir) {
+                Ok(()) => {
+                    limits::delegate(mount, &dir);
+                    self.v2 = Some(dir);
+                }
+                Err(error) => refused(&dir, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the limits.
+    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        limits::apply(self, resources)
+    }
+
+    /// Moves the calling thread into the v1 groups.
+    pub(crate) fn enter(&self) -> Result<()> {
+        for (_, dir) in &self.v1 {
+            write(&dir.join("tasks"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// The v2 group for `CLONE_INTO_CGROUP`.
+    pub(crate) fn v2_fd(&self) -> Result<Option<OwnedFd>> {
+        let Some(dir) = &self.v2 else { return Ok(None) };
+        let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        fd.map(Some).map_err(|e| Error::Cgroup { path: dir.clone(), action: "open", source: e.into() })
+    }
+
+    /// There are no groups: nothing was delegated.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v1.is_empty() && self.v2.is_none()
+    }
+
+    /// The directory of a v1 controller.
+    pub(crate) fn controller(&self, name: &str) -> Option<&Path> {
+        self.v1.iter().find(|(c, _)| c.iter().any(|c| c == name)).map(|(_, dir)| dir.as_path())
+    }
+
+    /// PIDs of all members, of groups below too.
+    pub(crate) fn processes(&self) -> Result<Vec<u32>> {
+        let dir = ["pids", "freezer", "memory", "cpu"].iter().find_map(|c| self.controller(c));
+        let Some(dir) = dir.or(self.v2.as_deref()).or(self.v1.first().map(|g| g.1.as_path())) else {
+            return Ok(Vec::new());
+        };
+        let mut pids = Vec::new();
+        walk(dir, &mut |dir| {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()));
+        });
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Freezes or thaws all members, and waits until the kernel says that it is so.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        if let Some(dir) = self.controller("freezer") {
+            let state = if frozen { "FROZEN" } else { "THAWED" };
+            let file = dir.join("freezer.state");
+            for _ in 0..500 {
+                write(&file, state)?;
+                if fs::read_to_string(&file).unwrap_or_default().trim() == state {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            return Err(Error::Cgroup {
+                path: file,
+                action: "freeze",
+                source: io::ErrorKind::TimedOut.into(),
+            });
+        }
+        let Some(dir) = &self.v2 else {
+            return Err(Error::Unsupported {
+                what: "pause and resume: no freezer cgroup is delegated".to_owned(),
+            });
+        };
+        write(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let events = dir.join("cgroup.events");
+        for _ in 0..500 {
+            let text = fs::read_to_string(&events).unwrap_or_default();
+            if text.lines().any(|l| l == if frozen { "frozen 1" } else { "frozen 0" }) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Err(Error::Cgroup { path: events, action: "freeze", source: io::ErrorKind::TimedOut.into() })
+    }
+
+    /// Whether the members are frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        if let Some(dir) = self.controller("freezer") {
+            return fs::read_to_string(dir.join("freezer.state")).is_ok_and(|s| s.trim() != "THAWED");
+        }
+        self.v2
+            .as_ref()
+            .is_some_and(|d| fs::read_to_string(d.join("cgroup.freeze")).is_ok_and(|s| s.trim() == "1"))
+    }
+
+    /// The kernel killed a member for memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let (file, key) = match (self.controller("memory"), &self.v2) {
+            (Some(dir), _) => (dir.join("memory.oom_control"), "oom_kill "),
+            (None, Some(dir)) => (dir.join("memory.events"), "oom_kill "),
+            (None, None) => return false,
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().filter_map(|l| l.strip_prefix(key)).any(|n| n.trim() != "0")
+    }
+
+    /// Kills all members.
+    pub(crate) fn kill(&self) -> Result<()> {
+        if let Some(dir) = &self.v2
+            && fs::write(dir.join("cgroup.kill"), "1").is_ok()
+            && self.v1.is_empty()
+        {
+            return Ok(());
+        }
+        for _ in 0..100 {
+            let pids = self.processes()?;
+            if pids.is_empty() {
+                break;
+            }
+            for pid in pids {
+                crate::process::kill(pid, libc::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Removes the groups, and groups below them.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);
+        for dir in dirs {
+            remove(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a group and those above it.
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make(dir.parent().ok_or(e)?)?;
+            make(dir)
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    let mut below = Vec::new();
+    walk(dir, &mut |d| below.push(d.to_owned()));
+    for dir in below.iter().rev() {
+        // A dying process leaves its group a moment after it was reaped.
+        for attempt in 0.. {
+            match fs::remove_dir(dir) {
+                Ok(()) => break,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && attempt < 200 => {
+                    std::thread::sleep(Duration::from_micros(200 * (1 + attempt / 10)));
+                }
+                Err(source) => return Err(Error::Cgroup { path: dir.clone(), action: "remove", source }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A directory, then those below it.
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
+    visit(dir);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+/// Writes a group's file.
+pub(crate) fn write(file: &Path, value: &str) -> Result<()> {
+    let error = |source| Error::Cgroup { path: file.to_owned(), action: "write", source };
+    let fd = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| error(e.into()))?;
+    rustix::io::write(&fd, value.as_bytes()).map_err(|e| error(e.into()))?;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! A container by ID.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+
+use crate::error::{Context, Error, Result};
+use crate::launch::wake;
+use crate::process;
+use crate::runtime::{Runtime, through_proc};
+use crate::state::{Dir, Record, State, Status};
+use crate::sys;
+
+/// A container by ID, whoever started it. All that it tells is read afresh from its state on disk and from the kernel.
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub(crate) runtime: Runtime,
+    pub(crate) dir: Dir,
+}
+
+impl Container {
+    /// Its ID.
+    pub fn id(&self) -> &str {
+        &self.dir.id
+    }
+
+    /// Its state, checked against the kernel.
+    pub fn state(&self) -> Result<State> {
+        let record = self.dir.read()?;
+        let status = self.status(&record);
+        Ok(State {
+            pid: (status != Status::Stopped).then_some(record.pid),
+            id: record.id,
+            status,
+            bundle: record.bundle,
+            annotations: record
+                .spec
+                .annotations()
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+            created: record.created,
+        })
+    }
+
+    /// The spec that it was created from.
+    pub fn spec(&self) -> Result<oci_spec::runtime::Spec> {
+        Ok(self.dir.read()?.spec)
+    }
+
+    fn status(&self, record: &Record) -> Status {
+        if !record.is_alive() {
+            Status::Stopped
+        } else if self.dir.socket().exists() && matches!(self.knock(), Ok(Some(_))) {
+            Status::Created
+        } else if record.groups.is_frozen() {
+            Status::Paused
+        } else {
+            Status::Running
+        }
+    }
+
+    /// A connection to the parked process; `None` when nobody waits there any more.
+    fn knock(&self) -> Result<Option<OwnedFd>> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context("make a socket")?;
+        match through_proc(&self.dir, |address| connect(&socket, address))? {
+            Ok(()) => Ok(Some(socket)),
+            Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::Os { what: "connect to the start socket".to_owned(), source: e.into() }),
+        }
+    }
+
+    /// Starts a created one, and returns when `execve` has succeeded.
+    pub fn start(&self) -> Result<()> {
+        let record = self.dir.read()?;
+        match self.status(&record) {
+            Status::Created => self.start_parked(&record),
+            status => Err(Error::WrongStatus { action: "start", status: status.as_str() }),
+        }
+    }
+
+    pub(crate) fn start_parked(&self, record: &Record) -> Result<()> {
+        let socket = self.knock()?.ok_or(Error::Died)?;
+        let result = wake(&socket, &record.faults);
+        // Whatever came of it, nobody waits there any more.
+        let _ = fs::remove_file(self.dir.socket());
+        result
+    }
+
+    /// Sends a signal to its init, or to all its processes.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        let record = self.dir.read()?;
+        if all {
+            for pid in self.members(&record)? {
+                process::kill(pid, signal);
+            }
+            return Ok(());
+        }
+        let wrong = Error::WrongStatus { action: "kill", status: Status::Stopped.as_str() };
+        let Some(pidfd) = process::open(record.pid).filter(|_| record.is_alive()) else { return Err(wrong) };
+        match sys::pidfd_send_signal(&pidfd, signal) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(wrong),
+            result => result.map_err(Error::os(format!("send signal {signal}"))),
+        }
+    }
+
+    /// PIDs of its processes, in the caller's PID namespace.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        let record = self.dir.read()?;
+        self.members(&record)
+    }
+
+    /// By its groups; without any, by its PID namespace.
+    fn members(&self, record: &Record) -> Result<Vec<u32>> {
+        if !record.groups.is_empty() {
+            return record.groups.processes();
+        }
+        if !record.is_alive() {
+            return Ok(Vec::new());
+        }
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(record.pid);
+        let own_pid = fs::read_link("/proc/self/ns/pid").ok();
+        if own.is_none() || own == own_pid {
+            return Ok(vec![record.pid]);
+        }
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        Ok(pids.filter(|pid| namespace(*pid) == own).collect())
+    }
+
+    /// Freezes it.
+    pub fn pause(&self) -> Result<()> {
+        let record = self.dir.read()?;
+        match self.status(&record) {
+            Status::Created | Status::Running => record.groups.freeze(true),
+            status => Err(Error::WrongStatus { action: "pause", status: status.as_str() }),
+        }
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) -> Result<()> {
+        let record = self.dir.read()?;
+        match self.status(&record) {
+            Status::Paused => record.groups.freeze(false),
+            status => Err(Error::WrongStatus { action: "resume", status: status.as_str() }),
+        }
+    }
+
+    /// Removes it: cgroups, state. A running one needs `force`.
+    pub fn delete(&self, force: bool) -> Result<()> {
+        let record = self.dir.read()?;
+        let status = self.status(&record);
+        if status != Status::Stopped && !force && status != Status::Created {
+            return Err(Error::WrongStatus { action: "delete", status: status.as_str() });
+        }
+        if record.is_alive() {
+            self.end(&record)?;
+        }
+        if !record.groups.is_empty() {
+            if record.groups.is_frozen() {
+                record.groups.freeze(false)?;
+            }
+            record.groups.kill()?;
+        }
+        record.groups.remove()?;
+        self.dir.remove()
+    }
+
+    /// Kills init, and waits until it is gone.
+    fn end(&self, record: &Record) -> Result<()> {
+        let Some(pidfd) = process::open(record.pid) else { return Ok(()) };
+        let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+        if record.groups.is_frozen() {
+            record.groups.freeze(false)?;
+        }
+        let until = Instant::now() + Duration::from_secs(10);
+        while record.is_alive() && Instant::now() < until {
+            sys::readable(&pidfd, Duration::from_millis(100)).map_err(Error::os("poll a pidfd"))?;
+        }
+        Ok(())
+    }
+
+    /// A pidfd of its init, while it lives.
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
+        let record = self.dir.read()?;
+        let pidfd = process::open(record.pid);
+        // Checked after it was opened, so it is that process's and no later one's.
+        Ok(pidfd.filter(|_| record.is_alive()))
+    }
+
+    pub(crate) fn oom_killed(&self) -> bool {
+        self.dir.read().is_ok_and(|record| record.groups.oom_killed())
+    }
+}

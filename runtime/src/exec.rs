@@ -1,0 +1,147 @@
+//! One more process in a running container.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
+
+use oci_spec::runtime::Process;
+
+use crate::caps;
+use crate::container::Container;
+use crate::created::Exit;
+use crate::error::{Error, Result};
+use crate::launch::{Launch, Launched, launch, status_socket};
+use crate::plan::{Input, Mode, RootSource, compile};
+use crate::process;
+use crate::runtime::no_capabilities;
+use crate::state::Status;
+use crate::stdio::{Stdio, Streams, at_least};
+use crate::sys;
+
+/// What `exec` takes.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ExecOptions {
+    /// Standard streams.
+    pub stdio: [Stdio; 3],
+    /// Descriptors that the process gets as 3, 4, 5...
+    pub preserve_fds: Vec<OwnedFd>,
+}
+
+impl Container {
+    /// Runs one more process in it, and returns when its `execve` has succeeded. Where `process` names no capabilities it gets those of
+    /// the container's own process; seccomp, namespaces and cgroups are always the container's.
+    pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<ExecProcess> {
+        let record = self.dir.read()?;
+        let init = process::open(record.pid).filter(|_| record.is_alive());
+        let Some(init) = init else {
+            return Err(Error::WrongStatus { action: "exec in", status: Status::Stopped.as_str() });
+        };
+        let least = 3 + options.preserve_fds.len() as RawFd;
+        let preserve =
+            options.preserve_fds.into_iter().map(|fd| at_least(fd, least)).collect::<Result<Vec<_>>>()?;
+        let init = at_least(init, least)?;
+        let streams = Streams::new(options.stdio, least)?;
+        let (status, theirs) = status_socket(least)?;
+        let in_user_namespace = record.namespaces & libc::CLONE_NEWUSER as u64 != 0;
+        let available = if in_user_namespace { caps::all() } else { caps::own() };
+        let container_caps = || record.spec.process().as_ref().and_then(|p| p.capabilities().clone());
+        let wanted = process.capabilities().clone().or_else(container_caps).unwrap_or_else(no_capabilities);
+        let (sets, _) = caps::sets(&wanted, available);
+        let joins = [(init.as_raw_fd(), record.namespaces)];
+        let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut keep: Vec<RawFd> = preserve_numbers.clone();
+        keep.extend([theirs.as_raw_fd(), init.as_raw_fd()]);
+        keep.extend(streams.numbers().into_iter().flatten());
+        let input = Input {
+            mode: Mode::Exec,
+            spec: &record.spec,
+            process,
+            bundle: Path::new("/"),
+            root: RootSource::None,
+            stdio: streams.numbers(),
+            preserve: &preserve_numbers,
+            layout: &self.runtime.inner.layout,
+            cgroup_path: Path::new("/"),
+            cgroup_namespace: false,
+            new_namespaces: 0,
+            new_user: false,
+            time_offsets: None,
+            joins: &joins,
+            in_user_namespace,
+            may_set_groups: record.may_set_groups,
+            caps: Some(sets),
+            available_caps: available,
+            filter: None,
+            sync_hooks: false,
+            listener: None,
+            status: theirs.as_raw_fd(),
+            keep: &keep,
+            no_pivot: false,
+            extra_env: &[],
+        };
+        let plan = compile(&input)?;
+        let request = Launch {
+            helper: &self.runtime.inner.helper,
+            plan: &plan,
+            namespaces: 0,
+            groups: &record.groups,
+            keep: &keep,
+            maps: None,
+            on_namespaces: &mut |_| Ok(()),
+        };
+        let Launched { pid, pidfd, console, .. } = launch(request, status, theirs)?;
+        Ok(ExecProcess { container: self.clone(), pid, pidfd, stdio: streams.parent, console, exit: None })
+    }
+}
+
+/// A process that `exec` started. Dropped: left running.
+#[derive(Debug)]
+pub struct ExecProcess {
+    container: Container,
+    pid: u32,
+    pidfd: OwnedFd,
+    stdio: [Option<OwnedFd>; 3],
+    console: Option<OwnedFd>,
+    exit: Option<Exit>,
+}
+
+impl ExecProcess {
+    /// PID in the caller's PID namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for its end; `None` when the time is over before. After the end it answers the same again.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Exit>> {
+        if self.exit.is_none() {
+            let ended = sys::wait(&self.pidfd, timeout).map_err(Error::os("wait for the process"))?;
+            self.exit = ended.map(|ended| {
+                Exit::new(ended, ended.signal == Some(libc::SIGKILL) && self.container.oom_killed())
+            });
+        }
+        Ok(self.exit)
+    }
+
+    /// Sends it a signal.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        sys::pidfd_send_signal(&self.pidfd, signal).map_err(Error::os(format!("send signal {signal}")))
+    }
+
+    /// The caller's end of a piped stream.
+    pub fn take_stdio(&mut self, n: usize) -> Option<OwnedFd> {
+        self.stdio.get_mut(n)?.take()
+    }
+
+    /// The controlling side of its terminal.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
+    }
+}
+
+/// A pidfd: readable when the process has ended.
+impl AsFd for ExecProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

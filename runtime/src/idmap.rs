@@ -1,0 +1,83 @@
+//! Identity maps of user namespaces (user_namespaces(7)).
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use oci_spec::runtime::LinuxIdMapping;
+
+use crate::caps;
+use crate::error::{Error, Result};
+
+/// Both maps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Maps {
+    uid: Vec<[u32; 3]>,
+    gid: Vec<[u32; 3]>,
+    /// We may write any map.
+    privileged: bool,
+}
+
+impl Maps {
+    pub(crate) fn new(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Self {
+        let flat = |maps: &[LinuxIdMapping]| {
+            maps.iter().map(|m| [m.container_id(), m.host_id(), m.size()]).collect()
+        };
+        let need = 1 << caps::SETGID | 1 << 7;
+        Self { uid: flat(uid), gid: flat(gid), privileged: caps::own() & need == need }
+    }
+
+    /// One ID each, our own: what the kernel permits without any privilege.
+    fn is_single(&self) -> bool {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        matches!(self.uid.as_slice(), [[_, host, 1]] if *host == uid)
+            && matches!(self.gid.as_slice(), [[_, host, 1]] if *host == gid)
+    }
+
+    /// `setgroups(2)` stays permitted inside.
+    pub(crate) fn may_set_groups(&self) -> bool {
+        self.privileged || !self.is_single()
+    }
+
+    /// Writes them for a process that waits for it.
+    pub(crate) fn write(&self, pid: u32) -> Result<()> {
+        if self.privileged {
+            file(pid, "uid_map", &text(&self.uid))?;
+            return file(pid, "gid_map", &text(&self.gid));
+        }
+        if self.is_single() {
+            file(pid, "setgroups", "deny")?;
+            file(pid, "uid_map", &text(&self.uid))?;
+            return file(pid, "gid_map", &text(&self.gid));
+        }
+        // Ranges of /etc/subuid and /etc/subgid are granted by these two set-user-ID programs alone.
+        tool("newuidmap", pid, &self.uid)?;
+        tool("newgidmap", pid, &self.gid)
+    }
+}
+
+fn text(map: &[[u32; 3]]) -> String {
+    map.iter().map(|[inside, outside, size]| format!("{inside} {outside} {size}\n")).collect()
+}
+
+fn file(pid: u32, name: &str, text: &str) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    // One write(2) or the kernel refuses it: fs::write does it in one for such sizes.
+    fs::write(&path, text).map_err(|source| Error::Os { what: format!("write {}", path.display()), source })
+}
+
+fn tool(name: &str, pid: u32, map: &[[u32; 3]]) -> Result<()> {
+    let output = Command::new(name)
+        .arg(pid.to_string())
+        .args(map.iter().flatten().map(u32::to_string))
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Os { what: format!("run {name}"), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::Unsupported { what: format!("identity map of a range: {name}: {said}") })
+}

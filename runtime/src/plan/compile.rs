@@ -1,0 +1,387 @@
+//! The order of things.
+//!
+//! Up to two processes walk the plan. Where the container takes a user or time namespace, or joins one by path, an *outer* process
+//! prepares them and forks the container's init with the rest (`CLONE_PARENT`: init is the caller's child either way); otherwise init
+//! is cloned straight into its namespaces.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::{Arg, Builder, Plan, StepExt, devices, mounts, options, process, slot};
+use crate::caps;
+use crate::cgroup::Layout;
+use crate::error::{Error, Result};
+use crate::seccomp::Filter;
+use crate::sys::wire::{msg, op};
+
+/// Which kind of process the plan starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The container's init.
+    Init,
+    /// One more process of a running container.
+    Exec,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug)]
+pub(crate) enum RootSource<'a> {
+    /// A directory.
+    Path(PathBuf),
+    /// A detached mount, inherited at this number.
+    Fd(RawFd),
+    /// An overlay for the container's mount namespace to make.
+    Overlay { lower: &'a [PathBuf], upper: &'a Path, work: &'a Path },
+    /// The process joins a mount namespace that has its root.
+    None,
+}
+
+/// What a plan is compiled from: the spec, and what the parent has prepared.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) mode: Mode,
+    pub(crate) spec: &'a Spec,
+    pub(crate) process: &'a Process,
+    /// What relative paths start from.
+    pub(crate) bundle: &'a Path,
+    pub(crate) root: RootSource<'a>,
+    /// Descriptors for 0, 1 and 2; none: the caller's own.
+    pub(crate) stdio: [Option<RawFd>; 3],
+    /// Descriptors for 3 and up.
+    pub(crate) preserve: &'a [RawFd],
+    pub(crate) layout: &'a Layout,
+    pub(crate) cgroup_path: &'a Path,
+    /// A new cgroup namespace.
+    pub(crate) cgroup_namespace: bool,
+    /// New namespaces, less user, time and cgroup.
+    pub(crate) new_namespaces: u64,
+    /// A new user namespace.
+    pub(crate) new_user: bool,
+    /// Contents of `timens_offsets`, with a new time namespace.
+    pub(crate) time_offsets: Option<String>,
+    /// Namespaces to join: descriptor and `CLONE_NEW*` flags, in order.
+    pub(crate) joins: &'a [(RawFd, u64)],
+    /// In a user namespace, new or joined.
+    pub(crate) in_user_namespace: bool,
+    /// `setgroups(2)` is permitted.
+    pub(crate) may_set_groups: bool,
+    pub(crate) caps: Option<caps::Sets>,
+    /// What the process has before it drops.
+    pub(crate) available_caps: u64,
+    pub(crate) filter: Option<&'a Filter>,
+    /// Wait for the parent's hooks.
+    pub(crate) sync_hooks: bool,
+    /// Where a created container waits for its start.
+    pub(crate) listener: Option<RawFd>,
+    pub(crate) status: RawFd,
+    /// All descriptors that the helper inherits.
+    pub(crate) keep: &'a [RawFd],
+    pub(crate) no_pivot: bool,
+    /// More environment (`LISTEN_FDS`).
+    pub(crate) extra_env: &'a [String],
+}
+
+impl Input<'_> {
+    /// An outer process is needed.
+    pub(crate) fn has_outer(&self) -> bool {
+        self.new_user || self.time_offsets.is_some() || !self.joins.is_empty()
+    }
+}
+
+/// Compiles the plan.
+pub(crate) fn compile(input: &Input<'_>) -> Result<Plan> {
+    let mut b = Builder::new();
+    let b = &mut b;
+    b.call("umask", libc::SYS_umask, [0.into()]);
+    let name = b.text("name", crate::launch::HELPER_NAME)?;
+    b.call(
+        "PR_SET_NAME",
+        libc::SYS_prctl,
+        [libc::PR_SET_NAME.into(), name.into(), 0.into(), 0.into(), 0.into()],
+    );
+    close_others(b, input.keep);
+    if input.has_outer() {
+        outer(b, input)?;
+    }
+    not_dumpable(b);
+    match input.mode {
+        Mode::Init => container(b, input)?,
+        Mode::Exec if input.process.terminal() == Some(true) => devices::terminal(b, input, false)?,
+        Mode::Exec => process::stdio(b, input),
+    }
+    program(b, input)?;
+    Ok(std::mem::replace(b, Builder::new()).finish(input.status))
+}
+
+/// Descriptors of the host that lack close-on-exec must not stay open in a container that may be parked for days.
+fn close_others(b: &mut Builder, keep: &[RawFd]) {
+    let mut keep: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut from = 3;
+    for fd in keep.iter().copied().chain([u32::MAX]) {
+        if from < fd {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            b.call("close_range", libc::SYS_close_range, [from.into(), last.into(), 0.into()]);
+        }
+        from = fd.saturating_add(1);
+    }
+}
+
+/// Nobody inside may look into this process before it is the container's own (CVE-2016-9962).
+fn not_dumpable(b: &mut Builder) {
+    b.call(
+        "PR_SET_DUMPABLE",
+        libc::SYS_prctl,
+        [libc::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
+    );
+}
+
+fn outer(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    b.label("join namespace");
+    if input.mode == Mode::Exec {
+        not_dumpable(b);
+    }
+    let mut joined_user = false;
+    for (fd, flags) in input.joins {
+        b.call("setns", libc::SYS_setns, [(*fd).into(), (*flags).into()]);
+        joined_user |= flags & libc::CLONE_NEWUSER as u64 != 0;
+    }
+    if input.new_user {
+        b.label("user namespace");
+        b.call("unshare", libc::SYS_unshare, [libc::CLONE_NEWUSER.into()]);
+        // The parent writes the maps through /proc, whose files belong to root while this process is not dumpable.
+        b.call(
+            "PR_SET_DUMPABLE",
+            libc::SYS_prctl,
+            [libc::PR_SET_DUMPABLE.into(), 1.into(), 0.into(), 0.into(), 0.into()],
+        );
+        b.label("linux.uidMappings");
+        b.op("wait for the maps", op::SYNC, [msg::MAPS.into(), 0.into()]);
+    }
+    if input.new_user || joined_user {
+        b.label("root of the user namespace");
+        let id = Arg::from(0);
+        // Not every map has a root; what needs one then fails by itself.
+        b.call("setresgid", libc::SYS_setresgid, [id, id, id]).forgive(libc::EINVAL);
+        b.call("setresuid", libc::SYS_setresuid, [id, id, id]).forgive(libc::EINVAL);
+    }
+    if let Some(offsets) = &input.time_offsets {
+        b.label("time namespace");
+        b.call("unshare", libc::SYS_unshare, [libc::CLONE_NEWTIME.into()]);
+        if !offsets.is_empty() {
+            b.label("linux.timeOffsets");
+            let path = b.c(c"/proc/self/timens_offsets");
+            let bytes = b.bytes(offsets.as_bytes());
+            let at = Arg::from(libc::AT_FDCWD);
+            b.op(
+                "write timens_offsets",
+                op::WRITE_FILE,
+                [at, path.into(), bytes.into(), offsets.len().into(), 0.into()],
+            );
+        }
+    }
+    b.label("namespaces");
+    b.op("clone3", op::FORK, [input.new_namespaces.into()]);
+    Ok(())
+}
+
+/// From new namespaces to a made container.
+fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let linux = input.spec.linux().as_ref();
+    if input.cgroup_namespace {
+        b.label("cgroup namespace");
+        b.call("unshare", libc::SYS_unshare, [libc::CLONE_NEWCGROUP.into()]);
+    }
+    if input.sync_hooks {
+        b.label("hooks");
+        b.op("wait for the hooks", op::SYNC, [msg::HOOKS.into(), 0.into()]);
+    }
+    if input.in_user_namespace && input.new_namespaces & libc::CLONE_NEWNET as u64 != 0 {
+        b.label("network namespace");
+        let path = b.c(c"/proc/self/ns/net");
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        b.call("open", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(slot::A);
+        b.op("pass", op::SEND_FD, [msg::NETNS.into(), Arg::Slot(slot::A)]);
+        b.close(slot::A);
+    }
+    names(b, input)?;
+    b.label("mount propagation");
+    let propagation = match linux.and_then(|l| l.rootfs_propagation().as_deref()) {
+        None | Some("") => None,
+        Some(name) => Some(root_propagation(name)?),
+    };
+    let slash = b.c(c"/");
+    // What the host mounts later may arrive (slave), nothing goes back.
+    let flags = if propagation == Some(libc::MS_SHARED) { libc::MS_SHARED } else { libc::MS_SLAVE };
+    b.call(
+        "mount --make-rslave",
+        libc::SYS_mount,
+        [0.into(), slash.into(), 0.into(), (libc::MS_REC | flags).into(), 0.into()],
+    );
+    if linux.is_some_and(|l| l.masked_paths().as_ref().is_some_and(|m| !m.is_empty())) {
+        mounts::null_device(b);
+    }
+    root(b, input)?;
+    mounts::mounts(b, input)?;
+    devices::devices(b, input)?;
+    if input.process.terminal() == Some(true) {
+        devices::terminal(b, input, true)?;
+    } else {
+        process::stdio(b, input);
+    }
+    sysctl(b, input)?;
+    mounts::masked_and_readonly(b, input)?;
+    mounts::pivot(b, input.no_pivot);
+    b.label("root.readonly");
+    if input.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true) {
+        let path = b.c(c"/");
+        b.call(
+            "open",
+            libc::SYS_openat,
+            [libc::AT_FDCWD.into(), path.into(), (libc::O_PATH | libc::O_CLOEXEC).into()],
+        )
+        .out(slot::A);
+        mounts::set_attributes(b, slot::A, options::attr::RDONLY, 0, 0, false);
+        b.close(slot::A);
+    }
+    if let Some(propagation) = propagation {
+        b.label("linux.rootfsPropagation");
+        b.call("mount", libc::SYS_mount, [0.into(), slash.into(), 0.into(), propagation.into(), 0.into()]);
+    }
+    Ok(())
+}
+
+fn root_propagation(name: &str) -> Result<u64> {
+    let (flag, recursive) = match options::propagation_flag(name) {
+        Some(flag) => (Some(flag), 0),
+        None => (name.strip_prefix('r').and_then(options::propagation_flag), libc::MS_REC),
+    };
+    flag.map(|f| f | recursive)
+        .ok_or_else(|| Error::spec("linux.rootfsPropagation", format!("unknown value {name}")))
+}
+
+fn names(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let names = [
+        ("hostname", input.spec.hostname(), libc::SYS_sethostname),
+        ("domainname", input.spec.domainname(), libc::SYS_setdomainname),
+    ];
+    for (field, name, nr) in names {
+        if let Some(name) = name.as_deref().filter(|n| !n.is_empty()) {
+            b.label(field);
+            let text = b.text(field, name)?;
+            b.call("set", nr, [text.into(), name.len().into()]);
+        }
+    }
+    Ok(())
+}
+
+/// Gets the root file system, attaches it, leaves it in [`slot::ROOT`].
+fn root(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let empty = b.empty();
+    let slash = b.c(c"/");
+    let mut at = Arg::from(slash);
+    match &input.root {
+        RootSource::Path(path) => {
+            b.label(format!("root.path {}", path.display()));
+            let text = b.text("root.path", path.as_os_str().as_encoded_bytes())?;
+            mounts::open_tree(b, libc::AT_FDCWD.into(), text, true, slot::ROOT);
+            at = text.into();
+        }
+        RootSource::Fd(fd) => {
+            b.label("detached root file system");
+            b.call("dup", libc::SYS_fcntl, [(*fd).into(), libc::F_DUPFD_CLOEXEC.into(), 3.into()])
+                .out(slot::ROOT);
+            b.call("close", libc::SYS_close, [(*fd).into()]);
+        }
+        RootSource::Overlay { lower, upper, work } => {
+            b.label("overlay root file system");
+            let mut options = options::Options::default();
+            let path = |p: &Path| {
+                p.to_str().map(str::to_owned).ok_or_else(|| Error::spec("rootfs", "path is not UTF-8"))
+            };
+            let lower = lower
+                .iter()
+                .map(|p| path(p).map(|p| p.replace('\\', "\\\\").replace(':', "\\:")))
+                .collect::<Result<Vec<_>>>()?;
+            options.data.push(("lowerdir".to_owned(), Some(lower.join(":"))));
+            options.data.push(("upperdir".to_owned(), Some(path(upper)?)));
+            options.data.push(("workdir".to_owned(), Some(path(work)?)));
+            options.data.push(("userxattr".to_owned(), None));
+            mounts::create(b, "overlay", "overlay", &options, slot::ROOT)?;
+        }
+        RootSource::None => return Ok(()),
+    }
+    let cwd = Arg::from(libc::AT_FDCWD);
+    // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS
+    b.call("move_mount", libc::SYS_move_mount, [Arg::Slot(slot::ROOT), empty.into(), cwd, at, 0x14.into()]);
+    // pivot_root(2) wants a root whose parent is not shared, and nothing made inside belongs on the host.
+    mounts::set_attributes(b, slot::ROOT, 0, 0, libc::MS_PRIVATE, false);
+    Ok(())
+}
+
+/// `linux.sysctl`, through a procfs of our own that nothing in the root can stand in for (CVE-2025-52881).
+fn sysctl(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let Some(sysctl) =
+        input.spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()).filter(|s| !s.is_empty())
+    else {
+        return Ok(());
+    };
+    b.label("linux.sysctl");
+    mounts::create(b, "proc", "proc", &options::Options::default(), slot::PROC)?;
+    let mut keys: Vec<_> = sysctl.iter().collect();
+    keys.sort();
+    for (key, value) in keys {
+        crate::sysctl::check(key, input.spec)?;
+        b.label(format!("linux.sysctl {key}"));
+        let path = b.text("linux.sysctl", format!("sys/{}", crate::sysctl::path(key)))?;
+        let bytes = b.bytes(value.as_bytes());
+        // RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
+        let resolve = 0x01 | mounts::NO_MAGICLINKS | mounts::NO_SYMLINKS;
+        b.op(
+            "write",
+            op::WRITE_FILE,
+            [Arg::Slot(slot::PROC), path.into(), bytes.into(), value.len().into(), resolve.into()],
+        );
+    }
+    b.close(slot::PROC);
+    Ok(())
+}
+
+/// From a made container to its program.
+fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    b.label("signals");
+    b.op("reset", op::RESET_SIGNALS, []);
+    if let Some(listener) = input.listener {
+        b.label("start");
+        b.op(super::PARK, op::PARK, [listener.into()]);
+    }
+    process::session(b, input);
+    process::rlimits(b, input)?;
+    let early_filter = input.process.no_new_privileges() != Some(true);
+    if early_filter && let Some(filter) = input.filter {
+        filter.load(b)?;
+    }
+    process::identity(b, input)?;
+    process::cwd(b, input)?;
+    process::capabilities(b, input);
+    process::no_new_privileges(b, input);
+    b.label("signals");
+    let none = b.bytes(&0u64.to_ne_bytes());
+    let set = Arg::from(libc::SIG_SETMASK);
+    b.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, none.into(), 0.into(), 8.into()]);
+    b.label("descriptors");
+    let from = 3 + input.preserve.len();
+    b.call(
+        "close_range",
+        libc::SYS_close_range,
+        [from.into(), u32::MAX.into(), libc::CLOSE_RANGE_CLOEXEC.into()],
+    );
+    if !early_filter && let Some(filter) = input.filter {
+        filter.load(b)?;
+    }
+    process::execute(b, input)
+}

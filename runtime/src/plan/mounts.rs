@@ -1,0 +1,329 @@
+//! Mounts. Everything goes by descriptor: the source is opened, turned into a detached mount, dressed, and moved onto a target that was
+//! resolved inside the root (`openat2(2)` with `RESOLVE_IN_ROOT`), so no symbolic link of the root file system leads out of it.
+
+use std::path::{Component, Path};
+
+use oci_spec::runtime::Mount;
+
+use super::compile::Input;
+use super::options::{Options, attr};
+use super::{Arg, Builder, StepExt, slot};
+use crate::cgroup;
+use crate::error::{Error, Result};
+use crate::sys::wire::op;
+
+pub(super) const IN_ROOT: u64 = 0x10;
+pub(super) const NO_SYMLINKS: u64 = 0x04;
+pub(super) const NO_MAGICLINKS: u64 = 0x02;
+pub(super) const CLOEXEC: u64 = libc::O_CLOEXEC as u64;
+pub(super) const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
+const RECURSIVE: u64 = libc::AT_RECURSIVE as u64;
+const OPEN_TREE_CLONE: u64 = 1;
+/// `MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH`.
+const MOVE_BY_FD: u64 = 0x44;
+const FSCONFIG_SET_FLAG: u64 = 0;
+const FSCONFIG_SET_STRING: u64 = 1;
+const FSCONFIG_CMD_CREATE: u64 = 6;
+
+/// All mounts of the spec, in order.
+pub(super) fn mounts(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    for mount in input.spec.mounts().iter().flatten() {
+        one(b, input, mount)?;
+    }
+    Ok(())
+}
+
+fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
+    let destination = mount.destination();
+    let kind = mount.typ().as_deref().unwrap_or("");
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    b.label(format!("mount {} at {}", if kind.is_empty() { "bind" } else { kind }, destination.display()));
+    let path = inside(destination)?;
+    if options.bind.is_some() || kind == "bind" || kind == "none" && mount.source().is_some() {
+        return bind(b, input, mount, &options, &path);
+    }
+    match kind {
+        "cgroup" | "cgroup2" => return cgroup_mount(b, input, kind, &options, &path),
+        "" => return Err(Error::spec(format!("mounts[{}].type", destination.display()), "missing")),
+        _ => {}
+    }
+    let source = mount.source().as_deref().unwrap_or(Path::new(kind)).to_string_lossy().into_owned();
+    // /proc and /sys must be what they seem: a symbolic link there would let the image choose where masks and writes go.
+    let resolve = if matches!(kind, "proc" | "sysfs") { IN_ROOT | NO_SYMLINKS } else { IN_ROOT };
+    create(b, kind, &source, &options, slot::A)?;
+    target(b, &path, false, resolve, slot::B)?;
+    attach(b, slot::A, slot::B);
+    propagate(b, slot::A, &options);
+    b.close(slot::A);
+    b.close(slot::B);
+    Ok(())
+}
+
+/// A path of the spec as one below the root: no leading slash, no `..`.
+pub(crate) fn inside(path: &Path) -> Result<String> {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => {
+                parts.push(
+                    name.to_str().ok_or_else(|| Error::spec(path.display().to_string(), "is not UTF-8"))?,
+                );
+            }
+            Component::ParentDir => {
+                parts.pop();
+            }
+            _ => {}
+        }
+    }
+    Ok(if parts.is_empty() { ".".to_owned() } else { parts.join("/") })
+}
+
+/// A new file system as a detached mount.
+pub(super) fn create(b: &mut Builder, kind: &str, source: &str, options: &Options, out: u8) -> Result<()> {
+    let about = b.last_label();
+    let name = b.text("mounts.type", kind)?;
+    b.call("fsopen", libc::SYS_fsopen, [name.into(), 1.into()]).out(slot::C);
+    let key = b.c(c"source");
+    let value = b.text("mounts.source", source)?;
+    b.call("fsconfig source", libc::SYS_fsconfig, config(slot::C, FSCONFIG_SET_STRING, key, value));
+    for (key, value) in &options.data {
+        let name = b.text("mounts.options", key)?;
+        let (command, value) = match value {
+            Some(value) => (FSCONFIG_SET_STRING, b.text("mounts.options", value)?),
+            None => (FSCONFIG_SET_FLAG, 0),
+        };
+        b.label(format!("{about}: option {key}"));
+        b.call("fsconfig", libc::SYS_fsconfig, config(slot::C, command, name, value));
+    }
+    b.label(about);
+    b.call("fsconfig create", libc::SYS_fsconfig, config(slot::C, FSCONFIG_CMD_CREATE, 0, 0));
+    b.call("fsmount", libc::SYS_fsmount, [Arg::Slot(slot::C), 1.into(), options.set.into()]).out(out);
+    b.close(slot::C);
+    Ok(())
+}
+
+fn config(fd: u8, command: u64, key: u64, value: u64) -> [Arg; 5] {
+    [Arg::Slot(fd), command.into(), key.into(), value.into(), 0.into()]
+}
+
+/// Opens a target below the root, making it where it is missing.
+pub(super) fn target(b: &mut Builder, path: &str, file: bool, resolve: u64, out: u8) -> Result<()> {
+    let text = b.text("mounts.destination", path)?;
+    let mode = if file { 0o644u64 } else { 0o755 };
+    b.op(
+        "target",
+        op::TARGET,
+        [Arg::Slot(slot::ROOT), text.into(), u64::from(file).into(), resolve.into(), mode.into()],
+    )
+    .out(out);
+    Ok(())
+}
+
+/// Moves a detached mount onto a target.
+pub(super) fn attach(b: &mut Builder, tree: u8, target: u8) {
+    let empty = b.empty();
+    b.call(
+        "move_mount",
+        libc::SYS_move_mount,
+        [Arg::Slot(tree), empty.into(), Arg::Slot(target), empty.into(), MOVE_BY_FD.into()],
+    );
+}
+
+/// `struct mount_attr` and the call.
+pub(super) fn set_attributes(
+    b: &mut Builder,
+    tree: u8,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    recursive: bool,
+) {
+    let attr: Vec<u8> = [set, clear, propagation, 0].iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let attr = b.bytes(&attr);
+    let empty = b.empty();
+    let flags = EMPTY_PATH | if recursive { RECURSIVE } else { 0 };
+    b.call(
+        "mount_setattr",
+        libc::SYS_mount_setattr,
+        [Arg::Slot(tree), empty.into(), flags.into(), attr.into(), 32.into()],
+    );
+}
+
+fn propagate(b: &mut Builder, tree: u8, options: &Options) {
+    for (flag, recursive) in &options.propagation {
+        set_attributes(b, tree, 0, 0, *flag, *recursive);
+    }
+}
+
+/// A copy of a mount tree, detached.
+pub(super) fn open_tree(b: &mut Builder, dir: Arg, path: u64, recursive: bool, out: u8) {
+    let flags = OPEN_TREE_CLONE | CLOEXEC | EMPTY_PATH | if recursive { RECURSIVE } else { 0 };
+    b.call("open_tree", libc::SYS_open_tree, [dir, path.into(), flags.into()]).out(out);
+}
+
+fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, path: &str) -> Result<()> {
+    let field = || format!("mounts[{}].source", mount.destination().display());
+    let source = mount.source().as_deref().ok_or_else(|| Error::spec(field(), "missing"))?;
+    let source = input.bundle.join(source);
+    let file = match std::fs::metadata(&source) {
+        Ok(metadata) => !metadata.is_dir(),
+        Err(error) => {
+            return Err(Error::Os { what: format!("bind source {}", source.display()), source: error });
+        }
+    };
+    let text = b.text("mounts.source", source.as_os_str().as_encoded_bytes())?;
+    open_tree(b, libc::AT_FDCWD.into(), text, options.bind != Some(false), slot::A);
+    if options.set | options.clear != 0 {
+        set_attributes(b, slot::A, options.set, options.clear | atime(options.set), 0, false);
+    }
+    if options.rec_set | options.rec_clear != 0 {
+        set_attributes(b, slot::A, options.rec_set, options.rec_clear | atime(options.rec_set), 0, true);
+    }
+    target(b, path, file, IN_ROOT, slot::B)?;
+    attach(b, slot::A, slot::B);
+    if options.propagation.is_empty() {
+        set_attributes(b, slot::A, 0, 0, libc::MS_PRIVATE, true);
+    }
+    propagate(b, slot::A, options);
+    b.close(slot::A);
+    b.close(slot::B);
+    Ok(())
+}
+
+/// A new access-time mode needs the old one cleared.
+fn atime(set: u64) -> u64 {
+    if set & attr::ATIME != 0 { attr::ATIME } else { 0 }
+}
+
+/// A `cgroup` mount: cgroup2 where that is the machine's layout, else a tmpfs with a directory per v1 hierarchy.
+fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Options, path: &str) -> Result<()> {
+    let layout = input.layout;
+    if kind == "cgroup2" || layout.v1.is_empty() {
+        create(b, "cgroup2", "cgroup", &Options { data: Vec::new(), ..options.clone() }, slot::A)?;
+        target(b, path, false, IN_ROOT, slot::B)?;
+        attach(b, slot::A, slot::B);
+        b.close(slot::A);
+        b.close(slot::B);
+        return Ok(());
+    }
+    let tmpfs = Options::parse(&["nosuid", "nodev", "noexec", "mode=755", "size=64k"]);
+    create(b, "tmpfs", "tmpfs", &tmpfs, slot::A)?;
+    target(b, path, false, IN_ROOT, slot::B)?;
+    attach(b, slot::A, slot::B);
+    b.close(slot::B);
+    for hierarchy in &layout.v1 {
+        let name = hierarchy.name();
+        let mut each = Options { super_readonly: false, data: Vec::new(), ..options.clone() };
+        for controller in &hierarchy.controllers {
+            each.data.push(match controller.strip_prefix("name=") {
+                Some(name) => ("name".to_owned(), Some(name.to_owned())),
+                None => (controller.clone(), None),
+            });
+        }
+        if hierarchy.controllers.iter().all(|c| c.starts_with("name=")) {
+            each.data.push(("none".to_owned(), None));
+        }
+        let full = format!("{path}/{name}");
+        if input.cgroup_namespace {
+            create(b, "cgroup", "cgroup", &each, slot::A)?;
+        } else {
+            let source = b.text(
+                "cgroup",
+                cgroup::join(&hierarchy.mount, input.cgroup_path).as_os_str().as_encoded_bytes(),
+            )?;
+            open_tree(b, libc::AT_FDCWD.into(), source, false, slot::A);
+            set_attributes(b, slot::A, options.set | attr::RDONLY, 0, 0, false);
+        }
+        target(b, &full, false, IN_ROOT, slot::B)?;
+        attach(b, slot::A, slot::B);
+        b.close(slot::A);
+        b.close(slot::B);
+    }
+    if options.super_readonly {
+        target(b, path, false, IN_ROOT, slot::B)?;
+        set_attributes(b, slot::B, attr::RDONLY, 0, 0, false);
+        b.close(slot::B);
+    }
+    Ok(())
+}
+
+/// Paths that the container must not read, and such that it must not write.
+pub(super) fn masked_and_readonly(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let Some(linux) = input.spec.linux() else { return Ok(()) };
+    let masked = linux.masked_paths().as_deref().unwrap_or_default();
+    if !masked.is_empty() {
+        b.label("linux.maskedPaths");
+        create(
+            b,
+            "tmpfs",
+            "tmpfs",
+            &Options::parse(&["ro", "nosuid", "nodev", "noexec", "nr_blocks=1", "nr_inodes=1"]),
+            slot::EMPTY,
+        )?;
+    }
+    for path in masked {
+        b.label(format!("linux.maskedPaths {path}"));
+        let text = b.text("linux.maskedPaths", inside(Path::new(path))?)?;
+        b.op(
+            "mask",
+            op::MASK,
+            [Arg::Slot(slot::ROOT), text.into(), Arg::Slot(slot::NULL), Arg::Slot(slot::EMPTY)],
+        );
+    }
+    if !masked.is_empty() {
+        b.close(slot::EMPTY);
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        b.label(format!("linux.readonlyPaths {path}"));
+        let text = b.text("linux.readonlyPaths", inside(Path::new(path))?)?;
+        let first = b.next();
+        open_in_root(b, text, slot::A).forgive(libc::ENOENT).forgive(libc::ENOTDIR);
+        let empty = b.empty();
+        open_tree(b, Arg::Slot(slot::A), empty, true, slot::B);
+        set_attributes(b, slot::B, attr::RDONLY, 0, 0, false);
+        attach(b, slot::B, slot::A);
+        b.close(slot::A);
+        b.close(slot::B);
+        b.skip_err_to_here(first);
+    }
+    Ok(())
+}
+
+/// Opens what is there, below the root.
+pub(super) fn open_in_root(b: &mut Builder, path: u64, out: u8) -> &mut crate::sys::wire::Step {
+    let how: Vec<u8> =
+        [libc::O_PATH as u64 | CLOEXEC, 0, IN_ROOT].iter().flat_map(|v: &u64| v.to_ne_bytes()).collect();
+    let how = b.bytes(&how);
+    b.call("openat2", libc::SYS_openat2, [Arg::Slot(slot::ROOT), path.into(), how.into(), 24.into()]).out(out)
+}
+
+/// Enters the root and leaves the old one behind for good.
+pub(super) fn pivot(b: &mut Builder, no_pivot: bool) {
+    b.label("pivot_root");
+    b.call("fchdir", libc::SYS_fchdir, [Arg::Slot(slot::ROOT)]);
+    let here = b.c(c".");
+    if no_pivot {
+        let slash = b.c(c"/");
+        b.call(
+            "mount --move",
+            libc::SYS_mount,
+            [here.into(), slash.into(), 0.into(), libc::MS_MOVE.into(), 0.into()],
+        );
+        b.call("chroot", libc::SYS_chroot, [here.into()]);
+    } else {
+        b.call("pivot_root", libc::SYS_pivot_root, [here.into(), here.into()]);
+        b.call("umount2", libc::SYS_umount2, [here.into(), libc::MNT_DETACH.into()]);
+    }
+    let slash = b.c(c"/");
+    b.call("chdir", libc::SYS_chdir, [slash.into()]);
+    b.close(slot::ROOT);
+}
+
+/// The null device that hides files: the host's, checked to be it.
+pub(super) fn null_device(b: &mut Builder) {
+    b.label("/dev/null");
+    let path = b.c(c"/dev/null");
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(slot::NULL);
+    b.op("is a null device", op::IS_DEVICE, [Arg::Slot(slot::NULL), 1.into(), 3.into()]);
+}

@@ -1,0 +1,215 @@
+//! From the made container to its program: limits, identity, capabilities, and `execve`.
+
+use oci_spec::runtime::PosixRlimitType;
+
+use super::compile::Input;
+use super::{Arg, Builder, StepExt, slot};
+use crate::caps;
+use crate::error::{Error, Result};
+use crate::sys::wire::{ANY, op};
+
+/// Standard streams, for a process without a terminal of its own.
+pub(super) fn stdio(b: &mut Builder, input: &Input<'_>) {
+    b.label("standard streams");
+    for (n, fd) in input.stdio.iter().enumerate() {
+        if let Some(fd) = fd {
+            b.call("dup3", libc::SYS_dup3, [(*fd).into(), n.into(), 0.into()]);
+            // A process of another user must be able to reopen /dev/stdout.
+            let uid = input.process.user().uid();
+            if uid != 0 {
+                b.call("fchown", libc::SYS_fchown, [n.into(), uid.into(), (-1).into()]).forgive = [ANY, 0];
+            }
+        }
+    }
+    for (n, fd) in input.preserve.iter().enumerate() {
+        b.call("dup3", libc::SYS_dup3, [(*fd).into(), (3 + n).into(), 0.into()]);
+    }
+}
+
+/// A session of its own, and the terminal as its controlling one.
+pub(super) fn session(b: &mut Builder, input: &Input<'_>) {
+    b.label("session");
+    // An exec'd process may be a group leader already; then it has its session.
+    b.call("setsid", libc::SYS_setsid, []).forgive(libc::EPERM);
+    if input.process.terminal() == Some(true) {
+        b.label("process.terminal");
+        b.call("TIOCSCTTY", libc::SYS_ioctl, [Arg::Slot(slot::TTY), libc::TIOCSCTTY.into(), 0.into()]);
+        for n in 0..3 {
+            b.call("dup3", libc::SYS_dup3, [Arg::Slot(slot::TTY), n.into(), 0.into()]);
+        }
+        b.close(slot::TTY);
+    }
+}
+
+/// `process.rlimits`.
+pub(super) fn rlimits(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    for limit in input.process.rlimits().iter().flatten() {
+        b.label(format!("process.rlimits {}", limit.typ()));
+        if limit.soft() > limit.hard() {
+            return Err(Error::spec("process.rlimits", format!("{}: soft above hard", limit.typ())));
+        }
+        let value: Vec<u8> = [limit.soft(), limit.hard()].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        let value = b.bytes(&value);
+        b.call(
+            "prlimit64",
+            libc::SYS_prlimit64,
+            [0.into(), resource(limit.typ()).into(), value.into(), 0.into()],
+        );
+    }
+    Ok(())
+}
+
+fn resource(kind: PosixRlimitType) -> u32 {
+    use PosixRlimitType as T;
+    match kind {
+        T::RlimitCpu => libc::RLIMIT_CPU,
+        T::RlimitFsize => libc::RLIMIT_FSIZE,
+        T::RlimitData => libc::RLIMIT_DATA,
+        T::RlimitStack => libc::RLIMIT_STACK,
+        T::RlimitCore => libc::RLIMIT_CORE,
+        T::RlimitRss => libc::RLIMIT_RSS,
+        T::RlimitNproc => libc::RLIMIT_NPROC,
+        T::RlimitNofile => libc::RLIMIT_NOFILE,
+        T::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        T::RlimitAs => libc::RLIMIT_AS,
+        T::RlimitLocks => libc::RLIMIT_LOCKS,
+        T::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        T::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        T::RlimitNice => libc::RLIMIT_NICE,
+        T::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        T::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+/// User, groups, capabilities, working directory.
+pub(super) fn identity(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let process = input.process;
+    let user = process.user();
+    let sets = input.caps;
+    if sets.is_some() {
+        bounding(b, input);
+    }
+    b.label("process.user");
+    let keep = |b: &mut Builder, on: i32| {
+        b.call(
+            "PR_SET_KEEPCAPS",
+            libc::SYS_prctl,
+            [libc::PR_SET_KEEPCAPS.into(), on.into(), 0.into(), 0.into(), 0.into()],
+        );
+    };
+    keep(b, 1);
+    if input.may_set_groups {
+        let groups = user.additional_gids().as_deref().unwrap_or_default();
+        let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
+        let list = b.bytes(&bytes);
+        b.label("process.user.additionalGids");
+        b.call("setgroups", libc::SYS_setgroups, [groups.len().into(), list.into()]);
+    } else if user.additional_gids().as_ref().is_some_and(|g| !g.is_empty()) {
+        return Err(Error::Unsupported {
+            what: "process.user.additionalGids: this user may not set groups in its user namespace"
+                .to_owned(),
+        });
+    }
+    b.label("process.user.gid");
+    let gid = Arg::from(user.gid());
+    b.call("setresgid", libc::SYS_setresgid, [gid, gid, gid]);
+    b.label("process.user.uid");
+    let uid = Arg::from(user.uid());
+    b.call("setresuid", libc::SYS_setresuid, [uid, uid, uid]);
+    keep(b, 0);
+    if let Some(umask) = user.umask() {
+        b.call("umask", libc::SYS_umask, [umask.into()]);
+    } else {
+        b.call("umask", libc::SYS_umask, [0o022.into()]);
+    }
+    Ok(())
+}
+
+fn bounding(b: &mut Builder, input: &Input<'_>) {
+    b.label("process.capabilities.bounding");
+    let Some(sets) = input.caps else { return };
+    for n in 0..=caps::last() {
+        if sets.bounding & (1 << n) == 0 && input.available_caps & (1 << n) != 0 {
+            b.call(
+                "PR_CAPBSET_DROP",
+                libc::SYS_prctl,
+                [libc::PR_CAPBSET_DROP.into(), n.into(), 0.into(), 0.into(), 0.into()],
+            );
+        }
+    }
+}
+
+/// `process.cwd`.
+pub(super) fn cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let cwd = input.process.cwd();
+    b.label(format!("process.cwd {}", cwd.display()));
+    if !cwd.is_absolute() {
+        return Err(Error::spec("process.cwd", "is not an absolute path"));
+    }
+    let path = b.text("process.cwd", cwd.as_os_str().as_encoded_bytes())?;
+    b.op("chdir", op::CHDIR, [path.into()]);
+    Ok(())
+}
+
+/// The sets themselves; after this the process has no more than its program will.
+pub(super) fn capabilities(b: &mut Builder, input: &Input<'_>) {
+    let Some(sets) = input.caps else { return };
+    b.label("process.capabilities");
+    let header: Vec<u8> = [0x2008_0522u32, 0].iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let header = b.bytes(&header);
+    let half = |shift: u32| [sets.effective, sets.permitted, sets.inheritable].map(|m| (m >> shift) as u32);
+    let data: Vec<u8> = [half(0), half(32)].concat().iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let data = b.bytes(&data);
+    b.call("capset", libc::SYS_capset, [header.into(), data.into()]);
+    let ambient = |b: &mut Builder, action: i32, cap: u32| {
+        b.call(
+            "PR_CAP_AMBIENT",
+            libc::SYS_prctl,
+            [libc::PR_CAP_AMBIENT.into(), action.into(), cap.into(), 0.into(), 0.into()],
+        )
+        .forgive(libc::EINVAL);
+    };
+    ambient(b, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0);
+    for n in (0..=caps::last()).filter(|n| sets.ambient & (1 << n) != 0) {
+        ambient(b, libc::PR_CAP_AMBIENT_RAISE, n);
+    }
+}
+
+/// `no_new_privs`.
+pub(super) fn no_new_privileges(b: &mut Builder, input: &Input<'_>) {
+    if input.process.no_new_privileges() == Some(true) {
+        b.label("process.noNewPrivileges");
+        b.call(
+            "PR_SET_NO_NEW_PRIVS",
+            libc::SYS_prctl,
+            [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()],
+        );
+    }
+}
+
+/// The last steps.
+pub(super) fn execute(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let process = input.process;
+    b.label("process.args");
+    let args = process.args().as_deref().unwrap_or_default();
+    let program =
+        args.first().filter(|p| !p.is_empty()).ok_or_else(|| Error::spec("process.args", "is empty"))?;
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    env.extend(input.extra_env.iter().cloned());
+    let mut paths = Vec::new();
+    if program.contains('/') {
+        paths.push(b.text("process.args", program)?);
+    } else {
+        let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
+        for dir in path.split(':') {
+            let dir = if dir.is_empty() { "." } else { dir };
+            paths.push(b.text("process.env", format!("{dir}/{program}"))?);
+        }
+    }
+    let paths = b.pointers(&paths);
+    let argv = b.texts("process.args", args)?;
+    let envp = b.texts("process.env", &env)?;
+    b.set_exec(program);
+    b.op("execve", op::EXEC, [paths.into(), argv.into(), envp.into()]);
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! The runtime, and how it makes a container.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::{Linux, Spec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::caps;
+use crate::cgroup::{Groups, Layout};
+use crate::container::Container;
+use crate::created::Created;
+use crate::error::{Context, Error, Result};
+use crate::idmap::Maps;
+use crate::launch::{Launch, Launched, launch, status_socket};
+use crate::namespaces::Namespaces;
+use crate::plan::{Input, Mode, Plan, RootSource, compile};
+use crate::process;
+use crate::state::{Dir, Record, State, boot_id, now};
+use crate::stdio::{Stdio, Streams, at_least};
+use crate::sys;
+
+/// The runtime: where state is kept, how cgroups are driven. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) helper: OwnedFd,
+    pub(crate) layout: Layout,
+}
+
+/// What `create` takes besides the spec.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct CreateOptions<'a> {
+    /// The root file system, where it is not simply `root.path`.
+    pub rootfs: Rootfs<'a>,
+    /// Standard input, output, error of the container's process.
+    pub stdio: [Stdio; 3],
+    /// Directory that relative paths of the spec start from (the bundle).
+    pub bundle: Option<PathBuf>,
+    /// Descriptors that the process gets as 3, 4, 5...
+    pub preserve_fds: Vec<OwnedFd>,
+    /// Move the root with `mount --move` and `chroot` instead of `pivot_root` (an initramfs host). Less safe: avoid it.
+    pub no_pivot: bool,
+}
+
+/// Where the container's root file system comes from.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Rootfs<'a> {
+    /// The spec's `root.path`.
+    #[default]
+    Spec,
+    /// A detached mount (`fsmount(2)`, `open_tree(2)`); it is moved into the container's mount namespace and dies with it.
+    Detached(BorrowedFd<'a>),
+    /// An overlay that the container's own user and mount namespace mounts (rootless).
+    Overlay {
+        /// Read-only layers, top first.
+        lower: Vec<PathBuf>,
+        /// Where changes go.
+        upper: PathBuf,
+        /// Work directory.
+        work: PathBuf,
+    },
+}
+
+impl Runtime {
+    /// State under `dir` (like runc's `--root`), which is made where it is missing, for this user alone.
+    pub fn new(dir: impl Into<PathBuf>) -> Result<Self> {
+        let root = dir.into();
+        let fail = |source| Error::State { path: root.clone(), source };
+        fs::create_dir_all(&root).map_err(fail)?;
+        fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(fail)?;
+        let root = root.canonicalize().map_err(fail)?;
+        let helper = sys::helper().map_err(Error::os("make the start-up helper's memory"))?;
+        Ok(Self { inner: Arc::new(Inner { root, helper, layout: Layout::detect()? }) })
+    }
+
+    /// Makes the container: namespaces exist, its process is parked before `execve`.
+    ///
+    /// The process is in a sealed helper program of its own: however long it waits, it shares no memory with the caller.
+    pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
+        let dir = Dir::new(&self.inner.root, id)?;
+        dir.create()?;
+        let mut making = Making { dir: &dir, groups: Groups::default(), done: false };
+        let created = self.make(&mut making, spec, options)?;
+        making.done = true;
+        Ok(created)
+    }
+
+    fn make(&self, making: &mut Making<'_>, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
+        let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
+        let dir = making.dir;
+        let least = 3 + options.preserve_fds.len() as RawFd;
+        let preserve =
+            options.preserve_fds.into_iter().map(|fd| at_least(fd, least)).collect::<Result<Vec<_>>>()?;
+        let bundle = options.bundle.clone().unwrap_or_default();
+        let streams = Streams::new(options.stdio, least)?;
+        let (status, theirs) = status_socket(least)?;
+        let listener = at_least(listen_at(dir)?, least)?;
+        let mut namespaces = Namespaces::new(spec)?;
+        let all_namespaces = namespaces.all();
+        let new_user = namespaces.take(libc::CLONE_NEWUSER);
+        let new_time = namespaces.take(libc::CLONE_NEWTIME);
+        let cgroup_namespace = namespaces.take(libc::CLONE_NEWCGROUP);
+        let linux = spec.linux().as_ref();
+        let maps = new_user.then(|| id_maps(linux));
+        let in_user_namespace = new_user || namespaces.has(libc::CLONE_NEWUSER);
+        let may_set_groups = maps
+            .as_ref()
+            .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
+        let mut warnings = Vec::new();
+        let path = cgroup_path(linux, &dir.id);
+        making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
+        if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
+            making.groups.apply(resources)?;
+        }
+        let available = if in_user_namespace { caps::all() } else { caps::own() };
+        let (sets, missing) =
+            caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
+        warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
+        let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
+        let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
+        let joins = namespaces.joins();
+        let mut keep: Vec<RawFd> =
+            preserve.iter().chain([&theirs, &listener]).map(AsRawFd::as_raw_fd).collect();
+        keep.extend(streams.numbers().into_iter().flatten().chain(rootfs_fd));
+        keep.extend(joins.iter().map(|(fd, _)| *fd));
+        let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
+        let input = Input {
+            mode: Mode::Init,
+            spec,
+            process,
+            bundle: &bundle,
+            root: rootfs.0,
+            stdio: streams.numbers(),
+            preserve: &preserve_numbers,
+            layout: &self.inner.layout,
+            cgroup_path: &path,
+            cgroup_namespace,
+            new_namespaces: namespaces.new,
+            new_user,
+            time_offsets: new_time.then(|| time_offsets(linux)),
+            joins: &joins,
+            in_user_namespace,
+            may_set_groups,
+            caps: Some(sets),
+            available_caps: available,
+            filter: None,
+            sync_hooks: false,
+            listener: Some(listener.as_raw_fd()),
+            status: theirs.as_raw_fd(),
+            keep: &keep,
+            no_pivot: options.no_pivot,
+            extra_env: &[],
+        };
+        let plan = compile(&input)?;
+        let direct = if input.has_outer() { 0 } else { namespaces.new };
+        let launched = launch(
+            Launch {
+                helper: &self.inner.helper,
+                plan: &plan,
+                namespaces: direct,
+                groups: &making.groups,
+                keep: &keep,
+                maps: maps.as_ref(),
+                on_namespaces: &mut |_| Ok(()),
+            },
+            status,
+            theirs,
+        )?;
+        let record =
+            record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, may_set_groups)?;
+        dir.write(&record)?;
+        let container = Container { runtime: self.clone(), dir: dir.clone() };
+        Ok(Created::new(container, launched, streams.parent, record, warnings))
+    }
+
+    /// Opens a container by ID from its state on disk.
+    pub fn open(&self, id: &str) -> Result<Container> {
+        let dir = Dir::new(&self.inner.root, id)?;
+        dir.read()?;
+        Ok(Container { runtime: self.clone(), dir })
+    }
+
+    /// All containers' states.
+    pub fn list(&self) -> Result<Vec<State>> {
+        let fail = |source| Error::State { path: self.inner.root.clone(), source };
+        let mut states = Vec::new();
+        for entry in fs::read_dir(&self.inner.root).map_err(fail)? {
+            let Ok(name) = entry.map_err(fail)?.file_name().into_string() else { continue };
+            match self.open(&name).and_then(|c| c.state()) {
+                Ok(state) => states.push(state),
+                // Being made, or just removed, or not ours.
+                Err(Error::NotFound { .. } | Error::InvalidId { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        states.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(states)
+    }
+}
+
+/// A container in the making: unmade when it fails.
+struct Making<'a> {
+    dir: &'a Dir,
+    groups: Groups,
+    done: bool,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // The error that led here is the one to tell.
+            let _ = self.groups.remove();
+            let _ = self.dir.remove();
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call; a struct would only repeat the record")]
+fn record(
+    dir: &Dir,
+    spec: &Spec,
+    launched: &Launched,
+    plan: &Plan,
+    making: &Making<'_>,
+    bundle: Option<PathBuf>,
+    namespaces: u64,
+    may_set_groups: bool,
+) -> Result<Record> {
+    Ok(Record {
+        id: dir.id.clone(),
+        pid: launched.pid,
+        start_time: process::start_time(launched.pid).ok_or(Error::Died)?,
+        boot_id: boot_id(),
+        created: now(),
+        bundle,
+        groups: making.groups.clone(),
+        namespaces,
+        may_set_groups,
+        faults: plan.faults.after_park(),
+        spec: spec.clone(),
+    })
+}
+
+/// The socket where the parked process waits, made through the directory's descriptor: a socket's path is at most 107 bytes.
+fn listen_at(dir: &Dir) -> Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context("make the start socket")?;
+    through_proc(dir, |address| bind(&socket, address))?.context("bind the start socket")?;
+    listen(&socket, 8).context("listen on the start socket")?;
+    Ok(socket)
+}
+
+/// Calls with the address of the container's start socket.
+pub(crate) fn through_proc<T>(dir: &Dir, call: impl FnOnce(&SocketAddrUnix) -> T) -> Result<T> {
+    let handle = fs::File::open(&dir.path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { id: dir.id.clone() },
+        _ => Error::State { path: dir.path.clone(), source },
+    })?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start", handle.as_raw_fd()))
+        .context("name the start socket")?;
+    Ok(call(&address))
+}
+
+fn root_source<'a>(
+    rootfs: &'a Rootfs<'_>,
+    spec: &Spec,
+    bundle: &Path,
+    least: RawFd,
+) -> Result<(RootSource<'a>, Option<OwnedFd>)> {
+    Ok(match rootfs {
+        Rootfs::Spec => {
+            let root = spec.root().as_ref().ok_or_else(|| Error::spec("root", "missing"))?;
+            let path = bundle.join(root.path());
+            let path = path
+                .canonicalize()
+                .map_err(|source| Error::Os { what: format!("root.path {}", path.display()), source })?;
+            (RootSource::Path(path), None)
+        }
+        Rootfs::Detached(fd) => {
+            let fd = rustix::io::fcntl_dupfd_cloexec(fd, least).context("duplicate a descriptor")?;
+            (RootSource::Fd(fd.as_raw_fd()), Some(fd))
+        }
+        Rootfs::Overlay { lower, upper, work } => (RootSource::Overlay { lower, upper, work }, None),
+    })
+}
+
+fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {
+    let given = linux.and_then(|l| l.cgroups_path().as_deref()).filter(|p| !p.as_os_str().is_empty());
+    match given {
+        // Never out of the hierarchy, whatever the spec says.
+        Some(path) => Path::new("/").join(crate::plan::inside(path).unwrap_or_default()),
+        None => Path::new("/longshore").join(id),
+    }
+}
+
+fn id_maps(linux: Option<&Linux>) -> Maps {
+    let uid = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
+    let gid = linux.and_then(|l| l.gid_mappings().as_deref()).unwrap_or_default();
+    Maps::new(uid, gid)
+}
+
+fn time_offsets(linux: Option<&Linux>) -> String {
+    let offsets = linux.and_then(|l| l.time_offsets().as_ref());
+    let mut lines: Vec<String> = offsets
+        .iter()
+        .flat_map(|o| o.iter())
+        .map(|(clock, o)| format!("{clock} {} {}\n", o.secs().unwrap_or(0), o.nanosecs().unwrap_or(0)))
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+/// A spec without capabilities grants none.
+pub(crate) fn no_capabilities() -> oci_spec::runtime::LinuxCapabilities {
+    let mut none = oci_spec::runtime::LinuxCapabilities::default();
+    none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+    none
+}

@@ -1,0 +1,164 @@
+//! What is kept about a container, and where.
+//!
+//! `ROOT/ID/state.json` (written whole, by rename) and, while the container waits for its start, the socket `ROOT/ID/start`. The record
+//! carries the kernel's boot ID and the process's start time, so a PID from before a reboot, or used again, is never taken for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::Groups;
+use crate::error::{Error, Result};
+use crate::plan::Faults;
+
+/// State as runtime-spec's `state` tells it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct State {
+    /// Container ID.
+    pub id: String,
+    /// `created`, `running`, `paused`, `stopped`.
+    pub status: Status,
+    /// PID of init, while it lives.
+    pub pid: Option<u32>,
+    /// Bundle path, if there is one.
+    pub bundle: Option<PathBuf>,
+    /// The spec's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// When it was created: seconds since 1970.
+    pub created: u64,
+}
+
+/// runtime-spec's container states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Set up, its process not yet executed.
+    Created,
+    /// Running.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its process has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word of runtime-spec.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The record on disk.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    pub(crate) pid: u32,
+    /// Clock ticks since boot.
+    pub(crate) start_time: u64,
+    pub(crate) boot_id: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) bundle: Option<PathBuf>,
+    pub(crate) groups: Groups,
+    /// `CLONE_NEW*` of the namespaces that are not the creator's.
+    pub(crate) namespaces: u64,
+    /// `setgroups(2)` is permitted inside.
+    pub(crate) may_set_groups: bool,
+    /// For the errors of `start`.
+    pub(crate) faults: Faults,
+    pub(crate) spec: Spec,
+}
+
+/// This boot of the kernel.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl Record {
+    /// Its process is there: same boot, same start time, not a zombie.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.boot_id == boot_id() && crate::process::start_time(self.pid) == Some(self.start_time)
+    }
+}
+
+/// The directory of one container.
+#[derive(Clone, Debug)]
+pub(crate) struct Dir {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+}
+
+impl Dir {
+    pub(crate) fn new(root: &Path, id: &str) -> Result<Self> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
+        if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.bytes().all(legal) {
+            return Err(Error::InvalidId { id: id.to_owned() });
+        }
+        Ok(Self { id: id.to_owned(), path: root.join(id) })
+    }
+
+    /// Makes it; that it can be made once is what keeps an ID unique.
+    pub(crate) fn create(&self) -> Result<()> {
+        match fs::create_dir(&self.path) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists { id: self.id.clone() }),
+            Err(source) => Err(Error::State { path: self.path.clone(), source }),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Result<Record> {
+        let path = self.path.join("state.json");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NotFound { id: self.id.clone() });
+            }
+            Err(source) => return Err(Error::State { path, source }),
+        };
+        serde_json::from_slice(&bytes).map_err(|e| Error::State { path, source: e.into() })
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let path = self.path.join("state.json");
+        let new = self.path.join(".state.json");
+        let bytes =
+            serde_json::to_vec(record).map_err(|e| Error::State { path: path.clone(), source: e.into() })?;
+        fs::write(&new, bytes)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|source| Error::State { path, source })
+    }
+
+    pub(crate) fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::State { path: self.path.clone(), source: e })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a created container waits for its start.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path.join("start")
+    }
+}

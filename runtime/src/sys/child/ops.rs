@@ -1,0 +1,369 @@
+//! The steps that are more than one system call.
+
+use crate::Machine;
+use crate::kernel::{exit, nr, syscall};
+use crate::wire::{Hook, msg, op};
+
+const EINTR: i64 = 4;
+const ENOENT: i64 = 2;
+const EIO: i64 = 5;
+const EACCES: i64 = 13;
+const EEXIST: i64 = 17;
+const ENOTDIR: i64 = 20;
+const EINVAL: i64 = 22;
+const ETIMEDOUT: i64 = 110;
+
+const O_WRONLY: u64 = 1;
+const O_CREAT: u64 = 0o100;
+const O_DIRECTORY: u64 = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200_000 };
+const O_CLOEXEC: u64 = 0o2_000_000;
+const O_PATH: u64 = 0o10_000_000;
+const AT_EMPTY_PATH: u64 = 0x1000;
+
+/// Runs one operation: its result, or `-errno`.
+pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
+    match operation {
+        op::TARGET => target(a[0], a[1] as *const u8, a[2] == 1, a[3], a[4]),
+        op::SYNC => sync(machine, a[0] as u32, a[1] as i32),
+        op::SEND_FD => send_fd(machine, a[0] as u32, a[1]),
+        op::FORK => fork(machine, a[0]),
+        op::PARK => park(machine, a[0]),
+        op::MASK => mask(a[0], a[1], a[2], a[3]),
+        op::IS_DEVICE => is_device(a[0], a[1], a[2]),
+        op::CHDIR => chdir(a[0]),
+        op::EXEC => exec(a[0] as *const u64, a[1], a[2]),
+        op::RESET_SIGNALS => reset_signals(),
+        op::HOOK => hook(machine, a[0] as *const Hook),
+        op::WRITE_FILE => write_file(a),
+        op::IS_FS => is_fs(a[0], a[1]),
+        _ => -EINVAL,
+    }
+}
+
+fn call(nr: u64, args: &[u64]) -> i64 {
+    let mut a = [0; 6];
+    for (to, from) in a.iter_mut().zip(args) {
+        *to = *from;
+    }
+    // SAFETY: every pointer passed in this file is to the plan's mapping or to a live local.
+    unsafe { syscall(nr, a) }
+}
+
+fn close(fd: i64) {
+    call(nr::CLOSE, &[fd as u64]);
+}
+
+/// `openat2(2)` with its `open_how`.
+fn open(dir: u64, path: u64, flags: u64, mode: u64, resolve: u64) -> i64 {
+    let how = [flags | O_CLOEXEC, mode, resolve];
+    loop {
+        // RESOLVE_IN_ROOT answers EAGAIN when a rename raced with it.
+        let fd = call(nr::OPENAT2, &[dir, path, &raw const how as u64, 24]);
+        if fd != -11 && fd != -EINTR {
+            return fd;
+        }
+    }
+}
+
+const PATH_MAX: usize = 4096;
+
+fn target(root: u64, path: *const u8, file: bool, resolve: u64, mode: u64) -> i64 {
+    let kind = if file { 0 } else { O_DIRECTORY };
+    let fd = open(root, path as u64, O_PATH | kind, 0, resolve);
+    if fd != -ENOENT {
+        return fd;
+    }
+    let mut prefix = [0u8; PATH_MAX];
+    let mut at = 0;
+    let mut parent = open(root, c".".as_ptr() as u64, O_PATH | O_DIRECTORY, 0, 0);
+    if parent < 0 {
+        return parent;
+    }
+    loop {
+        // SAFETY: the plan's paths end with a NUL, and the index stops there.
+        while unsafe { *path.add(at) } == b'/' {
+            at += 1;
+        }
+        let begin = at;
+        // SAFETY: as above.
+        while let byte = unsafe { *path.add(at) }
+            && byte != 0
+            && byte != b'/'
+        {
+            if at >= PATH_MAX - 1 {
+                close(parent);
+                return -36;
+            }
+            prefix[at] = byte;
+            at += 1;
+        }
+        // SAFETY: as above.
+        let last = unsafe { *path.add(at) } == 0;
+        if begin == at {
+            return parent;
+        }
+        let make_file = last && file;
+        let mut next = step_into(root, &prefix, make_file, resolve);
+        if next == -ENOENT {
+            let name = prefix.as_ptr() as u64 + begin as u64;
+            let made = if make_file {
+                // O_EXCL | O_NOFOLLOW by O_CREAT|O_EXCL
+                open(parent as u64, name, O_WRONLY | O_CREAT | 0o200, mode, 0)
+            } else {
+                call(nr::MKDIRAT, &[parent as u64, name, 0o755])
+            };
+            if made < 0 && made != -EEXIST {
+                close(parent);
+                return made;
+            }
+            if make_file && made >= 0 {
+                close(made);
+            }
+            next = step_into(root, &prefix, make_file, resolve);
+        }
+        close(parent);
+        if next < 0 || last {
+            return next;
+        }
+        parent = next;
+        prefix[at] = b'/';
+    }
+}
+
+fn step_into(root: u64, prefix: &[u8; PATH_MAX], file: bool, resolve: u64) -> i64 {
+    open(root, prefix.as_ptr() as u64, O_PATH | if file { 0 } else { O_DIRECTORY }, 0, resolve)
+}
+
+fn sync(machine: &Machine, kind: u32, value: i32) -> i64 {
+    machine.tell(kind, value, 0);
+    wait_for_word(machine.status)
+}
+
+/// The parent's answer is one byte; an end of file means that it is gone, and so are we.
+fn wait_for_word(fd: u64) -> i64 {
+    let mut word = 0u8;
+    loop {
+        match call(nr::READ, &[fd, &raw mut word as u64, 1]) {
+            1 => return 0,
+            r if r == -EINTR => {}
+            _ => exit(123),
+        }
+    }
+}
+
+#[repr(C)]
+struct Rights {
+    len: u64,
+    level: i32,
+    kind: i32,
+    fd: i32,
+    pad: i32,
+}
+
+fn send_fd(machine: &Machine, kind: u32, fd: u64) -> i64 {
+    let message = crate::wire::Message { kind, step: machine.pc, value: 0, detail: 0 };
+    let iov = [&raw const message as u64, size_of_val(&message) as u64];
+    let rights = Rights { len: 20, level: 1, kind: 1, fd: fd as i32, pad: 0 };
+    let header = [0, 0, &raw const iov as u64, 1, &raw const rights as u64, size_of::<Rights>() as u64, 0];
+    call(nr::SENDMSG, &[machine.status, &raw const header as u64, 0])
+}
+
+fn fork(machine: &Machine, flags: u64) -> i64 {
+    const CLONE_PARENT: u64 = 0x8000;
+    // flags, pidfd, child_tid, parent_tid, exit_signal (0: CLONE_PARENT takes ours), stack...
+    let args = [flags | CLONE_PARENT, 0, 0, 0, 0, 0, 0, 0];
+    let pid = call(nr::CLONE3, &[&raw const args as u64, 64]);
+    if pid > 0 {
+        machine.tell(msg::PID, pid as i32, 0);
+        exit(0);
+    }
+    pid
+}
+
+fn park(machine: &mut Machine, listener: u64) -> i64 {
+    machine.tell(msg::READY, 0, 0);
+    close(machine.status as i64);
+    loop {
+        let peer = call(nr::ACCEPT4, &[listener, 0, 0, 0o2_000_000]);
+        if peer < 0 {
+            if peer == -EINTR || peer == -103 {
+                continue;
+            }
+            return peer;
+        }
+        let mut word = 0u8;
+        if call(nr::READ, &[peer as u64, &raw mut word as u64, 1]) == 1 {
+            machine.status = peer as u64;
+            close(listener as i64);
+            return 0;
+        }
+        close(peer);
+    }
+}
+
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
+fn mask(root: u64, path: u64, null: u64, empty: u64) -> i64 {
+    let at = open(root, path, O_PATH, 0, RESOLVE_IN_ROOT);
+    if at < 0 {
+        // What is not there needs no hiding; neither does what is below a file.
+        return if at == -ENOENT || at == -ENOTDIR || at == -EACCES { 0 } else { at };
+    }
+    let source = match stat(at as u64) {
+        Err(e) => return e,
+        Ok(s) if s.mode & 0o170_000 == 0o040_000 => empty,
+        Ok(_) => null,
+    };
+    let result = clone_onto(source, at as u64);
+    close(at);
+    result
+}
+
+fn clone_onto(source: u64, at: u64) -> i64 {
+    // OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    let tree = call(nr::OPEN_TREE, &[source, c"".as_ptr() as u64, 1 | O_CLOEXEC | AT_EMPTY_PATH]);
+    if tree < 0 {
+        return tree;
+    }
+    // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    let moved = call(nr::MOVE_MOUNT, &[tree as u64, c"".as_ptr() as u64, at, c"".as_ptr() as u64, 0x44]);
+    close(tree);
+    moved
+}
+
+struct Stat {
+    mode: u16,
+    major: u32,
+    minor: u32,
+}
+
+fn stat(fd: u64) -> Result<Stat, i64> {
+    let mut buffer = [0u32; 64];
+    let r = call(nr::STATX, &[fd, c"".as_ptr() as u64, AT_EMPTY_PATH, 3, &raw mut buffer as u64]);
+    if r < 0 {
+        return Err(r);
+    }
+    // struct statx: stx_mode is the u16 at offset 28, stx_rdev_{major,minor} at 128 and 132.
+    Ok(Stat { mode: (buffer[7] & 0xffff) as u16, major: buffer[32], minor: buffer[33] })
+}
+
+fn is_device(fd: u64, major: u64, minor: u64) -> i64 {
+    match stat(fd) {
+        Err(e) => e,
+        Ok(s) if s.mode & 0o170_000 == 0o020_000 && u64::from(s.major) == major && u64::from(s.minor) == minor => 0,
+        Ok(_) => -EINVAL,
+    }
+}
+
+fn is_fs(fd: u64, magic: u64) -> i64 {
+    let mut buffer = [0u64; 16];
+    match call(nr::FSTATFS, &[fd, &raw mut buffer as u64]) {
+        r if r < 0 => r,
+        _ if buffer[0] == magic => 0,
+        _ => -EINVAL,
+    }
+}
+
+fn chdir(path: u64) -> i64 {
+    let r = call(nr::CHDIR, &[path]);
+    if r < 0 {
+        return r;
+    }
+    // "(unreachable)/..." means that the directory lies outside the root: a leaked descriptor (CVE-2024-21626).
+    let mut buffer = [0u8; PATH_MAX];
+    let r = call(nr::GETCWD, &[&raw mut buffer as u64, PATH_MAX as u64]);
+    if r < 0 {
+        return r;
+    }
+    if buffer[0] == b'/' { 0 } else { -EACCES }
+}
+
+fn exec(mut paths: *const u64, argv: u64, envp: u64) -> i64 {
+    let mut worst = -ENOENT;
+    loop {
+        // SAFETY: the parent ends the array with a null pointer.
+        let path = unsafe { *paths };
+        if path == 0 {
+            return worst;
+        }
+        let r = call(nr::EXECVE, &[path, argv, envp]);
+        if r != -ENOENT && r != -ENOTDIR && r != -EACCES {
+            return r;
+        }
+        if r == -EACCES {
+            worst = r;
+        }
+        // SAFETY: within the array, as it has not ended.
+        paths = unsafe { paths.add(1) };
+    }
+}
+
+fn reset_signals() -> i64 {
+    let default = [0u64; 4];
+    for signal in (1..=64).filter(|s| *s != 9 && *s != 19) {
+        call(nr::RT_SIGACTION, &[signal, &raw const default as u64, 0, 8]);
+    }
+    0
+}
+
+fn write_file(a: &[u64; 6]) -> i64 {
+    let fd = open(a[0], a[1], O_WRONLY, 0, a[4]);
+    if fd < 0 {
+        return fd;
+    }
+    let written = call(nr::WRITE, &[fd as u64, a[2], a[3]]);
+    close(fd);
+    if written < 0 || written as u64 == a[3] { written.min(0) } else { -EIO }
+}
+
+/// Runs a hook: its input on a pipe, its end awaited, its failure ours.
+fn hook(machine: &Machine, hook: *const Hook) -> i64 {
+    // SAFETY: the parent laid it out in the plan.
+    let hook = unsafe { &*hook };
+    let mut pipe = [0i32; 2];
+    let r = call(nr::PIPE2, &[&raw mut pipe as u64, O_CLOEXEC]);
+    if r < 0 {
+        return r;
+    }
+    let args = [0u64, 0, 0, 0, 17, 0, 0, 0];
+    let pid = call(nr::CLONE3, &[&raw const args as u64, 64]);
+    if pid == 0 {
+        call(nr::DUP3, &[pipe[0] as u64, 0, 0]);
+        call(nr::CLOSE_RANGE, &[3, u64::from(u32::MAX), 4]);
+        call(nr::EXECVE, &[hook.path, hook.argv, hook.envp]);
+        exit(127);
+    }
+    close(i64::from(pipe[0]));
+    if pid < 0 {
+        close(i64::from(pipe[1]));
+        return pid;
+    }
+    // A state document is far below a pipe's 64 KiB, so this does not block; SIGPIPE is blocked until the last step.
+    call(nr::WRITE, &[pipe[1] as u64, hook.input, hook.input_len]);
+    close(i64::from(pipe[1]));
+    wait_for_hook(machine, pid as u64, hook.timeout)
+}
+
+fn wait_for_hook(machine: &Machine, pid: u64, timeout: i64) -> i64 {
+    let pidfd = call(nr::PIDFD_OPEN, &[pid, 0]);
+    if pidfd >= 0 && timeout >= 0 {
+        let mut poll = [pidfd as u32, 1u32];
+        let time = [timeout / 1000, timeout % 1000 * 1_000_000];
+        let r = call(nr::PPOLL, &[&raw mut poll as u64, 1, &raw const time as u64, 0, 0]);
+        if r == 0 {
+            call(nr::KILL, &[pid, 9]);
+            machine.fail(ETIMEDOUT, 0);
+        }
+    }
+    close(pidfd);
+    let mut info = [0i32; 32];
+    // P_PID, WEXITED
+    while call(nr::WAITID, &[1, pid, &raw mut info as u64, 4, 0]) == -EINTR {}
+    // si_status follows si_pid and si_uid in the union at offset 16.
+    let (code, status) = (info[2], info[6]);
+    if code != 1 || status != 0 {
+        machine.fail(EIO, if code == 1 { status } else { 128 + status });
+    }
+    0
+}
+

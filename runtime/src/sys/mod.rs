@@ -1,0 +1,102 @@
+//! The crate's only unsafe code: starting the helper, and the few calls that `rustix` does not wrap.
+#![expect(
+    unsafe_code,
+    reason = "clone3, waitid with resource usage and descriptor passing have no safe wrapper"
+)]
+
+mod spawn;
+mod wait;
+pub(crate) mod wire;
+
+pub(crate) use spawn::{Spawn, spawn};
+pub(crate) use wait::{Ended, readable, wait};
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// The helper program, see `child/main.rs`.
+const HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/child.elf"));
+
+/// The helper in a memfd that nobody, not even root inside a container, can write to (CVE-2019-5736).
+pub(crate) fn helper() -> io::Result<OwnedFd> {
+    let fd = memory(c"longshore", HELPER)?;
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(fd)
+}
+
+/// A memfd with these bytes.
+pub(crate) fn memory(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC since Linux 6.3: without it, vm.memfd_noexec=1 would take the right to execute away.
+    let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(name, flags))?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let n = rustix::io::write(&fd, rest)?;
+        rest = rest.get(n..).unwrap_or_default();
+    }
+    Ok(fd)
+}
+
+/// The bytes of a plain old value.
+pub(crate) fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: `T` is one of the wire's `repr(C)` structs without padding, or an array of integers.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// One message of the helper, and the descriptor it may carry. `None`: the socket is closed.
+pub(crate) fn receive(socket: RawFd) -> io::Result<Option<(wire::Message, Option<OwnedFd>)>> {
+    let mut message = wire::Message::default();
+    let mut control = [0u64; 4];
+    let mut iov = libc::iovec { iov_base: (&raw mut message).cast(), iov_len: size_of::<wire::Message>() };
+    // SAFETY: all-zero is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    loop {
+        // SAFETY: the header points at live locals of the lengths it names.
+        let n = unsafe { libc::recvmsg(socket, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                // The peer ended with our answer unread.
+                Some(libc::ECONNRESET) => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+        if n == 0 {
+            return Ok(None);
+        }
+        break;
+    }
+    // SAFETY: the kernel filled the control buffer as far as msg_controllen says; the macros check the bounds.
+    let fd = unsafe {
+        let first = libc::CMSG_FIRSTHDR(&raw const header);
+        if first.is_null()
+            || (*first).cmsg_level != libc::SOL_SOCKET
+            || (*first).cmsg_type != libc::SCM_RIGHTS
+        {
+            None
+        } else {
+            Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned()))
+        }
+    };
+    Ok(Some((message, fd)))
+}
+
+/// `pidfd_send_signal(2)` for real-time signals and 0, which `rustix` has no name for.
+pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: no pointer but null.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,178 @@
+//! create, start, wait, kill, exec, delete, state: as root, and as an ordinary user.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+use common::{World, also_unprivileged, id, is_root, read};
+use longshore_runtime::{CreateOptions, ExecOptions, Rootfs, Status, Stdio};
+
+#[test]
+fn runs_to_the_end() {
+    let Some(world) = World::new() else { return };
+    let (code, out, err) = world.sh(&id("run"), "echo out; echo err >&2; exit 3");
+    assert_eq!((code, out.as_str(), err.as_str()), (3, "out\n", "err\n"));
+    assert!(world.runtime.list().unwrap().is_empty(), "a dropped container is removed");
+    also_unprivileged("runs_to_the_end");
+}
+
+#[test]
+fn is_in_its_own_world() {
+    let Some(world) = World::new() else { return };
+    let mut spec = world.spec(&[
+        "sh",
+        "-c",
+        "echo $$; hostname; id -u; ls /; cat /proc/1/comm; ls -l /dev | wc -l; mount | wc -l",
+    ]);
+    spec.set_hostname(Some("box".to_owned()));
+    let (code, out, err) = world.run(&id("world"), &spec);
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[..3], ["1", "box", "0"], "{out}");
+    assert!(lines.contains(&"bin") && lines.contains(&"sh"), "{out}");
+    also_unprivileged("is_in_its_own_world");
+}
+
+#[test]
+fn created_then_started_by_another() {
+    let Some(world) = World::new() else { return };
+    let id = id("created");
+    let created =
+        world.runtime.create(&id, &world.spec(&["sleep", "100"]), CreateOptions::default()).unwrap();
+    assert!(created.netns().is_ok());
+    let container = created.detach();
+    assert_eq!(container.state().unwrap().status, Status::Created);
+    let other = longshore_runtime::Runtime::new(world.dir.path().join("state")).unwrap();
+    let container = other.open(&id).unwrap();
+    container.start().unwrap();
+    assert_eq!(container.state().unwrap().status, Status::Running);
+    assert!(container.start().is_err());
+    assert!(container.delete(false).is_err());
+    assert_eq!(container.processes().unwrap().len(), 1);
+    container.kill(libc::SIGKILL, false).unwrap();
+    container.delete(true).unwrap();
+    assert!(other.open(&id).unwrap_err().is_not_found());
+    also_unprivileged("created_then_started_by_another");
+}
+
+#[test]
+fn tells_what_cannot_be_executed() {
+    let Some(world) = World::new() else { return };
+    fs::write(world.rootfs().join("bin/text"), "x").unwrap();
+    let start = |program: &str| {
+        let created =
+            world.runtime.create(&id("exec"), &world.spec(&[program]), CreateOptions::default()).unwrap();
+        created.start().unwrap_err()
+    };
+    assert!(start("nowhere").is_program_not_found());
+    assert!(start("/nowhere").is_program_not_found());
+    assert!(start("text").is_program_not_executable());
+    assert!(start("/tmp").is_program_not_executable());
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("tells_what_cannot_be_executed");
+}
+
+#[test]
+fn exec_in_a_running_one() {
+    let Some(world) = World::new() else { return };
+    let created =
+        world.runtime.create(&id("host"), &world.spec(&["sleep", "100"]), CreateOptions::default()).unwrap();
+    let running = created.start().unwrap();
+    let process = world
+        .spec(&["sh", "-c", "read x; echo got $x; cat /proc/1/comm; ps | wc -l; exit 7"])
+        .process()
+        .clone()
+        .unwrap();
+    let mut options = ExecOptions::default();
+    options.stdio = [Stdio::Piped, Stdio::Piped, Stdio::Inherit];
+    let mut exec = running.container().exec(&process, options).unwrap();
+    let mut stdin = fs::File::from(exec.take_stdio(0).unwrap());
+    stdin.write_all(b"word\n").unwrap();
+    let out = read(exec.take_stdio(1));
+    assert!(out.starts_with("got word\nsleep\n"), "{out}");
+    assert_eq!(exec.wait(None).unwrap().unwrap().code, 7);
+    let nothing = world.spec(&["nothing"]).process().clone().unwrap();
+    assert!(running.container().exec(&nothing, ExecOptions::default()).unwrap_err().is_program_not_found());
+    also_unprivileged("exec_in_a_running_one");
+}
+
+#[test]
+fn has_a_terminal() {
+    let Some(world) = World::new() else { return };
+    let mut spec = world.spec(&["sh", "-c", "tty; test -t 0 && test -t 1 && echo yes; ls -l /dev/console"]);
+    spec.process_mut().as_mut().unwrap().set_terminal(Some(true));
+    let mut created = world.runtime.create(&id("tty"), &spec, CreateOptions::default()).unwrap();
+    let console = created.take_console().expect("a terminal was asked for");
+    let mut running = created.start().unwrap();
+    let out = drain(console);
+    assert_eq!(running.wait(None).unwrap().unwrap().code, 0, "{out}");
+    assert!(out.contains("/dev/console") || out.contains("/dev/pts/0"), "{out}");
+    assert!(out.contains("yes"), "{out}");
+    also_unprivileged("has_a_terminal");
+}
+
+/// A terminal's controlling side answers EIO when the other side is closed.
+fn drain(console: std::os::fd::OwnedFd) -> String {
+    let mut bytes = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut fs::File::from(console), &mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn wait_has_a_time_limit_and_signals_arrive() {
+    let Some(world) = World::new() else { return };
+    let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let created =
+        world.runtime.create(&id("wait"), &world.spec(&["sh", "-c", script]), world.piped()).unwrap();
+    let mut running = created.start().unwrap();
+    assert!(running.wait(Some(Duration::from_millis(20))).unwrap().is_none());
+    let mut ready = [0; 6];
+    let mut out = fs::File::from(running.take_stdio(1).unwrap());
+    std::io::Read::read_exact(&mut out, &mut ready).unwrap();
+    running.container().kill(libc::SIGTERM, false).unwrap();
+    let exit = running.wait(None).unwrap().unwrap();
+    assert_eq!((exit.code, exit.signal), (9, None));
+    also_unprivileged("wait_has_a_time_limit_and_signals_arrive");
+}
+
+#[test]
+fn overlay_root_of_its_own() {
+    let Some(world) = World::new() else { return };
+    let [upper, work] = ["upper", "work"].map(|n| world.dir.path().join(n));
+    fs::create_dir_all(&upper).unwrap();
+    fs::create_dir_all(&work).unwrap();
+    let mut options = world.piped();
+    options.rootfs = Rootfs::Overlay { lower: vec![world.rootfs()], upper: upper.clone(), work };
+    let created = world
+        .runtime
+        .create(&id("overlay"), &world.spec(&["sh", "-c", "echo new > /new; rm /bin/ls"]), options)
+        .unwrap();
+    let mut running = created.start().unwrap();
+    assert_eq!(running.wait(None).unwrap().unwrap().code, 0, "{}", read(running.take_stdio(2)));
+    assert_eq!(fs::read_to_string(upper.join("new")).unwrap(), "new\n");
+    assert!(world.rootfs().join("bin/ls").symlink_metadata().is_ok());
+    also_unprivileged("overlay_root_of_its_own");
+}
+
+#[test]
+fn limits_are_in_force() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    use oci_spec::runtime::{LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder};
+    let mut spec = world.spec(&["sh", "-c", "cat /sys/fs/cgroup/pids/pids.max; cat /sys/fs/cgroup/memory/memory.limit_in_bytes; cat /proc/self/cgroup; i=0; while [ $i -lt 50 ]; do sleep 1 & i=$((i+1)); done"]);
+    let resources = LinuxResourcesBuilder::default()
+        .memory(LinuxMemoryBuilder::default().limit(32i64 << 20).build().unwrap())
+        .pids(LinuxPidsBuilder::default().limit(10i64).build().unwrap())
+        .build()
+        .unwrap();
+    spec.linux_mut().as_mut().unwrap().set_resources(Some(resources));
+    let id = id("limits");
+    let (code, out, err) = world.run(&id, &spec);
+    assert!(out.starts_with("10\n33554432\n"), "{code} {out} {err}");
+    assert!(err.contains("fork"), "{err}");
+    assert!(!std::path::Path::new("/sys/fs/cgroup/pids/longshore").join(&id).exists());
+}
