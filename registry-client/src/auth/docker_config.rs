@@ -1,0 +1,390 @@
+//! Docker's `config.json` and podman's `auth.json`, with their helper programs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Credential, Credentials};
+use crate::endpoint::lock;
+use crate::error::BoxError;
+use crate::reference::DOCKER_HUB;
+use crate::{Error, Result};
+
+/// What Docker calls the Hub in its files.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+const FILE_MAX: u64 = 16 << 20;
+const HELPER_OUTPUT_MAX: u64 = 1 << 20;
+const HELPER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Reads docker's `config.json` (or podman's `auth.json`) and its helpers.
+///
+/// `auths` with `auth`, `identitytoken` and `registrytoken`, `credHelpers` and `credsStore` are understood. A key must name the
+/// registry exactly (`https://` in front and `/v1/` or `/v2/` behind are as in Docker ignored); podman's keys with a repository path
+/// count for that registry only where no shorter key does. Helper programs (`docker-credential-NAME` in `PATH`) run at most once per
+/// registry.
+pub struct DockerConfigFile {
+    path: PathBuf,
+    config: Config,
+    asked: Mutex<HashMap<String, Option<Credential>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Config {
+    auths: HashMap<String, Auth>,
+    cred_helpers: HashMap<String, String>,
+    creds_store: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+    registrytoken: Option<String>,
+}
+
+impl DockerConfigFile {
+    /// Reads the file. One that does not exist is an empty one.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let config = match read(&path)? {
+            Some(bytes) => {
+                parse(&bytes).map_err(|e| bad(&path, "not a registry login file", Some(e.into())))?
+            }
+            None => Config::default(),
+        };
+        Ok(Self { path, config, asked: Mutex::default() })
+    }
+
+    /// Writes a login into the file (mode 0600, replaced atomically), or into the helper that the file names for the registry. What
+    /// else the file holds stays as it is.
+    pub fn login(path: impl AsRef<Path>, registry: &str, credential: &Credential) -> Result<()> {
+        let file = Self::open(path)?;
+        if let Some(helper) = file.helper(registry) {
+            let (username, secret) = match credential {
+                Credential::Basic { username, password } => (username.as_str(), password),
+                Credential::IdentityToken(token) => ("<token>", token),
+                Credential::RegistryToken(_) => {
+                    return Err(file.failed("a registry token cannot be kept by a helper", None));
+                }
+            };
+            let input = HelperSecret {
+                server_url: key(registry).into(),
+                username: username.into(),
+                secret: secret.clone(),
+            };
+            let input = serde_json::to_vec(&input)
+                .map_err(|e| file.failed("cannot ask the helper", Some(e.into())))?;
+            return file.run(helper, "store", &input).map(drop);
+        }
+        let entry = match credential {
+            Credential::Basic { username, password } => {
+                serde_json::json!({ "auth": STANDARD.encode(format!("{username}:{password}")) })
+            }
+            Credential::IdentityToken(token) => {
+                serde_json::json!({ "auth": STANDARD.encode("<token>:"), "identitytoken": token })
+            }
+            Credential::RegistryToken(token) => serde_json::json!({ "registrytoken": token }),
+        };
+        file.edit(|auths| {
+            auths.retain(|k, _| host_of(k) != registry);
+            auths.insert(key(registry).to_owned(), entry);
+        })
+    }
+
+    /// Removes a login from the file or its helper. True if there was one.
+    pub fn logout(path: impl AsRef<Path>, registry: &str) -> Result<bool> {
+        let file = Self::open(path)?;
+        let mut found = file.config.auths.keys().any(|k| host_of(k) == registry);
+        if let Some(helper) = file.helper(registry) {
+            found |= file.run(helper, "erase", key(registry).as_bytes())?.is_some();
+        }
+        if file.config.auths.keys().any(|k| host_of(k) == registry) {
+            file.edit(|auths| auths.retain(|k, _| host_of(k) != registry))?;
+        }
+        Ok(found)
+    }
+
+    fn helper(&self, registry: &str) -> Option<&str> {
+        let own = self.config.cred_helpers.iter().find(|(k, _)| host_of(k) == registry).map(|(_, h)| h);
+        own.or(self.config.creds_store.as_ref()).map(String::as_str).filter(|h| !h.is_empty())
+    }
+
+    fn look_up(&self, registry: &str) -> Result<Option<Credential>> {
+        if let Some(helper) = self.helper(registry)
+            && let Some(found) = self.ask_helper(helper, registry)?
+        {
+            return Ok(Some(found));
+        }
+        let mut entries: Vec<_> = self.config.auths.iter().filter(|(k, _)| host_of(k) == registry).collect();
+        // The exact host before one of its old spellings, and in an order that does not change.
+        entries.sort_by_key(|(k, _)| (k.len(), k.as_str()));
+        for (_, auth) in entries {
+            if let Some(found) = self.credential(auth)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn credential(&self, auth: &Auth) -> Result<Option<Credential>> {
+        if let Some(token) = auth.registrytoken.as_ref().filter(|t| !t.is_empty()) {
+            return Ok(Some(Credential::RegistryToken(token.clone())));
+        }
+        if let Some(token) = auth.identitytoken.as_ref().filter(|t| !t.is_empty()) {
+            return Ok(Some(Credential::IdentityToken(token.clone())));
+        }
+        let pair = match (&auth.auth, &auth.username, &auth.password) {
+            (Some(auth), ..) if !auth.is_empty() => {
+                let decoded = STANDARD.decode(auth.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+                let decoded = decoded.ok_or_else(|| self.failed("an auth entry is not base64", None))?;
+                let (user, password) = decoded
+                    .split_once(':')
+                    .ok_or_else(|| self.failed("an auth entry lacks its colon", None))?;
+                (user.to_owned(), password.trim_end_matches('\0').to_owned())
+            }
+            (_, Some(user), Some(password)) => (user.clone(), password.clone()),
+            _ => return Ok(None),
+        };
+        Ok(Some(Credential::Basic { username: pair.0, password: pair.1 }))
+    }
+
+    fn ask_helper(&self, helper: &str, registry: &str) -> Result<Option<Credential>> {
+        let Some(output) = self.run(helper, "get", key(registry).as_bytes())? else { return Ok(None) };
+        let secret: HelperSecret = serde_json::from_slice(&output)
+            .map_err(|_| self.failed(&format!("docker-credential-{helper} gave no valid answer"), None))?;
+        Ok(Some(match secret.username.as_str() {
+            "<token>" => Credential::IdentityToken(secret.secret),
+            _ => Credential::Basic { username: secret.username, password: secret.secret },
+        }))
+    }
+
+    /// `None` where the helper has no such entry.
+    fn run(&self, helper: &str, action: &str, input: &[u8]) -> Result<Option<Vec<u8>>> {
+        if !helper.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            return Err(self.failed("a helper's name has characters that it must not have", None));
+        }
+        let program = format!("docker-credential-{helper}");
+        let failed = |e: std::io::Error| self.failed(&format!("{program} could not be run"), Some(e.into()));
+        let mut child = Command::new(&program)
+            .arg(action)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that does not read its input has answered already.
+            let _ = stdin.write_all(input);
+        }
+        let stdout = child.stdout.take();
+        let reader = std::thread::spawn(move || {
+            let mut output = Vec::new();
+            let read = stdout.map(|s| s.take(HELPER_OUTPUT_MAX).read_to_end(&mut output));
+            read.unwrap_or(Ok(0)).map(|_| output)
+        });
+        let until = Instant::now() + HELPER_PATIENCE;
+        let status = loop {
+            match child.try_wait().map_err(failed)? {
+                Some(status) => break status,
+                None if Instant::now() >= until => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(self.failed(&format!("{program} did not end in time"), None));
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let output =
+            reader.join().map_err(|_| self.failed("a helper's output was lost", None))?.map_err(failed)?;
+        if status.success() {
+            return Ok(Some(output));
+        }
+        let text = String::from_utf8_lossy(&output).to_lowercase();
+        if text.contains("not found") || text.contains("no credentials") {
+            return Ok(None);
+        }
+        Err(self.failed(&format!("{program} failed: {}", crate::digest::clip(text.trim())), None))
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
+        let broken = || self.failed("not a registry login file", None);
+        let bytes = read(&self.path)?.unwrap_or_else(|| b"{}".to_vec());
+        let mut root: Value = serde_json::from_slice(&bytes).map_err(|_| broken())?;
+        let object = root.as_object_mut().ok_or_else(broken)?;
+        let auths = object.entry("auths").or_insert_with(|| Value::Object(Map::new()));
+        change(auths.as_object_mut().ok_or_else(broken)?);
+        let text =
+            serde_json::to_vec_pretty(&root).map_err(|e| self.failed("cannot be written", Some(e.into())))?;
+        replace(&self.path, &text).map_err(|e| self.failed("cannot be written", Some(e.into())))
+    }
+
+    fn failed(&self, reason: &str, source: Option<BoxError>) -> Error {
+        bad(&self.path, reason, source)
+    }
+}
+
+impl Credentials for DockerConfigFile {
+    fn get(&self, registry: &str) -> Result<Option<Credential>> {
+        // Held while a helper runs, so that it runs once.
+        let mut asked = lock(&self.asked);
+        if let Some(known) = asked.get(registry) {
+            return Ok(known.clone());
+        }
+        let found = self.look_up(registry)?;
+        asked.insert(registry.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+impl fmt::Debug for DockerConfigFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerConfigFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperSecret {
+    #[serde(rename = "ServerURL", default)]
+    server_url: String,
+    username: String,
+    secret: String,
+}
+
+fn key(registry: &str) -> &str {
+    if registry == DOCKER_HUB { HUB_KEY } else { registry }
+}
+
+/// The registry that a key of the file means.
+fn host_of(key: &str) -> &str {
+    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let host = bare.split('/').next().unwrap_or(bare);
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        host => host,
+    }
+}
+
+fn parse(bytes: &[u8]) -> serde_json::Result<Config> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        Ok(Config::default())
+    } else {
+        serde_json::from_slice(bytes)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let unreadable = |e: std::io::Error| bad(path, "cannot be read", Some(e.into()));
+    let file = match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unreadable)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_MAX { Err(bad(path, "it is too large", None)) } else { Ok(Some(bytes)) }
+}
+
+fn bad(path: &Path, reason: &str, source: Option<BoxError>) -> Error {
+    Error::Config { path: path.to_owned(), reason: reason.to_owned(), source }
+}
+
+/// Written beside and renamed over, so that nobody sees half of it, and never readable by others.
+fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A link (dotfiles kept elsewhere) stays one.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory)?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = directory.join(format!(".{name}.{}", std::process::id()));
+    let written =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(
+            |mut f| {
+                f.write_all(text)?;
+                f.sync_all()?;
+                std::fs::rename(&beside, &path)
+            },
+        );
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+/// For fuzzing: everything that a file's bytes decide.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(config) = parse(bytes) {
+        let config = Config { cred_helpers: HashMap::new(), creds_store: None, ..config };
+        let file = DockerConfigFile { path: PathBuf::new(), config, asked: Mutex::default() };
+        let _ = file.get("registry.example");
+        let _ = file.get(DOCKER_HUB);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> DockerConfigFile {
+        DockerConfigFile {
+            path: "x".into(),
+            config: parse(text.as_bytes()).unwrap(),
+            asked: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn reads_all_kinds_of_entries() {
+        let f = file(
+            r#"{"auths":{
+                "https://index.docker.io/v1/":{"auth":"aHViOnMzY3JldA=="},
+                "reg.example":{"auth":"dTpwOnE="},
+                "https://old.example/v2/":{"username":"a","password":"b"},
+                "token.example":{"auth":"PHRva2VuPjo=","identitytoken":"it"},
+                "bearer.example":{"registrytoken":"rt"},
+                "empty.example":{}}}"#,
+        );
+        assert_eq!(f.get("docker.io").unwrap(), Some(Credential::basic("hub", "s3cret")));
+        assert_eq!(f.get("reg.example").unwrap(), Some(Credential::basic("u", "p:q")));
+        assert_eq!(f.get("old.example").unwrap(), Some(Credential::basic("a", "b")));
+        assert_eq!(f.get("token.example").unwrap(), Some(Credential::IdentityToken("it".into())));
+        assert_eq!(f.get("bearer.example").unwrap(), Some(Credential::RegistryToken("rt".into())));
+        for none in ["empty.example", "example", "evil.reg.example", "reg.example.evil", "reg.example:5000"] {
+            assert_eq!(f.get(none).unwrap(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn writes_and_forgets_logins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/config.json");
+        DockerConfigFile::login(&path, "docker.io", &Credential::basic("u", "p")).unwrap();
+        std::fs::write(&path, r#"{"other":1,"auths":{"docker.io":{"auth":"eDp5"},"r:1":{"auth":"YTpi"}}}"#)
+            .unwrap();
+        DockerConfigFile::login(&path, "docker.io", &Credential::IdentityToken("t".into())).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(HUB_KEY) && text.contains("\"other\": 1") && !text.contains("eDp5"), "{text}");
+        let f = DockerConfigFile::open(&path).unwrap();
+        assert_eq!(f.get("docker.io").unwrap(), Some(Credential::IdentityToken("t".into())));
+        assert_eq!(f.get("r:1").unwrap(), Some(Credential::basic("a", "b")));
+        assert!(DockerConfigFile::logout(&path, "docker.io").unwrap());
+        assert!(!DockerConfigFile::logout(&path, "docker.io").unwrap());
+        assert_eq!(DockerConfigFile::open(&path).unwrap().get("docker.io").unwrap(), None);
+        let left: Vec<_> = std::fs::read_dir(dir.path().join("sub")).unwrap().collect();
+        assert_eq!(left.len(), 1, "no temporary file stays behind");
+    }
+}

@@ -1,0 +1,156 @@
+//! Token servers: the distribution project's token and OAuth2 protocols.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{Credential, MARGIN, basic};
+use crate::client::Inner;
+use crate::endpoint::Endpoint;
+use crate::error::Purpose;
+use crate::exchange::{read_capped, status_error};
+use crate::transport::{Body, Headers, Method, Request, Response};
+use crate::{CancelToken, Error, Result, Url};
+
+const REPLY_MAX: u64 = 256 * 1024;
+/// By the protocol, also for a reply that says less.
+const LIFETIME_MIN: u64 = 60;
+const LIFETIME_MAX: u64 = 24 * 3600;
+
+pub(super) struct Ask<'a> {
+    pub(super) realm: &'a Url,
+    pub(super) service: Option<&'a str>,
+    pub(super) scopes: &'a [String],
+    pub(super) credential: Option<Credential>,
+    pub(super) refreshed: Option<&'a str>,
+}
+
+pub(super) struct Got {
+    pub(super) token: String,
+    pub(super) lifetime: Duration,
+    pub(super) refresh: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    token: Option<String>,
+    access_token: Option<String>,
+    refresh_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Inner {
+    pub(super) fn fetch_token(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        cancel: &CancelToken,
+    ) -> Result<Got> {
+        let api = endpoint.origin();
+        let addresses = self.policy.check(&*self.transport, &api, ask.realm, Purpose::Realm)?;
+        let trusted = self.policy.trusts_realm(endpoint.name(), &api, ask.realm);
+        let withheld = ask.credential.is_some() && !trusted;
+        let credential = ask.credential.as_ref().filter(|_| trusted);
+
+        let mut headers = Headers::new().with("accept", "application/json");
+        let (method, url, body) = match credential {
+            Some(Credential::IdentityToken(token)) => {
+                headers.push("content-type", "application/x-www-form-urlencoded");
+                (Method::Post, ask.realm.clone(), Some(form(ask, ask.refreshed.unwrap_or(token))))
+            }
+            other => {
+                if let Some(value) = other.and_then(basic) {
+                    headers.push("authorization", value);
+                }
+                (Method::Get, query(ask, other.is_some()), None)
+            }
+        };
+        // The registry's own roots serve its token server too; its client certificate only where the owner is the same.
+        let tls = endpoint.tls_for(&url, trusted);
+        let mut attempt = 0;
+        let reply = loop {
+            attempt += 1;
+            let mut request = Request::new(method, &url, &headers, cancel);
+            request.addresses = addresses;
+            request.tls = tls.as_ref();
+            let body = body.clone().map_or(Body::Empty, Body::Bytes);
+            let sent = self.transport.send(&request, body);
+            match self.retry_pause(&sent, attempt) {
+                Some(pause) => cancel.sleep(pause)?,
+                None => break sent.map_err(|e| Error::from_transport(method, &url, attempt, e))?,
+            }
+        };
+        match reply.status {
+            200..=299 => parse(reply, &url),
+            // A redirect would carry the credential, or the registry's wish, to where nobody checked.
+            300..=399 => Err(refused(
+                endpoint,
+                &url,
+                "it redirects, and redirects of a token server are not followed",
+                None,
+            )),
+            status => {
+                let reason = match (status, withheld) {
+                    (400..=499, true) => format!(
+                        "the login was withheld from the token server {}, which is not known to belong to the registry",
+                        ask.realm.origin()
+                    ),
+                    (401 | 403, _) if ask.credential.is_none() => "a login is needed".to_owned(),
+                    (401 | 403, _) => "the user name or password is wrong".to_owned(),
+                    _ => "the token server failed".to_owned(),
+                };
+                Err(refused(endpoint, &url, &reason, Some(status_error(method, &url, reply, attempt))))
+            }
+        }
+    }
+}
+
+fn refused(endpoint: &Endpoint, url: &Url, reason: &str, source: Option<Error>) -> Error {
+    Error::Auth {
+        registry: endpoint.name().to_owned(),
+        reason: format!("{reason} ({})", url.origin()),
+        source: source.map(Into::into),
+    }
+}
+
+fn query(ask: &Ask<'_>, with_account: bool) -> Url {
+    let mut url = ask.realm.clone();
+    if let Some(service) = ask.service {
+        url = url.with_query("service", service);
+    }
+    for scope in ask.scopes {
+        url = url.with_query("scope", scope);
+    }
+    match &ask.credential {
+        Some(Credential::Basic { username, .. }) if with_account => url.with_query("account", username),
+        _ => url,
+    }
+}
+
+fn form(ask: &Ask<'_>, refresh_token: &str) -> Bytes {
+    let mut body = String::from("grant_type=refresh_token&client_id=longshore");
+    let mut add = |key: &str, value: &str| {
+        body.push('&');
+        body.push_str(key);
+        body.push('=');
+        crate::url::encode(value, &mut body);
+    };
+    add("service", ask.service.unwrap_or_default());
+    add("scope", &ask.scopes.join(" "));
+    add("refresh_token", refresh_token);
+    body.into()
+}
+
+fn parse(reply: Response, url: &Url) -> Result<Got> {
+    let body = read_capped(reply, REPLY_MAX, "the token server's reply", url)?;
+    let reply: Reply = serde_json::from_slice(&body)
+        .map_err(|_| Error::protocol(url, "the token server's reply is not what it should be"))?;
+    let token = reply.token.or(reply.access_token).filter(|t| !t.is_empty());
+    let token = token.ok_or_else(|| Error::protocol(url, "the token server's reply has no token"))?;
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::protocol(url, "the token has characters that no header may have"));
+    }
+    let seconds = reply.expires_in.unwrap_or(LIFETIME_MIN).clamp(LIFETIME_MIN, LIFETIME_MAX);
+    Ok(Got { token, lifetime: Duration::from_secs(seconds) - MARGIN, refresh: reply.refresh_token })
+}

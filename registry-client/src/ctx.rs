@@ -1,0 +1,139 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use oci_spec::image::Digest;
+
+use crate::{Error, Result};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// How often a blocked call looks at its cancel flag.
+pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// What every long call takes.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    /// Called from worker threads, often; must be quick.
+    pub progress: &'a (dyn Fn(Event<'_>) + Sync),
+    /// Once true, the call ends soon in [`Error::Cancelled`], also while it waits for the network.
+    pub cancel: &'a AtomicBool,
+}
+
+impl Ctx<'_> {
+    /// No progress, never cancelled.
+    pub const fn none() -> Ctx<'static> {
+        Ctx { progress: &|_| {}, cancel: &NEVER }
+    }
+
+    pub(crate) fn report(&self, event: Event<'_>) {
+        (self.progress)(event);
+    }
+}
+
+impl fmt::Debug for Ctx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ctx").field("cancel", self.cancel).finish_non_exhaustive()
+    }
+}
+
+/// What happened to one blob.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A transfer began.
+    Started {
+        /// The blob.
+        digest: &'a Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Bytes have moved.
+    Bytes {
+        /// The blob.
+        digest: &'a Digest,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        size: u64,
+    },
+    /// The connection broke and the transfer goes on from `offset`; less than was reported before where an upload starts again.
+    Resumed {
+        /// The blob.
+        digest: &'a Digest,
+        /// Where it goes on, in bytes.
+        offset: u64,
+    },
+    /// The other side already has it.
+    Exists {
+        /// The blob.
+        digest: &'a Digest,
+    },
+    /// Mounted from another repository.
+    Mounted {
+        /// The blob.
+        digest: &'a Digest,
+    },
+    /// Left out: a foreign (non-distributable) layer.
+    Skipped {
+        /// The blob.
+        digest: &'a Digest,
+    },
+    /// Complete and verified.
+    Done {
+        /// The blob.
+        digest: &'a Digest,
+    },
+}
+
+/// Ends calls that have no [`Ctx`], such as reads from a [`Source`](crate::Source). Clones share the flag, and a child ends with its parent.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<Node>);
+
+#[derive(Debug, Default)]
+struct Node {
+    flag: AtomicBool,
+    parent: Option<CancelToken>,
+}
+
+impl CancelToken {
+    /// A token of its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A token that ends with this one, or earlier by itself.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(Arc::new(Node { flag: AtomicBool::new(false), parent: Some(self.clone()) }))
+    }
+
+    /// Ends everything that uses this token within a tenth of a second, also while it waits for the network
+    /// (name lookups and the TCP handshake excepted: those end with their timeouts).
+    pub fn cancel(&self) {
+        self.0.flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was raised.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.flag.load(Ordering::Relaxed) || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Sleeps unless and until cancelled.
+    pub(crate) fn sleep(&self, duration: Duration) -> Result<()> {
+        let until = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(CANCEL_POLL));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! One server as a client knows it: where it is, how to log in, what it turned out to (not) support.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::auth::AuthState;
+use crate::ctx::CANCEL_POLL;
+use crate::hosts::{Host, HostConfig};
+use crate::transport::{Headers, TlsOptions};
+use crate::url::{Origin, Scheme, Url};
+use crate::{CancelToken, Result};
+
+/// A registry's server and its mirrors.
+pub(crate) struct Registry {
+    pub(crate) server: Arc<Endpoint>,
+    pub(crate) mirrors: Vec<Arc<Endpoint>>,
+}
+
+impl Registry {
+    pub(crate) fn new(name: &str, config: HostConfig, concurrency: usize) -> Self {
+        let mirror = |host: Host| {
+            let origin = host.url.origin();
+            let own_name = origin.to_string().split("://").nth(1).unwrap_or_default().to_owned();
+            Arc::new(Endpoint::new(&own_name, host, Some(name.to_owned()), concurrency))
+        };
+        Self {
+            mirrors: config.mirrors.into_iter().map(mirror).collect(),
+            server: Arc::new(Endpoint::new(name, config.server, None, concurrency)),
+        }
+    }
+}
+
+pub(crate) struct Endpoint {
+    /// What credentials are looked up by.
+    name: String,
+    root: Mutex<Url>,
+    tls: Mutex<Option<TlsOptions>>,
+    headers: Headers,
+    flexible: bool,
+    pub(crate) resolve: bool,
+    pub(crate) pull: bool,
+    /// The registry that this one mirrors (`?ns=`).
+    pub(crate) mirror_of: Option<String>,
+    auth: Mutex<AuthState>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) quirks: Quirks,
+}
+
+/// What a server turned out to be like.
+#[derive(Default)]
+pub(crate) struct Quirks {
+    /// It answered at all by this scheme.
+    proven: AtomicBool,
+    /// `POST ?mount=` does not find what is there: ask with HEAD.
+    pub(crate) mount_lies: AtomicBool,
+    /// `POST ?mount=` found something once.
+    pub(crate) mount_works: AtomicBool,
+    /// No referrers API.
+    pub(crate) no_referrers: AtomicBool,
+    /// The largest body that it takes in one request, in bytes; 0 is unknown.
+    pub(crate) chunk_max: AtomicU64,
+    /// A mirror that failed is left alone until then.
+    pub(crate) down_until: Mutex<Option<Instant>>,
+    /// Warnings that were passed on.
+    pub(crate) warned: Mutex<VecDeque<String>>,
+}
+
+impl Endpoint {
+    fn new(name: &str, host: Host, mirror_of: Option<String>, concurrency: usize) -> Self {
+        let quirks = Quirks { chunk_max: host.chunk_max.unwrap_or(0).into(), ..Quirks::default() };
+        Self {
+            name: name.to_owned(),
+            root: Mutex::new(host.url),
+            tls: Mutex::new(host.tls),
+            headers: host.headers,
+            flexible: host.flexible,
+            resolve: host.resolve,
+            pull: host.pull,
+            mirror_of,
+            auth: Mutex::default(),
+            permits: Arc::new(Permits { free: Mutex::new(concurrency), returned: Condvar::new() }),
+            quirks,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        lock(&self.root).origin().clone()
+    }
+
+    pub(crate) fn auth(&self) -> MutexGuard<'_, AuthState> {
+        lock(&self.auth)
+    }
+
+    pub(crate) fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The URL of an API path (`/debian/tags/list?n=5`).
+    pub(crate) fn url(&self, path: &str) -> Result<Url> {
+        let root = lock(&self.root).clone();
+        let url = root.join(&format!("{}{path}", root.path().trim_end_matches('/')))?;
+        Ok(match &self.mirror_of {
+            Some(registry) => url.with_query("ns", registry),
+            None => url,
+        })
+    }
+
+    /// The TLS options for a URL: this server's own for itself and for hosts of the same `owner`, the defaults for others.
+    pub(crate) fn tls_for(&self, url: &Url, owner: bool) -> Option<TlsOptions> {
+        if owner || *url.origin() == self.origin() { lock(&self.tls).clone() } else { None }
+    }
+
+    pub(crate) fn is_proven(&self) -> bool {
+        self.quirks.proven.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn prove(&self) {
+        self.quirks.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// After plain HTTP failed: whether to try TLS instead.
+    pub(crate) fn turn_to_tls(&self) -> bool {
+        let mut root = lock(&self.root);
+        if !self.flexible || self.is_proven() || root.origin().scheme == Scheme::Https {
+            return false;
+        }
+        let origin = Origin { scheme: Scheme::Https, ..root.origin().clone() };
+        *root = root.with_origin(origin);
+        let mut tls = lock(&self.tls);
+        *tls = Some(tls.take().unwrap_or_default().skip_verify());
+        true
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many exchanges with one server may be under way.
+pub(crate) struct Permits {
+    free: Mutex<usize>,
+    returned: Condvar,
+}
+
+/// A caller that opens many readers and then reads them in turn must not lock itself out.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Permits {
+    /// Waits for a place; after a minute goes ahead without one.
+    pub(crate) fn take(self: &Arc<Self>, cancel: &CancelToken) -> Result<Permit> {
+        let until = Instant::now() + PATIENCE;
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            cancel.check()?;
+            if Instant::now() >= until {
+                return Ok(Permit(None));
+            }
+            (free, _) = self.returned.wait_timeout(free, CANCEL_POLL).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Ok(Permit(Some(Arc::clone(self))))
+    }
+}
+
+pub(crate) struct Permit(Option<Arc<Permits>>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(permits) = &self.0 {
+            *lock(&permits.free) += 1;
+            permits.returned.notify_one();
+        }
+    }
+}

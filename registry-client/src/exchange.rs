@@ -1,0 +1,398 @@
+//! The one way out: every request of every verb passes URL policy, login, redirects and retries here.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::auth::Scopes;
+use crate::client::Inner;
+use crate::digest::clip;
+use crate::endpoint::{Endpoint, Permit, lock};
+use crate::error::{ApiError, Purpose, is_retryable_status};
+use crate::transport::{
+    AddressClasses, Body, Headers, Method, Request, Response, TransportError, TransportErrorKind, classify_io,
+};
+use crate::url::{Scheme, Url};
+use crate::{CancelToken, Error, Result};
+
+const ERROR_MAX: u64 = 64 * 1024;
+const WARNING_MAX: usize = 4096;
+const WARNINGS_MAX: usize = 64;
+/// From here on the registry is asked before a body is sent, so that a 401 or 413 costs no transfer.
+const EXPECT_FROM: u64 = 1024 * 1024;
+
+/// A request as a verb wants it.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) target: Target<'a>,
+    pub(crate) headers: Headers,
+    pub(crate) scopes: Scopes,
+    pub(crate) body: Payload<'a>,
+    /// Statuses that are no errors, beside 2xx.
+    pub(crate) accept: &'static [u16],
+    pub(crate) cancel: &'a CancelToken,
+    /// Whether a failed exchange may be repeated as it is.
+    pub(crate) repeatable: bool,
+}
+
+pub(crate) enum Target<'a> {
+    /// A path below the API's root.
+    Api(&'a str),
+    /// A URL that a reply named.
+    Named(Url, Purpose),
+}
+
+pub(crate) enum Payload<'a> {
+    Empty,
+    Bytes(Bytes),
+    /// Opened anew for each attempt.
+    Open {
+        open: &'a Open<'a>,
+        size: u64,
+    },
+}
+
+pub(crate) type Open<'a> = dyn Fn() -> Result<Box<dyn Read + Send + 'a>> + Sync + 'a;
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(method: Method, path: &'a str, scopes: Scopes, cancel: &'a CancelToken) -> Self {
+        Self {
+            method,
+            target: Target::Api(path),
+            headers: Headers::new(),
+            scopes,
+            body: Payload::Empty,
+            accept: &[],
+            cancel,
+            repeatable: true,
+        }
+    }
+}
+
+/// One hop on the way of a call.
+struct Hop {
+    url: Url,
+    addresses: AddressClasses,
+    /// Whether it still is the registry itself, which alone sees credentials and configured headers.
+    home: bool,
+}
+
+impl Inner {
+    /// Sends a call and returns its reply, whose status is 2xx or among those the call accepts.
+    pub(crate) fn call(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response> {
+        let permit = endpoint.permits.take(call.cancel)?;
+        let mut authorization = self.authorization(endpoint, &call.scopes, call.cancel)?;
+        let (mut attempt, mut logins) = (0, 0);
+        loop {
+            call.cancel.check()?;
+            attempt += 1;
+            let (hop, sent) = self.follow(endpoint, call, authorization.as_deref())?;
+            if self.was_meant_for_tls(endpoint, &sent) && endpoint.turn_to_tls() {
+                continue;
+            }
+            if call.repeatable
+                && let Some(pause) = self.retry_pause(&sent, attempt)
+            {
+                drop(sent);
+                call.cancel.sleep(pause)?;
+                continue;
+            }
+            let reply = sent.map_err(|e| Error::from_transport(call.method, &hop.url, attempt, e))?;
+            endpoint.prove();
+            if reply.status == 401 && hop.home && logins < 2 {
+                logins += 1;
+                let next =
+                    self.answer(endpoint, &reply, authorization.as_deref(), &call.scopes, call.cancel)?;
+                if next.is_some() {
+                    authorization = next;
+                    continue;
+                }
+            }
+            self.pass_warnings(endpoint, &reply);
+            if (200..300).contains(&reply.status) || call.accept.contains(&reply.status) {
+                return Ok(hold(reply, permit));
+            }
+            return Err(status_error(call.method, &hop.url, reply, attempt));
+        }
+    }
+
+    /// One attempt, with its redirects.
+    fn follow(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        authorization: Option<&str>,
+    ) -> Result<(Hop, Result<Response, TransportError>)> {
+        let mut hop = self.first_hop(endpoint, call)?;
+        for _ in 0..=self.limits.redirects {
+            let sent = self.exchange(endpoint, call, &hop, authorization)?;
+            let Ok(reply) = &sent else { return Ok((hop, sent)) };
+            let method_kept = matches!(reply.status, 307 | 308);
+            let reads = matches!(call.method, Method::Get | Method::Head);
+            if !(method_kept || (matches!(reply.status, 301..=303) && reads)) {
+                return Ok((hop, sent));
+            }
+            let Some(location) = reply.headers.get("location") else {
+                return Err(Error::protocol(&hop.url, "a redirect without a location"));
+            };
+            let url = hop.url.join(location)?;
+            hop = self.hop_to(endpoint, url, Purpose::Redirect, &hop)?;
+        }
+        Err(Error::protocol(&hop.url, format!("more than {} redirects", self.limits.redirects)))
+    }
+
+    fn first_hop(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Hop> {
+        match &call.target {
+            Target::Api(path) => {
+                Ok(Hop { url: endpoint.url(path)?, addresses: AddressClasses::ALL, home: true })
+            }
+            Target::Named(url, purpose) => {
+                let origin = endpoint.origin();
+                let addresses = self.policy.check(&*self.transport, &origin, url, *purpose)?;
+                // A foreign URL is nobody's home, even where it points to the registry.
+                let home = *url.origin() == origin && *purpose != Purpose::Foreign;
+                Ok(Hop { url: url.clone(), addresses, home })
+            }
+        }
+    }
+
+    fn hop_to(&self, endpoint: &Endpoint, url: Url, purpose: Purpose, from: &Hop) -> Result<Hop> {
+        let origin = endpoint.origin();
+        if from.url.origin().scheme == Scheme::Https && url.origin().scheme == Scheme::Http {
+            return Err(Error::Refused { purpose, url: url.to_string(), reason: "it leaves TLS".into() });
+        }
+        let mut addresses = self.policy.check(&*self.transport, &origin, &url, purpose)?;
+        let returns = !from.home && *url.origin() == origin;
+        if returns && origin.ip().is_none() {
+            // A stranger may send us back home, but that makes it no inner guide.
+            addresses = AddressClasses::ALL;
+        }
+        Ok(Hop { home: from.home && *url.origin() == origin, url, addresses })
+    }
+
+    /// One exchange over the transport. The outer error is the caller's (content that cannot be opened), the inner one the network's.
+    fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        hop: &Hop,
+        authorization: Option<&str>,
+    ) -> Result<Result<Response, TransportError>> {
+        let mut headers = call.headers.clone();
+        if hop.home {
+            for (name, value) in endpoint.headers().iter() {
+                headers.push(name, value);
+            }
+            if let Some(value) = authorization {
+                headers.push("authorization", value);
+            }
+        }
+        let tls = endpoint.tls_for(&hop.url, false);
+        let send = |headers: &Headers, body: Body<'_>| {
+            let mut request = Request::new(call.method, &hop.url, headers, call.cancel);
+            request.addresses = hop.addresses;
+            request.tls = tls.as_ref();
+            self.transport.send(&request, body)
+        };
+        match &call.body {
+            Payload::Empty => Ok(send(&headers, Body::Empty)),
+            Payload::Bytes(bytes) => Ok(send(&headers, Body::Bytes(bytes.clone()))),
+            Payload::Open { open, size } => {
+                if *size >= EXPECT_FROM {
+                    headers.push("expect", "100-continue");
+                }
+                let mut reader = Watched { inner: open()?, failure: None };
+                let sent = send(&headers, Body::Reader { reader: &mut reader, size: *size });
+                match (reader.failure, sent) {
+                    (Some(failure), Err(_)) => Err(failure),
+                    (_, sent) => Ok(sent),
+                }
+            }
+        }
+    }
+
+    /// How long to wait before the exchange is repeated; `None` if it shall not be.
+    pub(crate) fn retry_pause(
+        &self,
+        sent: &Result<Response, TransportError>,
+        attempt: u32,
+    ) -> Option<Duration> {
+        let retry = &self.retry;
+        let attempts = match sent {
+            // A wrong port is no bad network: one more try, then say so.
+            Err(e) if matches!(e.kind, TransportErrorKind::Connect | TransportErrorKind::Lookup) => {
+                retry.attempts.min(2)
+            }
+            _ => retry.attempts,
+        };
+        if attempt >= attempts {
+            return None;
+        }
+        match sent {
+            // A pooled connection that the server closed meanwhile: at once.
+            Err(e) if e.kind == TransportErrorKind::Broken && attempt == 1 => Some(Duration::ZERO),
+            Err(e) if e.is_retryable() => Some(self.backoff(attempt)),
+            Err(_) => None,
+            Ok(reply) if is_retryable_status(reply.status) => match retry_after(reply) {
+                Some(wanted) if wanted > retry.retry_after_max => None,
+                Some(wanted) => Some(wanted.max(self.backoff(attempt) / 2)),
+                None => Some(self.backoff(attempt)),
+            },
+            Ok(_) => None,
+        }
+    }
+
+    /// Doubles with each attempt, of which half is left to chance, so that many clients do not come back at once.
+    pub(crate) fn backoff(&self, attempt: u32) -> Duration {
+        let full = self.retry.base.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(self.retry.max);
+        full / 2 + full.mul_f64(random() / 2.0)
+    }
+
+    fn was_meant_for_tls(&self, endpoint: &Endpoint, sent: &Result<Response, TransportError>) -> bool {
+        if endpoint.is_proven() {
+            return false;
+        }
+        match sent {
+            Err(e) => matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol),
+            // What Go's, nginx's and Apache's servers say to HTTP on a TLS port; no registry answers so before it knows us.
+            Ok(reply) => reply.status == 400,
+        }
+    }
+
+    fn pass_warnings(&self, endpoint: &Endpoint, reply: &Response) {
+        let Some(sink) = &self.warnings else { return };
+        for header in reply.headers.all("warning").take(WARNINGS_MAX) {
+            let Some(text) = parse_warning(header) else { continue };
+            let mut warned = lock(&endpoint.quirks.warned);
+            if warned.contains(&text) {
+                continue;
+            }
+            if warned.len() >= WARNINGS_MAX {
+                warned.pop_front();
+            }
+            warned.push_back(text.clone());
+            drop(warned);
+            sink(endpoint.name(), &text);
+        }
+    }
+
+    pub(crate) fn warn(&self, endpoint: &Endpoint, text: &str) {
+        if let Some(sink) = &self.warnings {
+            sink(endpoint.name(), text);
+        }
+    }
+}
+
+/// `299 - "text"` (distribution-spec, "Warnings").
+fn parse_warning(header: &str) -> Option<String> {
+    let text = header.trim().strip_prefix("299 - \"")?.strip_suffix('"')?;
+    if text.len() > WARNING_MAX {
+        return None;
+    }
+    Some(text.replace("\\\"", "\"").chars().filter(|c| !c.is_control()).collect())
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3).
+fn retry_after(reply: &Response) -> Option<Duration> {
+    let value = reply.headers.get("retry-after")?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = crate::httpdate::parse(value)?;
+    Some(then.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+}
+
+/// In `0.0..1.0`; good enough to spread retries, and std has nothing else.
+fn random() -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let bits = RandomState::new().hash_one(Instant::now()) >> 11;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
+    let bits = bits as f64;
+    bits / (1_u64 << 53) as f64
+}
+
+impl Error {
+    pub(crate) fn from_transport(method: Method, url: &Url, attempts: u32, source: TransportError) -> Self {
+        match source.kind {
+            TransportErrorKind::Cancelled => Self::Cancelled,
+            _ => Self::Transport { method: method.as_str(), url: url.to_string(), attempts, source },
+        }
+    }
+
+    pub(crate) fn from_body(method: Method, url: &Url, source: std::io::Error) -> Self {
+        match Self::from_io(source) {
+            Ok(ours) => ours,
+            Err(source) => {
+                let kind = classify_io(&source);
+                Self::from_transport(method, url, 1, TransportError::new(kind, source))
+            }
+        }
+    }
+}
+
+pub(crate) fn status_error(method: Method, url: &Url, reply: Response, attempts: u32) -> Error {
+    let (status, retry_after) = (reply.status, retry_after(&reply));
+    let codes =
+        read_capped(reply, ERROR_MAX, "an error message", url).map(|b| parse_errors(&b)).unwrap_or_default();
+    Error::Status { method: method.as_str(), url: url.to_string(), status, codes, attempts, retry_after }
+}
+
+fn parse_errors(body: &[u8]) -> Vec<ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Reply {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let entries = serde_json::from_slice::<Reply>(body).map(|r| r.errors).unwrap_or_default();
+    entries.into_iter().take(8).map(|e| ApiError { code: clip(&e.code), message: clip(&e.message) }).collect()
+}
+
+/// A small body, in memory. Ends at the limit, whatever the registry still sends.
+pub(crate) fn read_capped(reply: Response, limit: u64, what: &str, url: &Url) -> Result<Bytes> {
+    let too_large = || Error::TooLarge { what: what.to_owned(), limit };
+    if reply.content_length().is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    reply.body.take(limit + 1).read_to_end(&mut body).map_err(|e| Error::from_body(Method::Get, url, e))?;
+    if body.len() as u64 > limit { Err(too_large()) } else { Ok(body.into()) }
+}
+
+/// Keeps the permit as long as the body.
+fn hold(reply: Response, permit: Permit) -> Response {
+    struct Held {
+        body: Box<dyn Read + Send>,
+        _permit: Permit,
+    }
+    impl Read for Held {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            self.body.read(buf)
+        }
+    }
+    Response { body: Box::new(Held { body: reply.body, _permit: permit }), ..reply }
+}
+
+/// Tells a body that could not be read from a connection that broke.
+struct Watched<'a> {
+    inner: Box<dyn Read + Send + 'a>,
+    failure: Option<Error>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.inner.read(buf).map_err(|e| {
+            let (kind, text) = (e.kind(), e.to_string());
+            if kind != std::io::ErrorKind::Interrupted {
+                self.failure = Some(Error::from_io(e).unwrap_or_else(|e| Error::Unread { source: e.into() }));
+            }
+            std::io::Error::new(kind, text)
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! How registries are reached: addresses, TLS, mirrors.
+
+use crate::policy::is_local_name;
+use crate::reference::DOCKER_HUB;
+use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};
+use crate::url::{Scheme, Url};
+use crate::{Error, Result};
+
+/// Where one server's API is and how to talk to it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Host {
+    /// The root of its API, `https://registry.example/v2`.
+    pub url: Url,
+    /// Trust, client certificate, proxy; `None` is the transport's default.
+    pub tls: Option<TlsOptions>,
+    /// Sent with every request to this very origin.
+    pub headers: Headers,
+    /// Whether an `http` URL may turn out to be TLS: then that is used, without verification, as Docker does for insecure registries.
+    pub flexible: bool,
+    /// Serves manifests and blobs.
+    pub pull: bool,
+    /// Knows what a tag points to. Without it a mirror is only asked for digests.
+    pub resolve: bool,
+    /// Takes pushes.
+    pub push: bool,
+    /// The largest body it takes in one request, where that is known, in bytes.
+    pub chunk_max: Option<u64>,
+}
+
+impl Host {
+    /// A server whose API is at this URL; `https://registry.example` stands for `https://registry.example/v2`.
+    pub fn new(url: &str) -> Result<Self> {
+        let url = Url::parse(url)?;
+        if url.query().is_some() {
+            return Err(Error::Url { url: url.to_string(), reason: "an API root has no query" });
+        }
+        let url = if url.path() == "/" { url.join("/v2")? } else { url };
+        Ok(Self {
+            url,
+            tls: None,
+            headers: Headers::new(),
+            flexible: false,
+            pull: true,
+            resolve: true,
+            push: true,
+            chunk_max: None,
+        })
+    }
+
+    /// With these TLS options.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+}
+
+/// One registry: its own server and the mirrors to ask first, in order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostConfig {
+    /// The registry itself.
+    pub server: Host,
+    /// Pull-through caches and copies. What one lacks, or does not answer in time, comes from the next.
+    pub mirrors: Vec<Host>,
+}
+
+impl HostConfig {
+    /// Without mirrors.
+    pub const fn new(server: Host) -> Self {
+        Self { server, mirrors: Vec::new() }
+    }
+
+    /// What Docker does with a registry of this name when nothing is configured: TLS, but plain HTTP for loopback.
+    pub fn default_for(registry: &str, insecure: bool) -> Result<Self> {
+        let api = if registry == DOCKER_HUB { "registry-1.docker.io" } else { registry };
+        let https = Url::parse(&format!("https://{api}/"))?;
+        let flexible = insecure || is_loopback(&https);
+        let scheme = if flexible { Scheme::Http } else { Scheme::Https };
+        let mut server = Host::new(&format!("{}://{api}", scheme.as_str()))?;
+        server.flexible = flexible;
+        Ok(Self::new(server))
+    }
+
+    /// Adds a mirror.
+    #[must_use]
+    pub fn mirror(mut self, host: Host) -> Self {
+        self.mirrors.push(host);
+        self
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.origin().ip() {
+        Some(ip) => class_of(ip) == AddressClasses::LOOPBACK,
+        None => is_local_name(&url.origin().host),
+    }
+}
+
+/// Host configurations by registry name, such as a directory of files.
+pub trait Hosts: Send + Sync {
+    /// The configuration of this registry (`docker.io`, `127.0.0.1:5000`), or `None` for the default. Asked once per client.
+    fn get(&self, registry: &str) -> Result<Option<HostConfig>>;
+}

@@ -1,0 +1,223 @@
+//! What a URL that a registry names may lead to. Every verb's requests pass here.
+
+use std::net::IpAddr;
+
+use crate::error::Purpose;
+use crate::transport::{AddressClasses, Transport, class_of};
+use crate::url::{Origin, Scheme, Url};
+use crate::{Error, Result};
+
+/// Second-level labels under which others register names (`example.co.uk`): two hosts below one of them are strangers.
+const PUBLIC_SECOND: [&str; 10] = ["ac", "co", "com", "edu", "gob", "gov", "net", "ne", "or", "org"];
+/// Domains whose sub-domains belong to different customers.
+const SHARED_DOMAINS: [&str; 8] = [
+    "amazonaws.com",
+    "azurecr.io",
+    "azurewebsites.net",
+    "cloudfront.net",
+    "github.io",
+    "herokuapp.com",
+    "pkg.dev",
+    "run.app",
+];
+
+/// Exceptions that the caller configured.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UrlPolicy {
+    /// (registry, token server's host or host:port) pairs that may see the registry's credentials.
+    pub(crate) trusted_realms: Vec<(String, String)>,
+    /// Hosts (or host:port) that may be inner addresses although the registry is not.
+    pub(crate) inner_hosts: Vec<String>,
+}
+
+impl UrlPolicy {
+    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to.
+    pub(crate) fn check(
+        &self,
+        transport: &dyn Transport,
+        registry: &Origin,
+        target: &Url,
+        purpose: Purpose,
+    ) -> Result<AddressClasses> {
+        let refuse =
+            |reason: &str| Error::Refused { purpose, url: target.to_string(), reason: reason.to_owned() };
+        let origin = target.origin();
+        if origin == registry {
+            return Ok(AddressClasses::ALL);
+        }
+        if purpose == Purpose::Link {
+            return Err(refuse("it is on another host, port or scheme"));
+        }
+        if registry.scheme == Scheme::Https && origin.scheme == Scheme::Http {
+            return Err(refuse("it leaves TLS"));
+        }
+        if listed(&self.inner_hosts, origin) {
+            return Ok(AddressClasses::ALL);
+        }
+        let allowed = self.reachable(transport, registry);
+        if let Some(ip) = origin.ip()
+            && !allowed.contains(ip)
+        {
+            return Err(refuse("it is an inner address"));
+        }
+        if origin.ip().is_none() && is_local_name(&origin.host) && !allowed.contains(LOOPBACK) {
+            return Err(refuse("it is a local name"));
+        }
+        Ok(allowed)
+    }
+
+    /// A public registry may lead to public addresses; one on an inner network also to its own kind of them.
+    fn reachable(&self, transport: &dyn Transport, registry: &Origin) -> AddressClasses {
+        let own = transport.lookup(&registry.host, registry.port).unwrap_or_default();
+        own.into_iter().fold(AddressClasses::GLOBAL, |classes, a| classes.with(class_of(a.ip())))
+    }
+
+    /// Whether the token server may see the registry's credentials.
+    pub(crate) fn trusts_realm(&self, registry: &str, api: &Origin, realm: &Url) -> bool {
+        let realm = realm.origin();
+        if realm == api {
+            return true;
+        }
+        let configured = |(r, host): &&(String, String)| r == registry && matches_host(host, realm);
+        if self.trusted_realms.iter().any(|pair| configured(&pair)) {
+            return true;
+        }
+        // The same owner's hosts, over TLS on its usual port.
+        realm.scheme == Scheme::Https
+            && realm.port == 443
+            && api.scheme == Scheme::Https
+            && same_owner(&realm.host, &api.host)
+    }
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn listed(hosts: &[String], origin: &Origin) -> bool {
+    hosts.iter().any(|host| matches_host(host, origin))
+}
+
+fn matches_host(pattern: &str, origin: &Origin) -> bool {
+    pattern.eq_ignore_ascii_case(&origin.host)
+        || pattern.eq_ignore_ascii_case(&format!("{}:{}", origin.host, origin.port))
+}
+
+pub(crate) fn is_local_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// Whether two host names lie in the same registered domain, as far as that can be told without the public suffix list.
+fn same_owner(a: &str, b: &str) -> bool {
+    if a == b {
+        return true;
+    }
+    match (registered_domain(a), registered_domain(b)) {
+        (Some(a), Some(b)) => a == b && !SHARED_DOMAINS.contains(&a),
+        _ => false,
+    }
+}
+
+fn registered_domain(host: &str) -> Option<&str> {
+    if host.parse::<IpAddr>().is_ok() || host.starts_with('[') {
+        return None;
+    }
+    let labels: Vec<&str> = host.split('.').collect();
+    let [.., second, top] = labels.as_slice() else { return None };
+    let keep = if top.len() == 2 && PUBLIC_SECOND.contains(second) { 3 } else { 2 };
+    if labels.len() < keep {
+        return None;
+    }
+    let skipped: usize = labels[..labels.len() - keep].iter().map(|l| l.len() + 1).sum();
+    Some(&host[skipped..])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::transport::{Body, Request, Response, TransportError};
+
+    /// Answers lookups only.
+    struct Names;
+
+    impl Transport for Names {
+        fn send(&self, _: &Request<'_>, _: Body<'_>) -> Result<Response, TransportError> {
+            unreachable!("the policy sends nothing")
+        }
+
+        fn lookup(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+            let ip = match host {
+                "public.example" => "93.184.216.34",
+                "inner.example" => "10.0.0.7",
+                ip => ip.trim_matches(['[', ']']),
+            };
+            Ok(vec![SocketAddr::new(ip.parse().map_err(std::io::Error::other)?, port)])
+        }
+    }
+
+    fn check(registry: &str, target: &str, purpose: Purpose) -> Result<AddressClasses> {
+        let registry = Url::parse(registry).unwrap();
+        UrlPolicy::default().check(&Names, registry.origin(), &Url::parse(target).unwrap(), purpose)
+    }
+
+    #[test]
+    fn public_registries_lead_to_public_addresses_only() {
+        let public = "https://public.example/";
+        assert!(check(public, "https://cdn.example/x", Purpose::Redirect).is_ok());
+        for target in [
+            "http://cdn.example/x",
+            "https://169.254.169.254/latest",
+            "https://127.0.0.1/",
+            "https://[::1]/",
+            "https://[::ffff:10.0.0.1]/",
+            "https://localhost/",
+            "https://a.localhost./",
+        ] {
+            for purpose in [Purpose::Redirect, Purpose::Realm, Purpose::Upload, Purpose::Foreign] {
+                assert!(check(public, target, purpose).is_err(), "{target}");
+            }
+        }
+        let rule = check(public, "https://cdn.example/x", Purpose::Realm).unwrap();
+        assert!(!rule.contains("10.0.0.1".parse().unwrap()), "a name that resolves to an inner address");
+    }
+
+    #[test]
+    fn inner_registries_lead_to_their_own_kind() {
+        let rule = check("http://inner.example:5000/", "http://10.0.0.9/", Purpose::Realm).unwrap();
+        assert!(!rule.contains("127.0.0.1".parse().unwrap()));
+        assert!(check("http://127.0.0.1:5000/", "http://127.0.0.1:6000/", Purpose::Redirect).is_ok());
+        assert!(check("http://127.0.0.1:5000/", "http://169.254.169.254/", Purpose::Redirect).is_err());
+        assert!(check("http://10.0.0.7/", "http://localhost/", Purpose::Redirect).is_err());
+    }
+
+    #[test]
+    fn pages_stay_at_home() {
+        assert!(
+            check("http://127.0.0.1:5000/", "http://127.0.0.1:5000/v2/_catalog?n=1", Purpose::Link).is_ok()
+        );
+        assert!(check("http://127.0.0.1:5000/", "http://127.0.0.1:5001/", Purpose::Link).is_err());
+        assert!(check("https://public.example/", "https://cdn.public.example/", Purpose::Link).is_err());
+    }
+
+    #[test]
+    fn credentials_go_to_the_same_owner_only() {
+        let policy = UrlPolicy {
+            trusted_realms: vec![("r.example".into(), "auth.other:444".into())],
+            ..UrlPolicy::default()
+        };
+        let trusts = |registry: &str, api: &str, realm: &str| {
+            policy.trusts_realm(registry, Url::parse(api).unwrap().origin(), &Url::parse(realm).unwrap())
+        };
+        assert!(trusts("docker.io", "https://registry-1.docker.io/", "https://auth.docker.io/token"));
+        assert!(trusts("r.example", "https://r.example/", "https://auth.other:444/token"));
+        assert!(!trusts("s.example", "https://s.example/", "https://auth.other:444/token"));
+        assert!(!trusts("r.example", "https://r.example/", "https://auth.other/token"));
+        assert!(trusts("x", "https://reg.a.co.uk/", "https://auth.a.co.uk/t"));
+        assert!(!trusts("x", "https://reg.a.co.uk/", "https://evil.co.uk/t"));
+        assert!(!trusts("x", "https://a.azurecr.io/", "https://b.azurecr.io/t"));
+        assert!(!trusts("x", "http://127.0.0.1:5000/", "http://127.0.0.1:5001/t"));
+        assert!(!trusts("x", "https://a.example/", "https://a.example:8443/t"));
+        assert!(!trusts("x", "https://10.0.0.1/", "https://11.0.0.1/t"));
+    }
+}

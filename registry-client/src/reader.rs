@@ -1,0 +1,332 @@
+//! A blob as a reader that verifies, and goes on by itself after the connection broke.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use oci_spec::image::Descriptor;
+
+use crate::auth::Scopes;
+use crate::digest::Hasher;
+use crate::endpoint::{Endpoint, lock};
+use crate::error::Purpose;
+use crate::exchange::{Call, Target};
+use crate::source::Source;
+use crate::transport::{Headers, Method, Response, TransportError, TransportErrorKind, classify_io};
+use crate::{Error, Result, Url, manifest};
+
+/// Less than this between two failures is no progress: a server that hands out a few bytes per connection is not waited for.
+const PROGRESS_MIN: u64 = 64 * 1024;
+
+pub(crate) struct BlobReader {
+    source: Source,
+    descriptor: Descriptor,
+    /// The next byte to hand out.
+    position: u64,
+    /// Only where the reader sees the blob from its start.
+    hasher: Option<Hasher>,
+    body: Option<Body>,
+    /// What tells two states of the resource apart, if the server says.
+    validator: Option<String>,
+    /// Failures in a row without progress, and where the last one was.
+    failures: u32,
+    failed_at: u64,
+    resumes: u64,
+    fetched: u64,
+    finished: bool,
+}
+
+struct Body {
+    reader: Box<dyn Read + Send>,
+    url: Url,
+    /// The server said how long it is, so that the end comes without waiting.
+    sized: bool,
+}
+
+impl BlobReader {
+    /// Asks at once, so that a missing blob shows here and not at the first read.
+    pub(crate) fn open(source: Source, descriptor: &Descriptor, offset: u64) -> Result<Self> {
+        let hasher = Hasher::like(descriptor.digest())?;
+        let mut reader = Self {
+            source,
+            descriptor: descriptor.clone(),
+            position: offset,
+            hasher: (offset == 0).then_some(hasher),
+            body: None,
+            validator: None,
+            failures: 0,
+            failed_at: offset,
+            resumes: 0,
+            fetched: 0,
+            finished: false,
+        };
+        if offset == descriptor.size() {
+            reader.finish()?;
+        } else {
+            reader.connect()?;
+        }
+        Ok(reader)
+    }
+
+    /// How often the connection broke and was replaced.
+    pub(crate) fn resumes(&self) -> u64 {
+        self.resumes
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let source = self.source.clone();
+            let opened = source.try_each(true, |endpoint| self.ask(endpoint, None));
+            let opened = match opened {
+                Err(e) if e.is_not_found() && source.inner.foreign_layers => {
+                    self.ask_foreign().unwrap_or(Err(e))
+                }
+                other => other,
+            };
+            match opened {
+                Ok(body) => {
+                    self.body = Some(body);
+                    return Ok(());
+                }
+                // A full reply whose skipped start broke.
+                Err(e)
+                    if e.is_retryable()
+                        && matches!(e, Error::Transport { method: "skip", .. })
+                        && attempt < 5 => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The descriptor's own URLs, for layers that no registry may hold.
+    fn ask_foreign(&mut self) -> Option<Result<Body>> {
+        let urls = self.descriptor.urls().clone().unwrap_or_default();
+        let mut last = None;
+        if !manifest::is_foreign(&self.descriptor) {
+            return None;
+        }
+        for url in urls.iter().take(4) {
+            let server = Arc::clone(&self.source.registry.server);
+            match Url::parse(url).and_then(|url| self.ask(&server, Some(url))) {
+                Ok(body) => return Some(Ok(body)),
+                Err(e) => last = Some(Err(e)),
+            }
+        }
+        last
+    }
+
+    fn ask(&mut self, endpoint: &Endpoint, foreign: Option<Url>) -> Result<Body> {
+        let reply = self.request(endpoint, foreign.clone(), self.position > 0)?;
+        let url = match &foreign {
+            Some(url) => url.clone(),
+            None => endpoint.url(&self.path())?,
+        };
+        if reply.headers.get("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity")) {
+            return Err(Error::protocol(
+                &url,
+                "the blob comes in a content encoding, though none was asked for",
+            ));
+        }
+        let validator = reply.headers.get("etag").filter(|e| e.starts_with('"')).map(str::to_owned);
+        let (reply, start) = match reply.status {
+            206 if self.position > 0 && self.continues(&reply, &url, validator.as_ref())? => {
+                (reply, self.position)
+            }
+            206 if self.position > 0 => {
+                // Another state of the resource: take it from its start, the digest will judge.
+                self.validator = None;
+                (self.request(endpoint, foreign, false)?, 0)
+            }
+            206 => return Err(Error::protocol(&url, "a part was sent where the whole was asked for")),
+            _ => (reply, 0),
+        };
+        let length = reply.content_length();
+        if start == 0 && length.is_some_and(|l| l != self.descriptor.size()) {
+            return Err(self.wrong_size(length.unwrap_or_default()));
+        }
+        self.validator = validator;
+        let mut body = Body { reader: reply.body, url, sized: length.is_some() };
+        if start < self.position {
+            self.skip(&mut body, self.position - start)?;
+        }
+        Ok(body)
+    }
+
+    fn request(&self, endpoint: &Endpoint, foreign: Option<Url>, ranged: bool) -> Result<Response> {
+        let path = self.path();
+        let scopes = Scopes::repository(&self.source.repository, "pull");
+        let mut call = Call::new(Method::Get, &path, scopes, &self.source.cancel);
+        if let Some(url) = foreign {
+            call.target = Target::Named(url, Purpose::Foreign);
+        }
+        let mut headers = Headers::new().with("accept", "*/*");
+        if ranged {
+            headers.push("range", format!("bytes={}-", self.position));
+            if let Some(validator) = &self.validator {
+                headers.push("if-range", validator);
+            }
+        }
+        call.headers = headers;
+        self.source.inner.call(endpoint, &call)
+    }
+
+    fn path(&self) -> String {
+        format!("/{}/blobs/{}", self.source.repository, self.descriptor.digest())
+    }
+
+    /// Whether a 206 is the rest of what was begun.
+    fn continues(&self, reply: &Response, url: &Url, validator: Option<&String>) -> Result<bool> {
+        let range = reply.headers.get("content-range").and_then(parse_content_range);
+        let Some((first, total)) = range else {
+            return Err(Error::protocol(url, "a part without a usable Content-Range"));
+        };
+        if total.is_some_and(|t| t != self.descriptor.size()) {
+            return Err(self.wrong_size(total.unwrap_or_default()));
+        }
+        let same = match (&self.validator, validator) {
+            (Some(old), Some(new)) => old == new,
+            _ => true,
+        };
+        Ok(first == self.position && same)
+    }
+
+    /// The server does not do ranges: what is known already goes by once more.
+    fn skip(&mut self, body: &mut Body, mut left: u64) -> Result<()> {
+        let mut scrap = vec![0; 64 * 1024];
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(scrap.len());
+            let error = match body.reader.read(&mut scrap[..want]) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(n) => {
+                    left -= n as u64;
+                    self.fetched += n as u64;
+                    continue;
+                }
+                Err(e) => e,
+            };
+            return Err(match Error::from_body(Method::Get, &body.url, error) {
+                Error::Transport { url, attempts, source, .. } => {
+                    Error::Transport { method: "skip", url, attempts, source }
+                }
+                other => other,
+            });
+        }
+        Ok(())
+    }
+
+    /// The connection broke. Decides whether to go on, and waits where nothing moved since the last time.
+    fn broke(&mut self, error: io::Error, url: &Url) -> Result<()> {
+        let retry = self.source.inner.retry;
+        self.body = None;
+        let kind = classify_io(&error);
+        if kind == TransportErrorKind::Cancelled || self.source.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let moved = self.position - self.failed_at >= PROGRESS_MIN;
+        self.failures = if moved { 1 } else { self.failures + 1 };
+        self.failed_at = self.position;
+        self.resumes += 1;
+        let source = TransportError::new(kind, error);
+        let resumes_max = 64 + (self.descriptor.size() >> 20);
+        if !source.is_retryable() || self.failures >= retry.attempts || self.resumes > resumes_max {
+            let attempts = u32::try_from(self.resumes).unwrap_or(u32::MAX);
+            return Err(Error::from_transport(Method::Get, url, attempts, source));
+        }
+        if self.failures > 1 {
+            self.source.cancel.sleep(self.source.inner.backoff(self.failures - 1))?;
+        }
+        self.connect()
+    }
+
+    /// All bytes are there.
+    fn finish(&mut self) -> Result<()> {
+        if let Some(mut body) = self.body.take()
+            && body.sized
+        {
+            // Lets the connection go back to its pool; the end is known, so this never waits.
+            let _ = body.reader.read(&mut [0]);
+        }
+        if let Some(hasher) = self.hasher.take() {
+            let actual = hasher.finish();
+            if actual != *self.descriptor.digest() {
+                return Err(Error::Mismatch { expected: self.descriptor.digest().clone(), actual });
+            }
+        }
+        let server = &self.source.registry.server;
+        lock(&self.source.inner.origins).add(
+            server.name(),
+            &self.source.repository,
+            self.descriptor.digest(),
+        );
+        self.finished = true;
+        Ok(())
+    }
+
+    fn wrong_size(&self, actual: u64) -> Error {
+        Error::Size { digest: self.descriptor.digest().clone(), expected: self.descriptor.size(), actual }
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let left = self.descriptor.size() - self.position;
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        loop {
+            let Some(body) = &mut self.body else {
+                // After a failure that was handed out: no half-read blob is taken up again.
+                return Err(Error::protocol(self.descriptor.digest(), "the transfer has failed before"));
+            };
+            let error = match body.reader.read(&mut buf[..want]) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(n) => {
+                    self.position += n as u64;
+                    self.fetched += n as u64;
+                    if let Some(hasher) = &mut self.hasher {
+                        hasher.update(&buf[..n]);
+                    }
+                    if self.position == self.descriptor.size() {
+                        self.finish()?;
+                    }
+                    return Ok(n);
+                }
+                Err(e) => e,
+            };
+            let url = body.url.clone();
+            self.broke(error, &url)?;
+        }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() || self.finished {
+            return Ok(0);
+        }
+        self.next(buf).map_err(Error::into_io)
+    }
+}
+
+/// `bytes FIRST-LAST/TOTAL`, the total may be `*`.
+fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let total = match total.trim() {
+        "*" => None,
+        number => Some(number.parse().ok()?),
+    };
+    (first <= last).then_some((first, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_content_ranges() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["", "bytes */10", "bytes 9-5/10", "bytes -5-9/10", "items 5-9/10", "bytes 5-9"] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// How to reach one host: trust, client certificate, proxy. Cheap to clone.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions(Arc<Inner>);
+
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Inner {
+    roots: Vec<Vec<u8>>,
+    client: Option<(Vec<u8>, Vec<u8>)>,
+    skip_verify: bool,
+    proxy: Option<String>,
+}
+
+impl TlsOptions {
+    /// The transport's default trust, no client certificate, no proxy.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Trusts these PEM certificates (one or more in a file) instead of the built-in ones of Mozilla. May be called several times.
+    #[must_use]
+    pub fn roots_pem(self, pem: impl Into<Vec<u8>>) -> Self {
+        self.change(|t| t.roots.push(pem.into()))
+    }
+
+    /// Shows this certificate chain, signed with this key (both PEM).
+    #[must_use]
+    pub fn client_pem(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.change(|t| t.client = Some((chain.into(), key.into())))
+    }
+
+    /// Accepts every certificate. Then anybody on the way can read and change everything but what a digest protects.
+    #[must_use]
+    pub fn skip_verify(self) -> Self {
+        self.change(|t| t.skip_verify = true)
+    }
+
+    /// Goes through this HTTP proxy (`http://[user:password@]host:port`). The proxy then looks names up, so that the rule on
+    /// addresses ([`Request::addresses`](crate::transport::Request::addresses)) only sees addresses that stand in the URL itself.
+    #[must_use]
+    pub fn proxy(self, url: impl Into<String>) -> Self {
+        self.change(|t| t.proxy = Some(url.into()))
+    }
+
+    pub(crate) fn roots(&self) -> &[Vec<u8>] {
+        &self.0.roots
+    }
+
+    pub(crate) fn client(&self) -> Option<(&[u8], &[u8])> {
+        self.0.client.as_ref().map(|(chain, key)| (chain.as_slice(), key.as_slice()))
+    }
+
+    pub(crate) fn is_unverified(&self) -> bool {
+        self.0.skip_verify
+    }
+
+    pub(crate) fn proxy_url(&self) -> Option<&str> {
+        self.0.proxy.as_deref()
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsOptions")
+            .field("roots", &self.0.roots.len())
+            .field("client", &self.0.client.is_some())
+            .field("skip_verify", &self.0.skip_verify)
+            .field("proxy", &self.0.proxy.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,280 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
+use ureq::{Agent, SendBody, http};
+
+use super::tcp::{Forbidden, GuardedResolver, Lookup, PatientConnector, Scope, scoped};
+use super::{
+    Body, Headers, Method, Request, Response, TlsOptions, Transport, TransportError, TransportErrorKind,
+};
+use crate::error::BoxError;
+
+const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
+
+/// How long to wait. None of them bounds a whole transfer: one that moves may take as long as it needs.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// For a name lookup. 5 s.
+    pub lookup: Duration,
+    /// For the TCP and TLS handshakes. 10 s.
+    pub connect: Duration,
+    /// For a reply's head. 60 s.
+    pub response: Duration,
+    /// For any byte to move, in either direction: the stall detector. 30 s.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            lookup: Duration::from_secs(5),
+            connect: Duration::from_secs(10),
+            response: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The [`Transport`] that really talks: HTTP/1.1 over TCP and rustls, by `ureq`. Clones share connections.
+#[derive(Clone)]
+pub struct UreqTransport(Arc<Inner>);
+
+struct Inner {
+    timeouts: Timeouts,
+    lookup: Arc<Lookup>,
+    /// One agent per set of TLS options: its pool must not be shared with requests that trust others.
+    agents: Mutex<HashMap<u64, Agent>>,
+}
+
+impl UreqTransport {
+    /// With the system's resolver.
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self::with_lookup(timeouts, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
+    }
+
+    /// With another resolver of host names; addresses in URLs do not go through it.
+    pub fn with_lookup(
+        timeouts: Timeouts,
+        lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner { timeouts, lookup: Arc::new(lookup), agents: Mutex::default() }))
+    }
+
+    fn agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
+        let key = tls.map_or(0, TlsOptions::key);
+        let mut agents = self.0.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = agents.get(&key) {
+            return Ok(agent.clone());
+        }
+        let agent = self.make_agent(tls)?;
+        agents.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    fn make_agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
+        let timeouts = &self.0.timeouts;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .accept_encoding("identity")
+            .user_agent(USER_AGENT)
+            .proxy(None)
+            .max_idle_connections(32)
+            .max_idle_connections_per_host(16)
+            .timeout_resolve(Some(timeouts.lookup))
+            .timeout_connect(Some(timeouts.connect))
+            .timeout_recv_response(Some(timeouts.response))
+            .timeout_per_read(Some(timeouts.stall))
+            .timeout_per_write(Some(timeouts.stall));
+        if let Some(tls) = tls {
+            config = config.tls_config(tls_config(tls)?);
+            if let Some(proxy) = tls.proxy_url() {
+                config = config.proxy(Some(ureq::Proxy::new(proxy).map_err(unusable)?));
+            }
+        }
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(PatientConnector)
+                .chain(RustlsConnector::default());
+        Ok(Agent::with_parts(config.build(), connector, GuardedResolver(Arc::clone(&self.0.lookup))))
+    }
+}
+
+impl Default for UreqTransport {
+    fn default() -> Self {
+        Self::new(Timeouts::default())
+    }
+}
+
+impl fmt::Debug for UreqTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UreqTransport").field("timeouts", &self.0.timeouts).finish_non_exhaustive()
+    }
+}
+
+impl Transport for UreqTransport {
+    fn send(&self, request: &Request<'_>, body: Body<'_>) -> Result<Response, TransportError> {
+        if request.cancel.is_cancelled() {
+            return Err(TransportErrorKind::Cancelled.into());
+        }
+        if request.url.origin().ip().is_some_and(|ip| !request.addresses.contains(ip)) {
+            return Err(TransportError::new(TransportErrorKind::Forbidden, Forbidden));
+        }
+        let agent = self.agent(request.tls)?;
+        let scope = Scope { cancel: request.cancel.clone(), addresses: request.addresses };
+        let sent = scoped(&scope, || run(&agent, request, body));
+        match sent {
+            Ok(response) => Ok(convert(response, scope)),
+            Err(_) if request.cancel.is_cancelled() => Err(TransportErrorKind::Cancelled.into()),
+            Err(e) => Err(classify(e)),
+        }
+    }
+
+    fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let bare = host.trim_matches(['[', ']']);
+        match bare.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
+            Err(_) => (self.0.lookup)(bare, port),
+        }
+    }
+}
+
+fn run(
+    agent: &Agent,
+    request: &Request<'_>,
+    body: Body<'_>,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    let mut head =
+        http::Request::builder().method(request.method.as_str()).uri(request.url.to_request_string());
+    for (name, value) in request.headers.iter() {
+        head = head.header(name, value);
+    }
+    match body {
+        Body::Empty if matches!(request.method, Method::Get | Method::Head | Method::Delete) => {
+            agent.run(head.body(())?)
+        }
+        Body::Empty => {
+            agent.run(head.header("content-length", 0).body(SendBody::from_reader(&mut io::empty()))?)
+        }
+        Body::Bytes(bytes) => {
+            let size = bytes.len();
+            let mut bytes = bytes.as_ref();
+            agent.run(head.header("content-length", size).body(SendBody::from_reader(&mut bytes))?)
+        }
+        Body::Reader { reader, size } => {
+            let mut reader = reader.take(size);
+            agent.run(head.header("content-length", size).body(SendBody::from_reader(&mut reader))?)
+        }
+    }
+}
+
+fn convert(response: http::Response<ureq::Body>, scope: Scope) -> Response {
+    let (head, body) = response.into_parts();
+    let mut headers = Headers::new();
+    for (name, value) in &head.headers {
+        headers.push(name.as_str(), String::from_utf8_lossy(value.as_bytes()));
+    }
+    let body = body.into_with_config().limit(u64::MAX).reader();
+    Response::new(head.status.as_u16(), headers, Box::new(ScopedReader { body, scope }))
+}
+
+/// Reads a body under the exchange's scope.
+struct ScopedReader<R> {
+    body: R,
+    scope: Scope,
+}
+
+impl<R: Read> Read for ScopedReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = scoped(&self.scope, || self.body.read(buf));
+        match read {
+            Err(_) if self.scope.cancel.is_cancelled() => {
+                Err(io::Error::other(TransportError::from(TransportErrorKind::Cancelled)))
+            }
+            // A loop like `read_exact` would try for ever.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(io::Error::other(e)),
+            other => other,
+        }
+    }
+}
+
+fn tls_config(tls: &TlsOptions) -> Result<TlsConfig, TransportError> {
+    let mut config = TlsConfig::builder().disable_verification(tls.is_unverified());
+    if !tls.roots().is_empty() {
+        let mut roots = Vec::new();
+        for pem in tls.roots() {
+            roots.extend(certificates(pem)?);
+        }
+        config = config.root_certs(RootCerts::new_with_certs(&roots));
+    }
+    if let Some((chain, key)) = tls.client() {
+        let key = PrivateKey::from_pem(key).map_err(unusable)?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&certificates(chain)?, key)));
+    }
+    Ok(config.build())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, TransportError> {
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(unusable)? {
+            found.push(certificate);
+        }
+    }
+    if found.is_empty() { Err(unusable("a PEM file holds no certificate")) } else { Ok(found) }
+}
+
+fn unusable(e: impl Into<BoxError>) -> TransportError {
+    TransportError::new(TransportErrorKind::Request, e)
+}
+
+fn classify(error: ureq::Error) -> TransportError {
+    use TransportErrorKind as Kind;
+    let kind = match &error {
+        ureq::Error::Other(e) if e.is::<Forbidden>() => Kind::Forbidden,
+        ureq::Error::Timeout(ureq::Timeout::Connect) => Kind::Connect,
+        ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => Kind::Lookup,
+        ureq::Error::Timeout(_) => Kind::Timeout,
+        ureq::Error::Io(e) => classify_io(e),
+        ureq::Error::ConnectionFailed => Kind::Connect,
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired | ureq::Error::Pem(_) => {
+            Kind::Tls
+        }
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => Kind::Protocol,
+        _ => Kind::Request,
+    };
+    TransportError::new(kind, error)
+}
+
+/// What went wrong with a body's reader, or inside of TLS.
+pub(crate) fn classify_io(error: &io::Error) -> TransportErrorKind {
+    use TransportErrorKind as Kind;
+    if let Some(inner) = error.get_ref() {
+        if let Some(e) = inner.downcast_ref::<TransportError>() {
+            return e.kind;
+        }
+        match inner.downcast_ref::<ureq::Error>() {
+            Some(ureq::Error::Timeout(_)) => return Kind::Timeout,
+            Some(ureq::Error::Protocol(_)) => return Kind::Protocol,
+            _ => {}
+        }
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable => Kind::Connect,
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Kind::Timeout,
+        // rustls reports its own errors so.
+        io::ErrorKind::InvalidData => Kind::Tls,
+        _ => Kind::Broken,
+    }
+}

@@ -1,0 +1,303 @@
+//! Blob uploads (distribution-spec, "Pushing Blobs").
+
+use std::io::{self, Read};
+use std::sync::atomic::Ordering;
+
+use oci_spec::image::Descriptor;
+
+use crate::endpoint::lock;
+use crate::error::Purpose;
+use crate::exchange::{Call, Payload, Target};
+use crate::push::Push;
+use crate::transport::{Headers, Method, Response};
+use crate::{CancelToken, Ctx, Error, Event, Result, Url};
+
+/// A blob above this is worth asking for where mounting has not proven to find it.
+const WORTH_ASKING: u64 = 16 << 20;
+/// What GitHub's registry takes in one request, the lowest known cap.
+const CHUNK_SAFE: u64 = 4 << 20;
+const CHUNK_MIN: u64 = 64 << 10;
+
+/// What became of a blob that was offered.
+#[derive(Clone)]
+pub(crate) enum Offer {
+    Exists,
+    Mounted,
+    Started(Session),
+}
+
+/// An upload under way.
+#[derive(Clone)]
+pub(crate) struct Session {
+    location: Url,
+    /// `OCI-Chunk-Min-Length`.
+    chunk_min: u64,
+}
+
+impl Push<'_> {
+    /// One POST that finds the blob, mounts it, or starts its upload.
+    pub(crate) fn offer(&self, blob: &Descriptor, cancel: &CancelToken) -> Result<Offer> {
+        let quirks = &self.endpoint.quirks;
+        let lies = quirks.mount_lies.load(Ordering::Relaxed);
+        if lies && self.has_blob(blob, cancel)? {
+            return Ok(Offer::Exists);
+        }
+        let from = self.mount_source(blob);
+        let own = from == self.repository;
+        let reply = match self.start(Some((blob, &from)), cancel) {
+            // No right to read there, or no idea of mounts: start a plain upload.
+            Err(Error::Status { status: 400 | 403..=405, .. }) if !own || !lies => {
+                self.start(None, cancel)?
+            }
+            other => other?,
+        };
+        if reply.status == 201 {
+            quirks.mount_works.store(true, Ordering::Relaxed);
+            return Ok(if own { Offer::Exists } else { Offer::Mounted });
+        }
+        let session = self.session(&reply, &self.uploads_url()?)?;
+        let works = quirks.mount_works.load(Ordering::Relaxed);
+        if !works && !lies && own && blob.size() >= WORTH_ASKING {
+            if self.has_blob(blob, cancel)? {
+                quirks.mount_lies.store(true, Ordering::Relaxed);
+                return Ok(Offer::Exists);
+            }
+            // It told the truth, and will for the others.
+            quirks.mount_works.store(true, Ordering::Relaxed);
+        }
+        Ok(Offer::Started(session))
+    }
+
+    fn mount_source(&self, blob: &Descriptor) -> String {
+        let registry = self.endpoint.name();
+        let known = lock(&self.inner.origins).get(registry, blob.digest());
+        let told = self.content.repositories(blob, registry);
+        let mut candidates = known.into_iter().rev().chain(told);
+        // If it may be here already, here is the place to look.
+        candidates.next().filter(|c| is_repository(c)).unwrap_or_else(|| self.repository.to_owned())
+    }
+
+    fn start(&self, mount: Option<(&Descriptor, &str)>, cancel: &CancelToken) -> Result<Response> {
+        let (path, scopes) = match mount {
+            Some((blob, from)) => (
+                format!("/{}/blobs/uploads/?mount={}&from={from}", self.repository, blob.digest()),
+                if from == self.repository { self.scopes() } else { self.scopes().and_pull(from) },
+            ),
+            None => (format!("/{}/blobs/uploads/", self.repository), self.scopes()),
+        };
+        self.inner.call(self.endpoint, &Call::new(Method::Post, &path, scopes, cancel))
+    }
+
+    fn uploads_url(&self) -> Result<Url> {
+        self.endpoint.url(&format!("/{}/blobs/uploads/", self.repository))
+    }
+
+    fn has_blob(&self, blob: &Descriptor, cancel: &CancelToken) -> Result<bool> {
+        let path = format!("/{}/blobs/{}", self.repository, blob.digest());
+        match self.inner.call(self.endpoint, &Call::new(Method::Head, &path, self.scopes(), cancel)) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn session(&self, reply: &Response, base: &Url) -> Result<Session> {
+        let location = reply.headers.get("location");
+        let location = location.ok_or_else(|| Error::protocol(base, "an upload without a location"))?;
+        let chunk_min =
+            reply.headers.get("oci-chunk-min-length").and_then(|v| v.trim().parse().ok()).unwrap_or(0);
+        Ok(Session { location: base.join(location)?, chunk_min })
+    }
+
+    /// Sends a blob: in one request if possible; after a failure, from where the registry has it.
+    pub(crate) fn upload(&self, blob: &Descriptor, session: Session, cancel: &CancelToken) -> Result<()> {
+        let quirks = &self.endpoint.quirks;
+        let (mut session, mut offset, mut failures) = (session, 0, 0);
+        loop {
+            let chunk_max = quirks.chunk_max.load(Ordering::Relaxed);
+            let whole = offset == 0 && (chunk_max == 0 || blob.size() <= chunk_max);
+            let sent = if whole {
+                self.put(blob, &session.location, 0, blob.size(), cancel)
+            } else {
+                let mut at = offset;
+                let done = self.chunks(blob, &mut session, &mut at, chunk_max, cancel);
+                if at > offset {
+                    // It moved: what counts are failures in a row.
+                    failures = 0;
+                }
+                done
+            };
+            let Err(error) = sent else { return Ok(()) };
+            failures += 1;
+            let capped = matches!(error, Error::Status { status: 413, .. })
+                || (matches!(error, Error::Status { status: 416, .. }) && !whole && failures == 1);
+            if capped {
+                let tried = if whole { blob.size() } else { chunk_max };
+                let next = (tried / 2).min(CHUNK_SAFE);
+                if next < CHUNK_MIN.max(session.chunk_min) {
+                    return Err(error);
+                }
+                quirks.chunk_max.store(next, Ordering::Relaxed);
+            } else if !is_worth_another(&error) || failures >= self.inner.retry.attempts {
+                return Err(error);
+            } else {
+                cancel.sleep(self.inner.backoff(failures))?;
+            }
+            (session, offset) = match self.progress(blob, &session, cancel)? {
+                Some(resumed) => resumed,
+                None => match self.offer(blob, cancel)? {
+                    Offer::Started(fresh) => (fresh, 0),
+                    // The reply was lost, not the blob.
+                    Offer::Exists | Offer::Mounted => return Ok(()),
+                },
+            };
+            self.ctx.report(Event::Resumed { digest: blob.digest(), offset });
+        }
+    }
+
+    /// How far the registry says the upload is; `None` where it forgot it.
+    fn progress(
+        &self,
+        blob: &Descriptor,
+        session: &Session,
+        cancel: &CancelToken,
+    ) -> Result<Option<(Session, u64)>> {
+        let mut call = Call::new(Method::Get, "", self.scopes(), cancel);
+        call.target = Target::Named(session.location.clone(), Purpose::Upload);
+        let reply = match self.inner.call(self.endpoint, &call) {
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(e) if e.is_auth() => return Err(e),
+            Err(_) => return Ok(None),
+            Ok(reply) => reply,
+        };
+        let Some(end) = reply.headers.get("range").and_then(parse_range_end) else { return Ok(None) };
+        // `0-0` is what some registries say of nothing at all; one byte more or less is not worth the doubt.
+        let offset = if end == 0 { return Ok(None) } else { end + 1 };
+        if offset > blob.size() {
+            return Ok(None);
+        }
+        let next = match reply.headers.get("location") {
+            Some(_) => self.session(&reply, &session.location)?,
+            None => session.clone(),
+        };
+        Ok(Some((Session { chunk_min: next.chunk_min.max(session.chunk_min), ..next }, offset)))
+    }
+
+    /// PATCHes from `at` on, and the closing PUT.
+    fn chunks(
+        &self,
+        blob: &Descriptor,
+        session: &mut Session,
+        at: &mut u64,
+        chunk_max: u64,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        let size = blob.size();
+        let chunk = if chunk_max == 0 { size } else { chunk_max.max(session.chunk_min) };
+        while *at < size {
+            let length = chunk.min(size - *at);
+            let start = *at;
+            let open = || self.open(blob, start, length);
+            let mut call = Call::new(Method::Patch, "", self.scopes(), cancel);
+            call.target = Target::Named(session.location.clone(), Purpose::Upload);
+            call.headers = Headers::new()
+                .with("content-type", "application/octet-stream")
+                .with("content-range", format!("{start}-{}", start + length - 1));
+            call.body = Payload::Open { open: &open, size: length };
+            call.repeatable = false;
+            let reply = self.inner.call(self.endpoint, &call)?;
+            let next = self.session(&reply, &session.location).unwrap_or_else(|_| session.clone());
+            *session = Session { chunk_min: next.chunk_min.max(session.chunk_min), ..next };
+            // A registry may have taken less than was sent.
+            let taken =
+                reply.headers.get("range").and_then(parse_range_end).map_or(start + length, |e| e + 1);
+            if taken <= start || taken > start + length {
+                return Err(Error::protocol(&session.location, "the upload's range is not what was sent"));
+            }
+            *at = taken;
+        }
+        self.put(blob, &session.location, size, 0, cancel)
+    }
+
+    /// The PUT that ends an upload, with `length` bytes from `offset` on.
+    fn put(
+        &self,
+        blob: &Descriptor,
+        location: &Url,
+        offset: u64,
+        length: u64,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        let open = || self.open(blob, offset, length);
+        let mut call = Call::new(Method::Put, "", self.scopes(), cancel);
+        let target = location.clone().with_query("digest", blob.digest().as_ref());
+        call.target = Target::Named(target, Purpose::Upload);
+        call.headers = Headers::new().with("content-type", "application/octet-stream");
+        if length > 0 {
+            call.body = Payload::Open { open: &open, size: length };
+        }
+        call.repeatable = false;
+        // 201 by the spec; 202 and 204 have been seen. All 2xx are success here, the manifest's PUT tells the truth.
+        self.inner.call(self.endpoint, &call).map(drop)
+    }
+
+    fn open(&self, blob: &Descriptor, offset: u64, length: u64) -> Result<Box<dyn Read + Send + '_>> {
+        let reader = if offset == 0 { self.content.open(blob) } else { self.content.open_at(blob, offset) };
+        let reader = reader.map_err(|source| Error::Content { digest: blob.digest().clone(), source })?;
+        Ok(Box::new(Counted {
+            reader,
+            blob: blob.clone(),
+            done: offset,
+            end: offset + length,
+            ctx: self.ctx,
+        }))
+    }
+}
+
+/// Reports bytes, and tells content that ends too early from a connection that broke.
+struct Counted<'a> {
+    reader: Box<dyn Read + Send>,
+    blob: Descriptor,
+    done: u64,
+    end: u64,
+    ctx: Ctx<'a>,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.end - self.done).unwrap_or(usize::MAX).min(buf.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = self.reader.read(&mut buf[..want]).map_err(|e| {
+            if e.kind() == io::ErrorKind::Interrupted {
+                return e;
+            }
+            Error::Content { digest: self.blob.digest().clone(), source: e.into() }.into_io()
+        })?;
+        if n == 0 {
+            let (digest, expected) = (self.blob.digest().clone(), self.blob.size());
+            return Err(Error::Size { digest, expected, actual: self.done }.into_io());
+        }
+        self.done += n as u64;
+        self.ctx.report(Event::Bytes { digest: self.blob.digest(), done: self.done, size: self.blob.size() });
+        Ok(n)
+    }
+}
+
+/// Whether an upload that ended so may go on. A session that the registry forgot is begun anew.
+fn is_worth_another(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Status { status: 404 | 416, .. })
+}
+
+/// `0-END` or `bytes=0-END`.
+fn parse_range_end(value: &str) -> Option<u64> {
+    let range = value.trim().trim_start_matches("bytes=");
+    range.split_once('-').filter(|(start, _)| *start == "0")?.1.parse().ok()
+}
+
+/// Only what is a repository name goes into a URL.
+fn is_repository(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b))
+}
