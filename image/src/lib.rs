@@ -1,6 +1,7 @@
 //! Content-addressed container image store.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod blob;
 mod compress;
 pub mod content;
@@ -20,6 +21,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 
+pub use archive::{ArchiveFormat, LoadOptions, Loaded};
 pub use blob::{BlobSource, BoxError, FromFn, from_fn};
 pub use compress::Compression;
 pub use content::BlobRead;

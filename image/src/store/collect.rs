@@ -146,7 +146,7 @@ impl Store {
     fn mark_image(&self, record: &Record, marked: &mut Marked) -> Result<()> {
         self.mark_indexes(&record.target, MAX_DEPTH, marked)?;
         marked.extend([record.manifest.digest().clone(), record.config.clone()]);
-        match self.load(record, None) {
+        match self.parse(record, None) {
             Ok(image) => {
                 marked.extend(image.manifest().layers().iter().map(|l| l.digest().clone()));
                 marked.extend(image.diff_ids().iter().cloned());

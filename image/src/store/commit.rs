@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::image::{Descriptor, Digest};
@@ -44,7 +44,7 @@ impl Store {
     ///
     /// In one pass: the diff is written by one thread, compressed by others, unpacked by one more. The same changes give the same digests.
     pub fn commit_layer(&self, snapshot: &Snapshot, options: &LayerOptions, ctx: Ctx<'_>) -> Result<Layer> {
-        self.make_layer(&|out| snapshot.diff(out, ctx).map(|_| ()), options.compression, ctx)
+        self.make_layer(&mut |out| snapshot.diff(out, ctx).map(|_| ()), options.compression, ctx)
     }
 
     /// Takes in a layer from a tar stream (plain, gzip or zstd; told by its first bytes).
@@ -56,27 +56,41 @@ impl Store {
         options: &LayerOptions,
         ctx: Ctx<'_>,
     ) -> Result<Layer> {
-        let mut tar = tar;
+        self.take_layer(tar, false, options, ctx)
+    }
+
+    /// [`Store::add_layer`], which reads in the calling thread only; with `as_it_is` a plain stream is not compressed either.
+    pub(crate) fn take_layer(
+        &self,
+        mut tar: impl Read,
+        as_it_is: bool,
+        options: &LayerOptions,
+        ctx: Ctx<'_>,
+    ) -> Result<Layer> {
         let mut head = Vec::with_capacity(4);
-        Read::take(&mut tar, 4).read_to_end(&mut head).map_err(Error::from_io)?;
+        tar.by_ref().take(4).read_to_end(&mut head).map_err(Error::from_io)?;
         let kind = Compression::sniff(&head)?;
-        let whole = Mutex::new(std::io::Cursor::new(head).chain(tar));
-        let copy = |out: &mut dyn Write| {
-            let mut from = whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = io::Cursor::new(head).chain(tar);
+        let mut copy = |out: &mut dyn Write| {
             loop {
                 ctx.check()?;
-                let piece = read_piece(&mut *from).map_err(Error::from_io)?;
+                let piece = read_piece(&mut whole).map_err(Error::from_io)?;
                 if piece.is_empty() {
                     return Ok(());
                 }
                 out.write_all(&piece).map_err(Error::from_io)?;
             }
         };
-        if kind == Compression::None {
-            self.make_layer(&copy, options.compression, ctx)
+        if kind == Compression::None && !as_it_is {
+            self.make_layer(&mut copy, options.compression, ctx)
         } else {
-            self.keep_layer(&copy, kind, ctx)
+            self.keep_layer(&mut copy, kind, ctx)
         }
+    }
+
+    /// Size of a layer's uncompressed tar in bytes.
+    pub(crate) fn layer_size(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<u64> {
+        self.diff(descriptor, diff_id).map(|diff| diff.bytes)
     }
 
     /// The layers of an image, as [`Store::create_image`] takes them.
@@ -146,7 +160,7 @@ impl Store {
             let (to_inflate, inflater) = pipe();
             let (plain, unpacker) = pipe();
             let (first, out) = (&error, &mut ingest);
-            scope.spawn(move || first.note(std::io::copy(&mut stored, out).map_err(Error::from_io)));
+            scope.spawn(move || first.note(io::copy(&mut stored, out).map_err(Error::from_io)));
             scope.spawn(move || first.note(self.inflate(&mut { inflater }, &plain)));
             let unpacking = scope.spawn(move || first.note(self.unpack(&mut { unpacker }, ctx)));
             let mut fan = Fan::new(vec![to_store, to_inflate]);
@@ -199,7 +213,7 @@ impl Store {
 }
 
 /// Writes a stream to whatever it is given.
-type Produce<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
+type Produce<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<()>;
 
 /// Runs the producer into all pipes. The caller keeps their ends until it has noted the error.
 fn produce(write: Produce<'_>, fan: &mut Fan) -> Result<()> {

@@ -26,8 +26,12 @@ impl Store {
         let mut config = spec.config.clone();
         let diff_ids = spec.layers.iter().map(|l| l.diff_id.to_string()).collect();
         config.oci.rootfs_mut().set_typ("layers".to_owned()).set_diff_ids(diff_ids);
-        let config_bytes = config.to_json();
-        let config_descriptor = describe(MediaType::ImageConfig, &config_bytes);
+        self.create_image_with(spec, &config.to_json())
+    }
+
+    /// The same around a config whose bytes exist already and decide the image's ID.
+    pub(crate) fn create_image_with(&self, spec: &ImageSpec, config_bytes: &[u8]) -> Result<Image> {
+        let config_descriptor = describe(MediaType::ImageConfig, config_bytes);
         let manifest_bytes = manifest(spec, &config_descriptor)?;
         let descriptor = describe(MediaType::ImageManifest, &manifest_bytes);
 
@@ -37,14 +41,14 @@ impl Store {
         for layer in &spec.layers {
             self.need(layer.descriptor.digest())?;
         }
-        content::put(&self.0.blobs, &config_descriptor, &config_bytes)?;
+        content::put(&self.0.blobs, &config_descriptor, config_bytes)?;
         content::put(&self.0.blobs, &descriptor, &manifest_bytes)?;
         let record = Record {
             target: descriptor.clone(),
             manifest: descriptor,
             config: config_descriptor.digest().clone(),
         };
-        let image = self.load(&record, Some(lease))?;
+        let image = self.parse(&record, Some(lease))?;
         let _shared = self.0.dir.lock_shared(STORE)?;
         self.0.refs.set(&spec.names, &record)?;
         Ok(image)
@@ -62,12 +66,25 @@ fn describe(media_type: MediaType, bytes: &[u8]) -> Descriptor {
     Descriptor::new(media_type, bytes.len() as u64, crate::digest::sha256(bytes))
 }
 
+/// In an OCI manifest Docker's layers go by the OCI's names; the bytes are the same.
+fn oci_layer(descriptor: &Descriptor) -> Descriptor {
+    let mut descriptor = descriptor.clone();
+    let oci = match descriptor.media_type().as_ref() {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => MediaType::ImageLayerGzip,
+        "application/vnd.docker.image.rootfs.diff.tar" => MediaType::ImageLayer,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => MediaType::ImageLayerZstd,
+        _ => return descriptor,
+    };
+    descriptor.set_media_type(oci);
+    descriptor
+}
+
 fn manifest(spec: &ImageSpec, config: &Descriptor) -> Result<Vec<u8>> {
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
         .config(config.clone())
-        .layers(spec.layers.iter().map(|l| l.descriptor.clone()).collect::<Vec<_>>())
+        .layers(spec.layers.iter().map(|l| oci_layer(&l.descriptor)).collect::<Vec<_>>())
         .build()
         .map_err(|e| Error::invalid("manifest", &e))?;
     if !spec.annotations.is_empty() {

@@ -187,7 +187,7 @@ impl Store {
     }
 
     /// Parses the stored manifest and config that a record names.
-    fn load(&self, record: &Record, lease: Option<Arc<Lease>>) -> Result<Image> {
+    fn parse(&self, record: &Record, lease: Option<Arc<Lease>>) -> Result<Image> {
         let bytes = content::read(&self.0.blobs, record.manifest.digest(), MAX_DOCUMENT)?;
         let Document::Manifest(manifest) = model::parse(&record.manifest, &bytes)? else {
             return Err(Error::invalid(format!("manifest {}", record.manifest.digest()), &"it is an index"));

@@ -36,7 +36,7 @@ impl Store {
             Some(record) => record,
             None => self.by_id(name)?.record,
         };
-        self.load(&record, None)
+        self.parse(&record, None)
     }
 
     /// All images, newest first; dangling ones too. An image whose blobs are damaged is left out: [`Store::verify`] tells.
@@ -44,7 +44,7 @@ impl Store {
         let mut sizes = HashMap::new();
         let mut images = Vec::new();
         for Named { record, names } in self.0.refs.grouped()? {
-            match self.load(&record, None) {
+            match self.parse(&record, None) {
                 Ok(image) => {
                     let size = image.diff_ids().iter().map(|d| self.cached_size(d, &mut sizes)).sum();
                     images.push(ImageRecord { names, image, size });
@@ -74,7 +74,7 @@ impl Store {
     pub fn tag(&self, image: &Image, name: &str) -> Result<()> {
         let _shared = self.0.dir.lock_shared(STORE)?;
         // It may have been removed since the caller found it.
-        self.load(&record_of(image), None)?;
+        self.parse(&record_of(image), None)?;
         self.0.refs.set(&[name.to_owned()], &record_of(image))
     }
 
@@ -94,6 +94,10 @@ impl Store {
             return Err(Error::SeveralNames { id: found.record.config, names });
         }
         self.untag(&found.record.config, names, true, force)
+    }
+
+    pub(crate) fn has_name(&self, name: &str) -> Result<bool> {
+        self.0.refs.get(name).map(|record| record.is_some())
     }
 
     fn untag(&self, id: &Digest, names: Vec<String>, last: bool, force: bool) -> Result<Removed> {

@@ -165,7 +165,7 @@ impl Store {
         ctx: Ctx<'_>,
     ) -> Result<()> {
         let id = &record.config;
-        let image = match self.load(record, None) {
+        let image = match self.parse(record, None) {
             Ok(image) => image,
             Err(Error::NoSuchBlob { digest }) => {
                 outcome.problems.push(Problem::MissingBlob { image: id.clone(), digest });

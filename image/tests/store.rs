@@ -1,0 +1,624 @@
+//! Images in and out of a store: import, names, removal, collection, layers, verification.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Source, config, describe, digest, gzip, listing, stores, tar};
+use longshore_image::{
+    Compression, Ctx, Error, ImageSpec, ImportOptions, LayerOptions, Problem, SnapshotOptions, Store,
+    VerifyOptions,
+};
+use oci_spec::image::{Descriptor, MediaType, Platform};
+use serde_json::json;
+
+fn named(name: &str) -> ImportOptions {
+    let mut options = ImportOptions::default();
+    options.names = vec![name.to_owned()];
+    options
+}
+
+fn import(store: &Store, source: &Source, root: &Descriptor, name: &str) -> longshore_image::Imported {
+    store.import(source, root, &named(name), Ctx::none()).unwrap()
+}
+
+fn two_layers() -> Vec<Vec<u8>> {
+    vec![tar(&[("etc/motd", b"hello\n"), ("bin/big", &[7; 300_000])]), tar(&[("etc/motd", b"changed\n")])]
+}
+
+fn clean(store: &Store) {
+    let outcome = store.verify(&VerifyOptions::default(), Ctx::none()).unwrap();
+    assert_eq!(outcome.problems, []);
+}
+
+#[test]
+fn an_import_is_complete_and_the_second_costs_nothing() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let first = import(&store, &source, &root, "a:1");
+        assert_eq!((first.fetched, first.reused), (4, 0));
+        assert_eq!(first.bytes, source.blobs.values().map(|b| b.len() as u64).sum::<u64>());
+        assert_eq!(source.opened(), 4);
+        let second = import(&store, &source, &root, "a:2");
+        assert_eq!((second.fetched, second.bytes, source.opened()), (0, 0, 0));
+        assert_eq!(second.image, first.image);
+        let images = store.images().unwrap();
+        assert_eq!(images.len(), 1);
+        assert_eq!(images[0].names, ["a:1", "a:2"]);
+        assert_eq!(images[0].size, two_layers().iter().map(|t| t.len() as u64).sum::<u64>());
+        let layers = store.layers(&first.image).unwrap();
+        assert_eq!(layers.iter().map(|l| l.entries).collect::<Vec<_>>(), [2, 1]);
+        clean(&store);
+    }
+}
+
+#[test]
+fn images_are_found_by_name_digest_and_prefix() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "docker.io/library/debian:bookworm").image;
+        let id = image.id().digest();
+        for name in [
+            "docker.io/library/debian:bookworm",
+            id,
+            &id[..12],
+            &format!("sha256:{id}"),
+            &format!("sha256:{}", &id[..6]),
+            image.descriptor().digest().as_ref(),
+        ] {
+            assert_eq!(store.image(name).unwrap(), image, "{name}");
+        }
+        for name in ["debian", "", "../x", "docker.io/library/debian", "sha256:", "ffffffffffff", "zz"] {
+            assert!(store.image(name).unwrap_err().is_not_found(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn ambiguous_prefixes_are_told() {
+    let (_temp, store) = stores().remove(0);
+    // 17 images: two of them begin with the same hex digit.
+    let mut ids: Vec<String> = Vec::new();
+    for n in 0..17 {
+        let mut source = Source::default();
+        let mut config = config();
+        config["author"] = json!(n.to_string());
+        let root = source.image_of(&[], config);
+        ids.push(import(&store, &source, &root, &format!("n:{n}")).image.id().digest().to_owned());
+    }
+    let twice = ids.iter().find(|a| ids.iter().filter(|b| b[..1] == a[..1]).count() > 1).unwrap();
+    assert!(matches!(store.image(&twice[..1]), Err(Error::AmbiguousId { found, .. }) if found.len() > 1));
+}
+
+#[test]
+fn odd_names_are_kept_apart() {
+    let (temp, store) = stores().remove(0);
+    let mut source = Source::default();
+    let root = source.image(&[]);
+    let image = store.import(&source, &root, &ImportOptions::default(), Ctx::none()).unwrap().image;
+    let names = [
+        "a/b:1",
+        "a%2fb:1",
+        "A/B:1",
+        "..",
+        ".",
+        "../../../escape",
+        "%-x",
+        "ünïcode",
+        &"x".repeat(500),
+        &"/".repeat(300),
+    ];
+    for name in names {
+        store.tag(&image, name).unwrap();
+    }
+    let mut all: Vec<String> = names.iter().map(ToString::to_string).collect();
+    all.sort();
+    assert_eq!(store.images().unwrap()[0].names, all);
+    assert!(!temp.path().join("escape").exists());
+    for name in names {
+        assert_eq!(store.image(name).unwrap(), image);
+        store.remove(name, false).unwrap();
+    }
+    for name in ["", "a b", "a\nb", "\0", &"x".repeat(513)] {
+        assert!(matches!(store.tag(&image, name), Err(Error::InvalidName { .. })), "{name:?}");
+    }
+}
+
+#[test]
+fn a_moved_name_leaves_a_dangling_image_until_collected() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let old = source.image(&two_layers()[..1]);
+        let new = source.image(&two_layers()[1..]);
+        let old_id = import(&store, &source, &old, "app").image.id().clone();
+        let new_id = import(&store, &source, &new, "app").image.id().clone();
+        assert_eq!(store.image("app").unwrap().id(), &new_id);
+        let images = store.images().unwrap();
+        assert_eq!(images.len(), 2);
+        assert!(images.iter().any(|i| i.names.is_empty() && *i.image.id() == old_id));
+        let collected = store.collect(Ctx::none()).unwrap();
+        assert_eq!(collected.images, [old_id]);
+        assert_eq!((collected.blobs, collected.layers), (3, 1));
+        assert!(collected.bytes > 0);
+        assert_eq!(store.images().unwrap().len(), 1);
+        clean(&store);
+    }
+}
+
+#[test]
+fn removal_by_name_and_by_id() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "a:1").image;
+        store.tag(&image, "a:2").unwrap();
+        let one = store.remove("a:1", false).unwrap();
+        assert_eq!((one.untagged, one.deleted), (vec!["a:1".to_owned()], vec![]));
+        store.tag(&image, "a:3").unwrap();
+        let id = image.id().to_string();
+        assert!(
+            matches!(store.remove(&id, false), Err(Error::SeveralNames { names, .. }) if names == ["a:2", "a:3"])
+        );
+        let all = store.remove(&id, true).unwrap();
+        assert_eq!((all.untagged.len(), all.deleted.len()), (2, 1));
+        assert!(store.remove("a:2", true).unwrap_err().is_not_found());
+        drop(image);
+        store.collect(Ctx::none()).unwrap();
+        assert!(store.images().unwrap().is_empty());
+        assert_eq!(fs::read_dir(store.path().join("blobs/sha256")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn an_image_in_use_stays() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "app").image;
+        store.snapshot("web", &image).unwrap();
+        store.tag(&image, "second").unwrap();
+        // Another name may go; the last may not.
+        store.remove("second", false).unwrap();
+        let error = store.remove("app", false).unwrap_err();
+        assert!(matches!(&error, Error::InUse { by, .. } if by == &["web"]), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!("web is using its referenced image {}", &image.id().digest()[..12])
+        );
+        let forced = store.remove("app", true).unwrap();
+        assert_eq!((forced.untagged.len(), forced.deleted.len()), (1, 0));
+        drop(image);
+        assert_eq!(store.collect(Ctx::none()).unwrap().layers, 0);
+        assert_eq!(store.images().unwrap().len(), 1);
+        store.remove_snapshot("web").unwrap();
+        assert_eq!(store.collect(Ctx::none()).unwrap().layers, 2);
+        assert!(store.images().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn layers_that_somebody_holds_are_not_collected() {
+    for (_temp, store) in stores() {
+        let before = listing(store.path());
+        let layer =
+            store.add_layer(&mut &two_layers()[0][..], &LayerOptions::default(), Ctx::none()).unwrap();
+        assert_eq!(store.collect(Ctx::none()).unwrap().layers, 0);
+        let copy = layer.clone();
+        drop(layer);
+        assert_eq!(store.collect(Ctx::none()).unwrap().layers, 0);
+        drop(copy);
+        let collected = store.collect(Ctx::none()).unwrap();
+        assert_eq!((collected.layers, collected.blobs), (1, 1));
+        let after: Vec<String> =
+            listing(store.path()).into_iter().filter(|l| !l.starts_with("locks/")).collect();
+        assert_eq!(after, before.into_iter().filter(|l| !l.starts_with("locks/")).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn layers_of_every_compression_are_one_layer() {
+    let plain = &two_layers()[0];
+    for (_temp, store) in stores() {
+        let mut seen = Vec::new();
+        for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+            let mut options = LayerOptions::default();
+            options.compression = compression;
+            let layer = store.add_layer(&mut &plain[..], &options, Ctx::none()).unwrap();
+            assert_eq!((&layer.diff_id, layer.size, layer.entries), (&digest(plain), plain.len() as u64, 2));
+            assert_eq!(*layer.descriptor.media_type(), compression.media_type());
+            let mut blob = Vec::new();
+            store.open_blob(layer.descriptor.digest()).unwrap().read_to_end(&mut blob).unwrap();
+            assert_eq!(blob.len() as u64, layer.descriptor.size());
+            // What comes compressed is kept byte for byte.
+            let again = store.add_layer(&mut &blob[..], &LayerOptions::default(), Ctx::none()).unwrap();
+            if compression != Compression::None {
+                assert_eq!(again.descriptor, layer.descriptor);
+            }
+            assert_eq!(again.diff_id, layer.diff_id);
+            seen.push(layer);
+        }
+        clean(&store);
+    }
+}
+
+#[test]
+fn broken_layers_leave_nothing() {
+    for (_temp, store) in stores() {
+        let before = listing(store.path());
+        let whole = gzip(&two_layers()[0]);
+        let mut trailing = whole.clone();
+        trailing.extend(b"trailing garbage");
+        for bytes in [
+            &whole[..whole.len() / 2],
+            &whole[..whole.len() - 4],
+            &trailing,
+            b"no tar at all, but long enough to be sniffed",
+        ] {
+            let error = store.add_layer(&mut &bytes[..], &LayerOptions::default(), Ctx::none()).unwrap_err();
+            assert!(error.is_bad_content(), "{error:?}");
+        }
+        let bomb = gzip(&vec![0; 30 << 20]);
+        let _ = store.add_layer(&mut &bomb[..], &LayerOptions::default(), Ctx::none());
+        store.collect(Ctx::none()).unwrap();
+        let strip =
+            |list: Vec<String>| list.into_iter().filter(|l| !l.starts_with("locks/")).collect::<Vec<_>>();
+        assert_eq!(strip(listing(store.path())), strip(before));
+    }
+}
+
+#[test]
+fn an_image_made_of_layers_runs_through_a_second_store() {
+    for (_temp, store) in stores() {
+        let layer =
+            store.add_layer(&mut &two_layers()[0][..], &LayerOptions::default(), Ctx::none()).unwrap();
+        let mut spec = ImageSpec::default();
+        spec.layers = vec![layer];
+        spec.names = vec!["made".to_owned()];
+        spec.config.docker.shell = Some(vec!["/bin/sh".to_owned()]);
+        let image = store.create_image(&spec).unwrap();
+        assert_eq!(store.create_image(&spec).unwrap(), image, "the same spec, another image");
+        assert_eq!(store.layers(&image).unwrap()[0].entries, 2);
+        for (_temp, second) in stores() {
+            let from = longshore_image::from_fn(|d: &Descriptor, offset| {
+                let mut blob = store.open_blob(d.digest())?;
+                std::io::Seek::seek(&mut blob, std::io::SeekFrom::Start(offset))
+                    .map_err(longshore_image::BoxError::from)?;
+                Ok::<_, longshore_image::BoxError>(blob)
+            });
+            let copied = second.import(&from, image.target(), &named("copy"), Ctx::none()).unwrap().image;
+            assert_eq!(copied.id(), image.id());
+            assert_eq!(copied.config().docker, spec.config.docker);
+        }
+        clean(&store);
+    }
+}
+
+#[test]
+fn commit_gives_the_same_layer_for_the_same_changes() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "base").image;
+        let layers: Vec<_> = ["a", "b"]
+            .iter()
+            .map(|key| {
+                let snapshot =
+                    store.snapshot_layers(key, image.diff_ids(), &SnapshotOptions::default()).unwrap();
+                store.commit_layer(&snapshot, &LayerOptions::default(), Ctx::none()).unwrap()
+            })
+            .collect();
+        assert_eq!(layers[0].entries, 0, "nothing was changed");
+        assert_eq!(layers[0].descriptor, layers[1].descriptor);
+        store.remove_snapshot("a").unwrap();
+        store.remove_snapshot("b").unwrap();
+    }
+}
+
+#[test]
+fn the_right_platform_is_taken_from_an_index() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let mut entries = Vec::new();
+        for arch in ["arm64", "amd64", "s390x"] {
+            let mut config = config();
+            config["architecture"] = json!(arch);
+            let manifest = source.image_of(&[], config);
+            let mut entry = serde_json::to_value(&manifest).unwrap();
+            entry["platform"] = json!({"architecture": arch, "os": "linux"});
+            entries.push(entry);
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex, "manifests": entries});
+        let inner = source.put(MediaType::ImageIndex.as_ref(), serde_json::to_vec(&index).unwrap());
+        let mut platform = Platform::default();
+        platform.set_architecture("s390x".into()).set_os("linux".into());
+        let mut options = named("multi");
+        options.platform = Some(platform.clone());
+        let image = store.import(&source, &inner, &options, Ctx::none()).unwrap().image;
+        assert_eq!(image.config().oci.architecture().to_string(), "s390x");
+        assert_eq!(image.target(), &inner);
+        assert_eq!(store.image(inner.digest().as_ref()).unwrap(), image);
+        platform.set_architecture("riscv64".into());
+        options.platform = Some(platform.clone());
+        let error = store.import(&source, &inner, &options, Ctx::none()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no image for platform linux/riscv64; there is linux/arm64, linux/amd64, linux/s390x"
+        );
+        // The index itself stays with its image, also after a collection.
+        drop(image);
+        store.collect(Ctx::none()).unwrap();
+        assert_eq!(store.image("multi").unwrap().target(), &inner);
+        assert!(store.blob_size(inner.digest()).unwrap().is_some());
+        // A manifest that stands alone is for what it is for.
+        let alone = source.image_of(&[], config());
+        assert!(matches!(
+            store.import(&source, &alone, &options, Ctx::none()),
+            Err(Error::NoPlatform { .. })
+        ));
+    }
+}
+
+#[test]
+fn an_artifact_is_kept_but_is_no_image() {
+    let (_temp, store) = stores().remove(0);
+    let mut source = Source::default();
+    let config = source.put("application/vnd.example.config", b"not even JSON".to_vec());
+    let layer = source.put("text/plain", b"any bytes".to_vec());
+    let manifest = json!({"schemaVersion": 2, "mediaType": MediaType::ImageManifest, "artifactType": "application/vnd.example",
+        "config": config, "layers": [layer]});
+    let root = source.put(MediaType::ImageManifest.as_ref(), serde_json::to_vec(&manifest).unwrap());
+    let image = import(&store, &source, &root, "artifact").image;
+    assert!(image.is_artifact() && image.diff_ids().is_empty());
+    assert_eq!(store.blob_size(layer.digest()).unwrap(), Some(9));
+    store.collect(Ctx::none()).unwrap();
+    assert_eq!(store.blob_size(layer.digest()).unwrap(), Some(9));
+    clean(&store);
+}
+
+/// What must not come in: each is refused, nothing is named, and a collection leaves an empty store.
+#[test]
+fn hostile_images_are_refused() {
+    type Make = fn(&mut Source) -> Descriptor;
+    let cases: [(&str, Make); 9] = [
+        ("wrong diff ID", |s| {
+            let t = tar(&[("a", b"1")]);
+            s.image_of(
+                &[("application/vnd.oci.image.layer.v1.tar+gzip", gzip(&t), digest(b"other"))],
+                config(),
+            )
+        }),
+        ("wrong layer bytes", |s| {
+            let root = s.image(&[tar(&[("a", b"1")])]);
+            let layer = digest(&gzip(&tar(&[("a", b"1")])));
+            s.blobs.get_mut(&layer).unwrap()[20] ^= 1;
+            root
+        }),
+        ("layer longer than said", |s| {
+            let root = s.image(&[tar(&[("a", b"1")])]);
+            s.blobs.get_mut(&digest(&gzip(&tar(&[("a", b"1")])))).unwrap().push(0);
+            root
+        }),
+        ("layer shorter than said", |s| {
+            let root = s.image(&[tar(&[("a", b"1")])]);
+            s.blobs.get_mut(&digest(&gzip(&tar(&[("a", b"1")])))).unwrap().pop();
+            root
+        }),
+        ("more layers than diff IDs", |s| {
+            let config = s.put(MediaType::ImageConfig.as_ref(), {
+                let mut c = config();
+                c["rootfs"] = json!({"type": "layers", "diff_ids": []});
+                serde_json::to_vec(&c).unwrap()
+            });
+            let layer = s.put(MediaType::ImageLayer.as_ref(), tar(&[("a", b"1")]));
+            let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+            s.put(MediaType::ImageManifest.as_ref(), serde_json::to_vec(&manifest).unwrap())
+        }),
+        ("a diff ID that is a path", |s| {
+            let mut c = config();
+            c["rootfs"] = json!({"type": "layers", "diff_ids": ["sha256:../../../../etc/passwd"]});
+            let config = s.put(MediaType::ImageConfig.as_ref(), serde_json::to_vec(&c).unwrap());
+            let layer = s.put(MediaType::ImageLayer.as_ref(), tar(&[("a", b"1")]));
+            let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+            s.put(MediaType::ImageManifest.as_ref(), serde_json::to_vec(&manifest).unwrap())
+        }),
+        ("a digest nobody can compute", |s| {
+            let t = tar(&[("a", b"1")]);
+            let d = json!({"mediaType": MediaType::ImageLayer, "digest": "md5:d41d8cd98f00b204e9800998ecf8427e", "size": t.len()});
+            let mut c = config();
+            c["rootfs"] = json!({"type": "layers", "diff_ids": [digest(&t).to_string()]});
+            let config = s.put(MediaType::ImageConfig.as_ref(), serde_json::to_vec(&c).unwrap());
+            let manifest = json!({"schemaVersion": 2, "config": config, "layers": [d]});
+            s.put(MediaType::ImageManifest.as_ref(), serde_json::to_vec(&manifest).unwrap())
+        }),
+        ("indexes without end", |s| {
+            let mut inner = s.image(&[]);
+            for _ in 0..6 {
+                let index = json!({"schemaVersion": 2, "manifests": [inner]});
+                inner = s.put(MediaType::ImageIndex.as_ref(), serde_json::to_vec(&index).unwrap());
+            }
+            inner
+        }),
+        ("a manifest of 5 MiB", |s| {
+            s.put(
+                MediaType::ImageManifest.as_ref(),
+                format!(r#"{{"schemaVersion":2,"x":"{}"}}"#, "x".repeat(5 << 20)).into_bytes(),
+            )
+        }),
+    ];
+    for (_temp, store) in stores() {
+        for (what, make) in cases {
+            let mut source = Source::default();
+            let root = make(&mut source);
+            match store.import(&source, &root, &named("evil"), Ctx::none()) {
+                Err(e) => assert!(
+                    e.is_bad_content() || matches!(e, Error::Unsupported { .. } | Error::Fetch { .. }),
+                    "{what}: {e:?}"
+                ),
+                Ok(_) => panic!("{what} was taken in"),
+            }
+            assert!(store.images().unwrap().is_empty(), "{what} left a name");
+            store.collect(Ctx::none()).unwrap();
+            assert_eq!(
+                fs::read_dir(store.path().join("blobs/sha256")).unwrap().count(),
+                0,
+                "{what} left blobs"
+            );
+            assert_eq!(
+                fs::read_dir(store.path().join("ingest")).unwrap().count(),
+                0,
+                "{what} left a partial blob"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_source_that_sends_more_than_said_is_cut_off() {
+    let (_temp, store) = stores().remove(0);
+    let root = describe(MediaType::ImageManifest.as_ref(), b"{}");
+    let endless =
+        longshore_image::from_fn(|_: &Descriptor, _| Ok::<_, std::io::Error>(std::io::repeat(b' ')));
+    let error = store.import(&endless, &root, &named("x"), Ctx::none()).unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { expected: 2, .. }), "{error:?}");
+}
+
+#[test]
+fn a_broken_download_goes_on_where_it_was() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        // Incompressible, so that the blob is longer than one piece.
+        let mut noise = vec![0; 2 << 20];
+        let mut x = 1_u32;
+        noise.iter_mut().for_each(|b| {
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            *b = x.to_le_bytes()[0];
+        });
+        let t = tar(&[("noise", &noise)]);
+        let root = source.image(std::slice::from_ref(&t));
+        let layer = digest(&gzip(&t));
+        source.breaks.lock().unwrap().insert(layer.clone(), 1_500_000);
+        let error = store.import(&source, &root, &named("x"), Ctx::none()).unwrap_err();
+        assert!(matches!(&error, Error::Fetch { digest, .. } if *digest == layer), "{error:?}");
+        assert!(error.is_retryable());
+        let second = import(&store, &source, &root, "x");
+        assert_eq!(source.resumed.load(Ordering::Relaxed), 1);
+        assert!(second.bytes < source.blobs[&layer].len() as u64, "all of it came again");
+        clean(&store);
+    }
+}
+
+#[test]
+fn a_rotten_partial_download_is_dropped() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let t = tar(&[("f", b"x")]);
+        let root = source.image(std::slice::from_ref(&t));
+        let blob = gzip(&t);
+        let path = store.path().join("ingest").join(digest(&blob).to_string().replace(':', "-"));
+        for rot in [vec![0; blob.len() / 2], vec![0; blob.len()], blob.clone(), vec![0; 2 * blob.len()]] {
+            fs::write(&path, rot).unwrap();
+            import(&store, &source, &root, "x");
+            clean(&store);
+            store.remove("x", false).unwrap();
+            store.collect(Ctx::none()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_import_can_be_tried_again() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let cancel = AtomicBool::new(false);
+        let at_first_byte = |_: longshore_image::Event<'_>| cancel.store(true, Ordering::Relaxed);
+        let ctx = Ctx { progress: &at_first_byte, cancel: &cancel };
+        let error = store.import(&source, &root, &named("x"), ctx).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error:?}");
+        assert!(store.images().unwrap().is_empty());
+        import(&store, &source, &root, "x");
+        clean(&store);
+    }
+}
+
+#[test]
+fn damage_is_found_and_mended() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "x").image;
+        let blob = image.manifest().layers()[1].digest();
+        let path = store.path().join("blobs/sha256").join(blob.digest());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[30] ^= 0x40;
+        fs::write(&path, &bytes).unwrap();
+        fs::write(store.path().join("refs/rotten"), b"").unwrap();
+        let mut repair = VerifyOptions::default();
+        repair.repair = true;
+        let problems = store.verify(&repair, Ctx::none()).unwrap().problems;
+        assert!(problems.contains(&Problem::DamagedBlob { digest: blob.clone() }), "{problems:?}");
+        assert!(problems.contains(&Problem::MissingBlob { image: image.id().clone(), digest: blob.clone() }));
+        assert!(problems.iter().any(|p| matches!(p, Problem::BadRef { .. })));
+        assert_eq!(problems.len(), 3);
+        assert_eq!(import(&store, &source, &root, "x").fetched, 1);
+        clean(&store);
+    }
+}
+
+#[test]
+fn a_lost_layer_is_unpacked_again_from_its_blob() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "x").image;
+        for entry in fs::read_dir(store.path().join("layers")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        let store = Store::open(store.path()).unwrap();
+        let mut repair = VerifyOptions::default();
+        repair.repair = true;
+        let problems = store.verify(&repair, Ctx::none()).unwrap().problems;
+        assert!(problems.contains(&Problem::MissingLayer {
+            image: image.id().clone(),
+            diff_id: image.diff_ids()[0].clone()
+        }));
+        clean(&store);
+        source.opened();
+        import(&store, &source, &root, "x");
+        assert_eq!(source.opened(), 0);
+    }
+}
+
+#[test]
+fn foreign_directories_are_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("thesis.txt"), "years of work").unwrap();
+    assert!(Store::open(temp.path()).is_err());
+    assert_eq!(listing(temp.path()), ["thesis.txt 13"]);
+}
+
+#[test]
+fn a_store_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_temp, store) = stores().remove(0);
+    assert_eq!(fs::metadata(store.path()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn what_a_killed_process_left_is_reclaimed() {
+    let (_temp, store) = stores().remove(0);
+    let left = store.path().join("tmp/layer-1-1");
+    fs::create_dir(&left).unwrap();
+    fs::File::create(left.join("f")).unwrap().write_all(b"x").unwrap();
+    fs::write(store.path().join("leases/1-1"), "").unwrap();
+    Store::open(store.path()).unwrap().collect(Ctx::none()).unwrap();
+    assert!(!left.exists());
+    assert_eq!(fs::read_dir(store.path().join("leases")).unwrap().count(), 0);
+}
