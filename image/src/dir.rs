@@ -160,20 +160,15 @@ impl StoreDir {
 
     /// Takes the lock `locks/NAME` for this process alone; waits for it. Gone when dropped.
     pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
-        self.lock_with(name, FlockOperation::LockExclusive).map(|l| l.expect("a waiting lock is granted"))
+        self.lock_with(name, FlockOperation::LockExclusive)
     }
 
     /// Takes the lock `locks/NAME` together with other sharers; waits for an exclusive holder.
     pub(crate) fn lock_shared(&self, name: &str) -> Result<Lock> {
-        self.lock_with(name, FlockOperation::LockShared).map(|l| l.expect("a waiting lock is granted"))
+        self.lock_with(name, FlockOperation::LockShared)
     }
 
-    /// Takes the lock `locks/NAME` exclusively, or `None` when another holds it.
-    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<Lock>> {
-        self.lock_with(name, FlockOperation::NonBlockingLockExclusive)
-    }
-
-    fn lock_with(&self, name: &str, how: FlockOperation) -> Result<Option<Lock>> {
+    fn lock_with(&self, name: &str, how: FlockOperation) -> Result<Lock> {
         debug_assert!(!name.contains('/'), "a lock's name is one path component");
         let path = self.join("locks").join(name);
         let file = File::options()
@@ -184,9 +179,8 @@ impl StoreDir {
             .map_err(at("open", &path))?;
         loop {
             match flock(&file, how) {
-                Ok(()) => return Ok(Some(Lock { _file: file })),
+                Ok(()) => return Ok(Lock { _file: file }),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 Err(e) => return Err(at("lock", &path)(e)),
             }
         }

@@ -56,6 +56,9 @@ impl Refs {
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Option<Record>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
         let path = self.path(name);
         match fs::read(&path) {
             Ok(bytes) => decode(&path, &bytes).map(|file| (file.name == name).then_some(file.record)),
@@ -202,7 +205,7 @@ impl Refs {
         for byte in name.bytes() {
             match byte {
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b':' => {
-                    file.push(byte as char)
+                    file.push(byte as char);
                 }
                 _ => file.push_str(&format!("%{byte:02x}")),
             }

@@ -201,7 +201,7 @@ impl Contents<'_> {
         for _ in 0..MAX_DEPTH {
             let bytes = self.blob(&at)?;
             match model::parse(&at, &bytes)? {
-                Document::Manifest(manifest) => return Ok(Some((at, manifest))),
+                Document::Manifest(manifest) => return Ok(Some((at, *manifest))),
                 Document::Index(index) => match model::pick(index.manifests(), &wanted) {
                     Ok(picked) => at = picked.clone(),
                     Err(Error::NoPlatform { .. }) if options.platform.is_none() => return Ok(None),
@@ -222,8 +222,7 @@ impl Contents<'_> {
         for layer in manifest.layers() {
             self.claim(&format!("blobs/{}/{}", layer.digest().algorithm(), layer.digest().digest()))?;
         }
-        let mut options = ImportOptions::default();
-        options.platform = descriptor.platform().clone();
+        let options = ImportOptions { platform: descriptor.platform().clone(), ..ImportOptions::default() };
         let files = &self.files;
         let source = crate::from_fn(|d: &Descriptor, offset: u64| {
             let path = format!("blobs/{}/{}", d.digest().algorithm(), d.digest().digest());
@@ -262,8 +261,7 @@ impl Contents<'_> {
             }
             layers.push(layer);
         }
-        let mut spec = ImageSpec::default();
-        spec.layers = layers;
+        let spec = ImageSpec { layers, ..ImageSpec::default() };
         let image = self.store.create_image_with(&spec, &config)?;
         images.push(Loaded { names: manifest.repo_tags.clone(), image });
         Ok(())

@@ -14,8 +14,8 @@ pub(crate) const MAX_DEPTH: usize = 4;
 /// A parsed manifest or index.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Manifest(ImageManifest),
-    Index(ImageIndex),
+    Manifest(Box<ImageManifest>),
+    Index(Box<ImageIndex>),
 }
 
 /// What decides between the two; serde refuses any of these keys twice.
@@ -64,10 +64,10 @@ pub(crate) fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document> {
     match (shape.config.is_some() || shape.layers.is_some(), shape.manifests.is_some()) {
         (true, true) => Err(refuse(&"it has both layers and manifests")),
         (true, false) if is_manifest(descriptor.media_type()) => {
-            serde_json::from_slice(bytes).map(Document::Manifest).map_err(|e| refuse(&e))
+            serde_json::from_slice(bytes).map(|m| Document::Manifest(Box::new(m))).map_err(|e| refuse(&e))
         }
         (false, true) if is_index(descriptor.media_type()) => {
-            serde_json::from_slice(bytes).map(Document::Index).map_err(|e| refuse(&e))
+            serde_json::from_slice(bytes).map(|i| Document::Index(Box::new(i))).map_err(|e| refuse(&e))
         }
         _ => Err(refuse(&format!("its content does not fit its media type {}", descriptor.media_type()))),
     }

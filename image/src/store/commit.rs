@@ -25,7 +25,7 @@ pub struct Layer {
     pub size: u64,
     /// Number of tar entries; 0 means that nothing had changed.
     pub entries: u64,
-    pub(crate) lease: Option<Arc<Lease>>,
+    _lease: Arc<Lease>,
 }
 
 /// How a layer is written.
@@ -44,7 +44,8 @@ impl Store {
     ///
     /// In one pass: the diff is written by one thread, compressed by others, unpacked by one more. The same changes give the same digests.
     pub fn commit_layer(&self, snapshot: &Snapshot, options: &LayerOptions, ctx: Ctx<'_>) -> Result<Layer> {
-        self.make_layer(&mut |out| snapshot.diff(out, ctx).map(|_| ()), options.compression, ctx)
+        let mut diff = |out: &mut dyn Write| snapshot.diff_clamped(options.clamp_mtime, out, ctx).map(|_| ());
+        self.make_layer(&mut diff, options.compression, ctx)
     }
 
     /// Takes in a layer from a tar stream (plain, gzip or zstd; told by its first bytes).
@@ -106,7 +107,7 @@ impl Store {
                     diff_id: diff_id.clone(),
                     size: diff.bytes,
                     entries: diff.entries,
-                    lease: Some(Arc::clone(&lease)),
+                    _lease: Arc::clone(&lease),
                 })
             })
             .collect()
@@ -208,7 +209,7 @@ impl Store {
         lease.hold_locked([&digest, &diff_id])?;
         let descriptor = Descriptor::new(kind.media_type(), size, digest);
         self.0.diffs.add(&diff_id, unpacked.bytes, unpacked.entries, &descriptor)?;
-        Ok(Layer { descriptor, diff_id, size: unpacked.bytes, entries: unpacked.entries, lease: Some(lease) })
+        Ok(Layer { descriptor, diff_id, size: unpacked.bytes, entries: unpacked.entries, _lease: lease })
     }
 }
 

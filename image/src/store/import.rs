@@ -97,7 +97,7 @@ impl Job<'_> {
         for _ in 0..MAX_DEPTH {
             let bytes = self.document(&at)?;
             match model::parse(&at, &bytes)? {
-                Document::Manifest(manifest) => return Ok((at, manifest)),
+                Document::Manifest(manifest) => return Ok((at, *manifest)),
                 Document::Index(index) => at = model::pick(index.manifests(), &wanted)?.clone(),
             }
         }

@@ -151,8 +151,7 @@ impl Store {
 
     /// A writable root file system over the image's layers, kept under `key` until removed. The image is in use from then on.
     pub fn snapshot(&self, key: &str, image: &Image) -> Result<Snapshot> {
-        let mut options = SnapshotOptions::default();
-        options.image = Some(image.id().clone());
+        let options = SnapshotOptions { image: Some(image.id().clone()), ..SnapshotOptions::default() };
         self.snapshot_layers(key, image.diff_ids(), &options)
     }
 
@@ -197,7 +196,7 @@ impl Store {
         } else {
             Vec::new()
         };
-        Image::new(record.target.clone(), record.manifest.clone(), manifest, &config, lease)
+        Image::new(record.target.clone(), record.manifest.clone(), *manifest, &config, lease)
     }
 }
 

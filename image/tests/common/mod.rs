@@ -1,5 +1,4 @@
 //! Images made by hand, and sources that misbehave.
-#![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::collections::HashMap;
 use std::io::{Cursor, Read, Write};
@@ -182,4 +181,15 @@ pub fn listing(dir: &std::path::Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// [`listing`] without lock files, once what is removed in the background is gone.
+pub fn settled(store: &Store) -> Vec<String> {
+    for _ in 0..500 {
+        if std::fs::read_dir(store.path().join("tmp")).unwrap().next().is_none() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    listing(store.path()).into_iter().filter(|line| !line.starts_with("locks/")).collect()
 }
