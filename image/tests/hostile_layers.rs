@@ -1,6 +1,7 @@
 //! Crafted layers: each known trick either ends in an error that names the entry, or stays inside the layer. Nothing
 //! beside the store changes, and nothing of a refused layer stays behind. With both drivers.
 
+#[path = "layers_common/mod.rs"]
 mod common;
 
 use std::path::Path;
