@@ -1,18 +1,19 @@
 //! Dockerfile builder.
 #![forbid(unsafe_code)]
 
+mod error;
+mod expand;
+pub mod syntax;
+
 use std::io::Write;
 use std::path::Path;
 
 use longshore_image::{Ctx, Image, Snapshot, Store};
 use oci_spec::image::Platform;
 
-/// What can go wrong in this crate.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {}
-/// This crate's result.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use error::{Error, Result};
+pub use expand::{Expanded, Expander};
+
 /// A foreign error, kept as the source of ours.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
