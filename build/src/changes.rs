@@ -113,6 +113,10 @@ impl<'a> Changes<'a> {
 
     /// Adds a node; its parents are there. A directory may replace a directory (its metadata), and anything else what is none.
     pub(crate) fn put(&mut self, path: PathBuf, node: Node) -> Result<()> {
+        // In a layer such a name would delete a file.
+        if path.file_name().is_some_and(|n| n.as_bytes().starts_with(b".wh.")) {
+            return Err(Error::io(format!("/{}", path.display()), io::Error::other("a layer cannot hold a name that begins with .wh.")));
+        }
         let found = self.at(&path)?;
         let new_is_dir = matches!(node.kind, NodeKind::Dir);
         match found {
@@ -126,6 +130,11 @@ impl<'a> Changes<'a> {
         }
         self.nodes.insert(path, node);
         Ok(())
+    }
+
+    /// What was added at the path.
+    pub(crate) fn node(&self, path: &Path) -> Option<&Node> {
+        self.nodes.get(path)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -7,8 +7,8 @@ use rustix::fs::FileType;
 
 use crate::changes::{Changes, Content, Node, NodeKind};
 use crate::select::{Item, Match, Source};
-use crate::tree::{Found, Lookup, resolve};
-use crate::{Error, Result};
+use crate::Result;
+use crate::tree::{Found, resolve};
 
 /// How files are put down.
 #[derive(Clone, Debug)]
@@ -112,28 +112,10 @@ impl Placer<'_, '_, '_> {
     }
 }
 
-/// Adds a file with given bytes, such as a here-document.
-pub(crate) fn place_bytes(changes: &mut Changes<'_>, name: &str, bytes: &[u8], target: &Target, mode: u32, mtime: i64) -> Result<()> {
-    let (mut real, found) = target.prepare(changes)?;
-    if found == Some(Found::Dir) {
-        // The name is one component: a here-document may be called `../x`.
-        let name = Path::new(name).file_name().ok_or_else(|| Error::io(name, std::io::Error::other("not a file name")))?;
-        real.push(name);
-    }
-    let (uid, gid) = target.new_owner();
-    let kind = NodeKind::File { content: Content::Bytes(bytes.into()), size: bytes.len() as u64 };
-    changes.put(real, Node { kind, mode: target.mode_of(mode, false), uid, gid, mtime, xattrs: Vec::new() })
-}
-
 /// `WORKDIR`: the directory with its missing parents, links followed.
 pub(crate) fn make_workdir(changes: &mut Changes<'_>, dir: &str, owner: (u32, u32)) -> Result<()> {
     let (real, _) = resolve(changes, Path::new(dir), true)?;
     changes.make_dirs(&real, owner)
-}
-
-/// Whether the path is a directory already, for [`Changes`] that make nothing.
-pub(crate) fn is_dir(changes: &dyn Lookup, dir: &str) -> Result<bool> {
-    Ok(resolve(changes, Path::new(dir), true)?.1 == Some(Found::Dir))
 }
 
 /// `--chmod`: octal digits, or `chmod(1)`'s symbols.

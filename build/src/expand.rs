@@ -19,6 +19,7 @@ pub struct Expander<'a> {
     keep_quotes: bool,
     keep_escapes: bool,
     keep_unset: bool,
+    heredoc: bool,
 }
 
 impl std::fmt::Debug for Expander<'_> {
@@ -39,7 +40,7 @@ pub struct Expanded {
 impl<'a> Expander<'a> {
     /// With the Dockerfile's escape character and a source of values.
     pub fn new(escape: char, lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { escape, lookup, keep_quotes: false, keep_escapes: false, keep_unset: false }
+        Self { escape, lookup, keep_quotes: false, keep_escapes: false, keep_unset: false, heredoc: false }
     }
 
     /// Leaves quotes, escapes and unset variables as they stand: only splits into words.
@@ -56,9 +57,9 @@ impl<'a> Expander<'a> {
         self
     }
 
-    /// Keeps quotes and escapes: for here-documents, in which only variables are replaced.
-    pub(crate) fn keep_quotes(mut self) -> Self {
-        self.keep_quotes = true;
+    /// For here-documents: quotes mean nothing, and the escape character only hides a `$` or itself, as in a shell.
+    pub(crate) fn heredoc(mut self) -> Self {
+        self.heredoc = true;
         self
     }
 
@@ -156,13 +157,13 @@ impl<'e, 'a> Run<'e, 'a> {
                 return Ok(());
             }
             match c {
-                '\'' => self.single_quoted()?,
-                '"' => self.double_quoted()?,
+                '\'' if !self.options.heredoc => self.single_quoted()?,
+                '"' if !self.options.heredoc => self.double_quoted()?,
                 '$' => {
                     let value = self.dollar()?;
                     value.chars().for_each(|c| self.out.split_char(c));
                 }
-                c if c == self.options.escape => self.escaped(),
+                c if c == self.options.escape && self.escapes() => self.escaped(),
                 c => {
                     self.at += 1;
                     self.out.split_char(c);
@@ -177,6 +178,10 @@ impl<'e, 'a> Run<'e, 'a> {
             Some('}') => Err("syntax error: missing '}'".to_owned()),
             Some(c) => Err(format!("syntax error: missing '{c}' in substitution")),
         }
+    }
+
+    fn escapes(&self) -> bool {
+        !self.options.heredoc || self.chars.get(self.at + 1).is_some_and(|c| *c == '$' || *c == self.options.escape)
     }
 
     fn escaped(&mut self) {
@@ -534,6 +539,12 @@ mod tests {
     fn words_split_variables_outside_quotes() {
         let words = Expander::new('\\', &env).words("x $S \"$S\" '' \"\" a\\ b").unwrap();
         assert_eq!(words, ["x", "a", "b", "c", "a b  c", "", "", "a b"]);
+    }
+
+    #[test]
+    fn heredocs_only_replace_variables() {
+        let e = Expander::new('\\', &env).heredoc().word("'$A' \"x\" \\$A \\n \\\\ it's").unwrap();
+        assert_eq!(e.text, "'hello' \"x\" $A \\n \\ it's");
     }
 
     #[test]
