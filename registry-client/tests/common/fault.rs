@@ -208,7 +208,7 @@ impl Tame {
             }
             ("DELETE", _) => conn.reply(202, &[], b""),
             ("GET", p) if p.ends_with("/tags/list") => {
-                conn.reply(200, &[], br#"{"name":"x","tags":["a","b"]}"#)
+                conn.reply(200, &[], br#"{"name":"x","tags":["a","b"]}"#);
             }
             _ => conn.reply(404, &[], br#"{"errors":[{"code":"NOT_FOUND","message":"nothing here"}]}"#),
         }
