@@ -30,7 +30,7 @@ pub use auth::{Credential, Credentials, DockerConfigFile, StaticCredentials};
 pub use client::{Client, ClientBuilder, Limits, Retry};
 pub use ctx::{CancelToken, Ctx, Event};
 pub use error::{ApiError, BoxError, Error, Purpose, Result};
-pub use hosts::{Host, HostConfig, Hosts};
+pub use hosts::{Host, HostConfig, Hosts, HostsDir};
 pub use layout::Layout;
 pub use list::Found;
 pub use pull::{Platforms, Pulled, Sink};
@@ -50,6 +50,11 @@ pub mod fuzzing {
         for challenge in crate::auth::challenge::parse(header) {
             let _ = challenge.get("realm");
         }
+    }
+
+    /// A `hosts.toml`.
+    pub fn hosts_toml(text: &str) {
+        let _ = crate::hosts::toml::parse(text);
     }
 
     /// A `Link` header.
