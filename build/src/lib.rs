@@ -1,6 +1,7 @@
 //! Dockerfile builder.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod archive;
 mod builder;
 mod cache;
@@ -25,6 +26,10 @@ mod steps;
 pub mod syntax;
 mod tree;
 
+#[cfg(feature = "registry-client")]
+pub use adapters::RegistryResolver;
+#[cfg(feature = "runtime")]
+pub use adapters::RuntimeExecutor;
 pub use builder::Builder;
 pub use cache::{FileCache, MemoryCache, conformance};
 pub use context::Context;

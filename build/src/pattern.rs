@@ -181,10 +181,6 @@ impl Ignore {
         Ok(Self { rules })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
     /// Whether the path is ignored, given what matched its parent (empty for the top).
     pub(crate) fn check(&self, path: &str, parent: &[bool]) -> (bool, Matched) {
         let mut ignored = false;

@@ -127,7 +127,7 @@ pub enum MountKind<'a> {
         /// Most bytes; `None` leaves it to the kernel.
         size: Option<u64>,
     },
-    /// A file with this content, such as a secret. It must never reach a disk.
+    /// A file with this content.
     File {
         /// The bytes.
         content: &'a [u8],
@@ -137,6 +137,8 @@ pub enum MountKind<'a> {
         uid: u32,
         /// Group.
         gid: u32,
+        /// It must never reach a disk.
+        secret: bool,
     },
 }
 

@@ -18,7 +18,7 @@ use crate::pattern::Ignore;
 use crate::plan::Reference;
 use crate::select::{self, Match, Source};
 use crate::syntax::{CopyOp, CopySource, Heredoc};
-use crate::tree::{Tree, join};
+use crate::tree::join;
 use crate::{Error, Result};
 
 /// Largest download of `ADD`, in bytes.
@@ -71,8 +71,6 @@ impl Job<'_> {
 /// Where `--from` points.
 struct From<'a> {
     source: Source,
-    /// Its layers, for a stage or image.
-    layers: Option<Vec<Digest>>,
     _view: Option<View<'a>>,
 }
 
@@ -179,10 +177,10 @@ impl<'a> StageRun<'_, 'a> {
     }
 
     fn source(&self, from: Option<&[Digest]>) -> Result<From<'a>> {
-        let Some(layers) = from else { return Ok(From { source: self.shared.context.clone(), layers: None, _view: None }) };
+        let Some(layers) = from else { return Ok(From { source: self.shared.context.clone(), _view: None }) };
         let view = View::new(self.shared.store, layers)?;
         let source = Source { tree: view.tree.clone(), ignore: Arc::default(), owners: true };
-        Ok(From { source, layers: Some(layers.to_vec()), _view: Some(view) })
+        Ok(From { source, _view: Some(view) })
     }
 
     /// Finds the files and fetches what has an address.

@@ -229,7 +229,7 @@ impl StageRun<'_, '_> {
                 Kind::Secret => match self.secret(m)? {
                     Some(content) => {
                         let (mode, uid, gid) = (m.mode.unwrap_or(0o400), m.uid.unwrap_or(0), m.gid.unwrap_or(0));
-                        MountKind::File { content, mode, uid, gid }
+                        MountKind::File { content, mode, uid, gid, secret: true }
                     }
                     None => continue,
                 },
@@ -239,7 +239,7 @@ impl StageRun<'_, '_> {
             mounts.push(Mount { target, read_only: m.read_only, kind });
         }
         if let Some(script) = &job.script {
-            let kind = MountKind::File { content: script, mode: 0o755, uid: 0, gid: 0 };
+            let kind = MountKind::File { content: script, mode: 0o755, uid: 0, gid: 0, secret: false };
             mounts.push(Mount { target: SCRIPT.to_owned(), read_only: true, kind });
         }
         Ok(mounts)
