@@ -1,14 +1,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_image::{Imported, Store};
+use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCache, RegistryResolver};
+use longshore_image::{Ctx, Imported, Store};
 use longshore_registry_client::{Client, DockerConfigFile, Pushed, Reference};
 use longshore_runtime::Runtime;
 use longshore_runtime::containers::{Containers, OpenOptions};
 use oci_spec::image::Platform;
 
 use crate::transfer::{self, Progress};
-use crate::{HostNetworks, Layout, Result, StoreImages};
+use crate::{HostExecutor, HostNetworks, Layout, Result, StoreImages};
 
 /// What the composition takes from its surroundings; the crates read none of it by themselves.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,11 @@ impl Host {
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// What it took from its surroundings.
+    pub fn options(&self) -> &HostOptions {
+        &self.options
     }
 
     /// The image store.
@@ -115,16 +121,23 @@ impl Host {
         transfer::push(&self.registry()?, &self.store, reference, progress)
     }
 
-    /// x
+    /// Builds a Dockerfile. `pull`: base images are looked up in their registry even if the store has them.
+    ///
+    /// # Errors
+    /// The builder's.
     pub fn build(
         &self,
-        _: &str,
-        _: &longshore_build::Context,
-        _: &longshore_build::BuildOptions,
-        _: bool,
-        _: &mut dyn FnMut(longshore_build::BuildEvent<'_>),
-        _: longshore_image::Ctx<'_>,
-    ) -> Result<longshore_build::Built> {
-        todo!()
+        dockerfile: &str,
+        context: &Context,
+        options: &BuildOptions,
+        pull: bool,
+        events: &mut (dyn FnMut(BuildEvent<'_>) + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<Built> {
+        let resolver = RegistryResolver::new(&self.store, &self.registry()?).always(pull);
+        let cache = FileCache::open(self.layout.build())?;
+        let executor = HostExecutor::new(self);
+        let builder = Builder::new(&self.store, &resolver).cache(&cache).executor(&executor);
+        Ok(builder.build(dockerfile, context, options, events, ctx)?)
     }
 }

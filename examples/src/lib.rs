@@ -6,20 +6,20 @@
 //!
 //! [`registry_server`] is a registry in memory for the quickstart and for tests.
 
+mod executor;
 mod host;
 mod images;
 mod layout;
 mod networks;
-mod resolver;
 mod transfer;
 
 pub mod registry_server;
 
+pub use executor::HostExecutor;
 pub use host::{Host, HostOptions};
 pub use images::{StoreImages, find_image};
 pub use layout::Layout;
 pub use networks::HostNetworks;
-pub use resolver::PullResolver;
 pub use transfer::{Progress, StoreContent};
 
 /// A foreign error.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use longshore_network::{Bridge, BridgeOptions, Endpoint, PortMapping, Protocol};
 use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port};
 
+/// The network of containers that ask for no other.
+const DEFAULT: &str = "bridge";
+
 /// Bridge networks of this host, by name; `bridge` is made when it is first used.
 #[derive(Clone, Debug)]
 pub struct HostNetworks {
@@ -22,14 +25,58 @@ impl HostNetworks {
     /// # Errors
     /// When there is no such network, or the caller may not have one.
     pub fn open(&self, name: &str) -> Result<Bridge, BoxError> {
-        let name = if name == "default" { "bridge" } else { name };
-        if self.rootless {
-            return Err(format!(
-                "network {name} needs root: an ordinary user's containers have --network host or --network none"
-            )
-            .into());
+        self.check(name)?;
+        match name {
+            "default" | DEFAULT => Ok(Bridge::open(&self.state, DEFAULT, &BridgeOptions::new())?),
+            name => Ok(Bridge::find(&self.state, name)?),
         }
-        Ok(Bridge::open(&self.state, name, &BridgeOptions::default())?)
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// When there is one of this name, or the caller may not have one.
+    pub fn create(&self, name: &str, options: &BridgeOptions) -> Result<Bridge, BoxError> {
+        self.check(name)?;
+        if ["default", DEFAULT, "host", "none"].contains(&name) || self.list()?.iter().any(|n| n == name) {
+            return Err(format!("network with name {name} already exists").into());
+        }
+        Ok(Bridge::open(&self.state, name, options)?)
+    }
+
+    /// The names of the networks that there are.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn list(&self) -> Result<Vec<String>, BoxError> {
+        if self.rootless || !self.state.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(Bridge::list(&self.state)?)
+    }
+
+    /// Removes the networks that nothing is attached to; `bridge` too, which comes back when it is needed.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn prune(&self) -> Result<Vec<String>, BoxError> {
+        let mut removed = Vec::new();
+        for name in self.list()? {
+            let bridge = Bridge::find(&self.state, &name)?;
+            if bridge.endpoints()?.is_empty() {
+                bridge.remove()?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn check(&self, name: &str) -> Result<(), BoxError> {
+        if !self.rootless {
+            return Ok(());
+        }
+        Err(format!("network {name} needs root: an ordinary user's containers have --network host or none")
+            .into())
     }
 }
 
@@ -66,10 +113,13 @@ impl Networks for HostNetworks {
     }
 
     fn detach(&self, container_id: &str) -> Result<(), BoxError> {
-        if self.rootless {
-            return Ok(());
+        for name in self.list()? {
+            let bridge = Bridge::find(&self.state, &name)?;
+            if bridge.endpoints()?.iter().any(|id| id == container_id) {
+                bridge.detach(container_id)?;
+            }
         }
-        Ok(self.open("bridge")?.detach(container_id)?)
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use longshore_build::{BuildEvent, BuildOptions, Context};
+use longshore_build::{BuildEvent, BuildOptions, Context, Secret};
 use longshore_image::Ctx;
 
 use crate::app::App;
@@ -103,12 +103,12 @@ impl BuildArgs {
         }
         let labels = self.label.iter().map(|l| l.split_once('=').unwrap_or((l, "")));
         options.labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        //        options.secrets = self.secret.iter().map(|s| secret(s)).collect::<Result<_>>()?;
+        options.secrets = self.secret.iter().map(|s| secret(s)).collect::<Result<_>>()?;
         options.target.clone_from(&self.target);
         options.no_cache = self.no_cache;
-        //        options.network.clone_from(&self.network);
+        options.network.clone_from(&self.network);
         options.platform = self.platform.as_deref().map(registry::parse_platform).transpose()?;
-        //        options.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|e| e.parse().ok());
+        options.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|e| e.parse().ok());
         Ok(options)
     }
 
@@ -147,6 +147,28 @@ impl BuildArgs {
     }
 }
 
+/// `id=token,src=FILE` or `id=token,env=NAME`
+fn secret(text: &str) -> Result<Secret> {
+    let field = |names: &[&str]| {
+        text.split(',')
+            .filter_map(|f| f.split_once('='))
+            .find(|(name, _)| names.contains(name))
+            .map(|(_, v)| v)
+    };
+    let id = field(&["id"]).ok_or_else(|| Failure::new(format!("invalid secret {text}: id is missing")))?;
+    let value = match (field(&["src", "source"]), field(&["env"])) {
+        (Some(file), _) => {
+            std::fs::read(file).map_err(|e| Failure::new(format!("failed to read secret {file}: {e}")))?
+        }
+        (None, env) => {
+            std::env::var_os(env.unwrap_or(id)).map(std::os::unix::ffi::OsStringExt::into_vec).ok_or_else(
+                || Failure::new(format!("secret {id}: no source file and no such environment variable")),
+            )?
+        }
+    };
+    Ok(Secret::new(id, value))
+}
+
 /// Prints as BuildKit's plain progress does, on standard error.
 struct View {
     quiet: bool,
@@ -174,10 +196,12 @@ impl View {
                     instruction.lines().next().unwrap_or_default()
                 ));
             }
-            BuildEvent::Cached { step } => output::note(&format!("#{step} CACHED\n")),
+            BuildEvent::Cached { step } => {
+                self.steps.remove(step);
+                output::note(&format!("#{step} CACHED\n"));
+            }
             BuildEvent::Output { step, bytes } => self.output(*step, bytes),
-            BuildEvent::Finished { step, elapsed } => {
-                self.output(*step, b"");
+            BuildEvent::Finished { step, elapsed } if self.steps.contains_key(step) => {
                 self.flush(*step);
                 output::note(&format!("#{step} DONE {:.1}s\n", elapsed.as_secs_f64()));
             }

@@ -6,11 +6,14 @@
 //! ```
 
 mod app;
+mod archive;
 mod build;
 mod create;
 mod failure;
 mod images;
 mod lifecycle;
+mod login;
+mod network;
 mod output;
 mod progress;
 mod ps;
@@ -26,7 +29,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use longshore_runtime::containers::shim_main;
 
 use app::App;
-use failure::{Failure, Result};
+use failure::Result;
 
 /// Containers without a daemon, in docker's words
 #[derive(Debug, Parser)]
@@ -53,6 +56,8 @@ enum Command {
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Copy files between a container and a tar stream
+    Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]
     Create(create::CreateArgs),
@@ -60,6 +65,8 @@ enum Command {
     Events(ps::EventsArgs),
     /// Execute a command in a running container
     Exec(run::ExecArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(archive::ExportArgs),
     /// Show the history of an image
     History(images::HistoryArgs),
     /// Manage images
@@ -67,14 +74,25 @@ enum Command {
     Image(ImageCommand),
     /// List images
     Images(images::ImagesArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(archive::ImportArgs),
     /// Display system-wide information
     Info,
     /// Return low-level information on objects
     Inspect(ps::InspectArgs),
     /// Kill one or more running containers
     Kill(lifecycle::KillArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(archive::LoadArgs),
+    /// Authenticate to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(login::LogoutArgs),
     /// Fetch the logs of a container
     Logs(ps::LogsArgs),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Pause all processes within one or more containers
     Pause(Names),
     /// List port mappings or a specific mapping for the container
@@ -96,6 +114,8 @@ enum Command {
     /// Create and run a new container from an image
     #[command(disable_help_flag = true)]
     Run(run::RunArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(archive::SaveArgs),
     /// Start one or more stopped containers
     Start(run::StartArgs),
     /// Stop one or more running containers
@@ -128,11 +148,15 @@ enum Command {
 enum ContainerCommand {
     /// Attach local standard input, output, and error streams to a running container
     Attach(run::AttachArgs),
+    /// Copy files between a container and a tar stream
+    Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]
     Create(create::CreateArgs),
     /// Execute a command in a running container
     Exec(run::ExecArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(archive::ExportArgs),
     /// Display detailed information on one or more containers
     Inspect(ps::InspectArgs),
     /// Kill one or more running containers
@@ -178,11 +202,15 @@ enum ImageCommand {
     Build(build::BuildArgs),
     /// Show the history of an image
     History(images::HistoryArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(archive::ImportArgs),
     /// Display detailed information on one or more images
     Inspect(ps::InspectArgs),
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::ImagesArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(archive::LoadArgs),
     /// Remove unused images
     Prune(images::ImagePruneArgs),
     /// Download an image from a registry
@@ -192,6 +220,8 @@ enum ImageCommand {
     /// Remove one or more images
     #[command(visible_alias = "remove")]
     Rm(images::RmiArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(archive::SaveArgs),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::TagArgs),
     /// Show an image's layers: their sizes, and which ones other images share
@@ -265,15 +295,22 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Container(command) => return container(app, command),
         Command::Build(args) => build::build(app, &args)?,
         Command::Completion { shell } => completion(shell),
+        Command::Cp(args) => archive::cp(app, &args)?,
         Command::Create(args) => run::create(app, &args)?,
         Command::Events(args) | Command::System(SystemCommand::Events(args)) => ps::events(app, &args)?,
+        Command::Export(args) => archive::export(app, &args)?,
         Command::History(args) => images::history(app, &args)?,
         Command::Image(command) => image(app, command)?,
         Command::Images(args) => images::images(app, &args)?,
+        Command::Import(args) => archive::import(app, &args)?,
         Command::Info | Command::System(SystemCommand::Info) => system::info(app)?,
         Command::Inspect(args) => ps::inspect(app, &args)?,
         Command::Kill(args) => lifecycle::kill(app, &args)?,
+        Command::Load(args) => archive::load(app, &args)?,
+        Command::Login(args) => login::login(&args)?,
+        Command::Logout(args) => login::logout(&args)?,
         Command::Logs(args) => ps::logs(app, &args)?,
+        Command::Network(command) => network::network(app, &command)?,
         Command::Pause(args) => lifecycle::pause(app, &args.names)?,
         Command::Port(args) => ps::port(app, &args)?,
         Command::Ps(args) => ps::ps(app, &args)?,
@@ -283,6 +320,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Restart(args) => lifecycle::restart(app, &args)?,
         Command::Rm(args) => lifecycle::rm(app, &args)?,
         Command::Rmi(args) => images::rmi(app, &args)?,
+        Command::Save(args) => archive::save(app, &args)?,
         Command::Stop(args) => lifecycle::stop(app, &args)?,
         Command::System(SystemCommand::Df) => system::df(app)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
@@ -301,8 +339,10 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
 fn container(app: &App, command: ContainerCommand) -> Result<u8> {
     let command = match command {
         ContainerCommand::Attach(args) => Command::Attach(args),
+        ContainerCommand::Cp(args) => Command::Cp(args),
         ContainerCommand::Create(args) => Command::Create(args),
         ContainerCommand::Exec(args) => Command::Exec(args),
+        ContainerCommand::Export(args) => Command::Export(args),
         ContainerCommand::Inspect(args) => Command::Inspect(args.of("container")),
         ContainerCommand::Kill(args) => Command::Kill(args),
         ContainerCommand::Logs(args) => Command::Logs(args),
@@ -328,12 +368,15 @@ fn image(app: &App, command: ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Build(args) => build::build(app, &args),
         ImageCommand::History(args) => images::history(app, &args),
+        ImageCommand::Import(args) => archive::import(app, &args),
         ImageCommand::Inspect(args) => ps::inspect(app, &args.of("image")),
         ImageCommand::Ls(args) => images::images(app, &args),
+        ImageCommand::Load(args) => archive::load(app, &args),
         ImageCommand::Prune(args) => images::prune(app, &args),
         ImageCommand::Pull(args) => registry::pull(app, &args),
         ImageCommand::Push(args) => registry::push(app, &args),
         ImageCommand::Rm(args) => images::rmi(app, &args),
+        ImageCommand::Save(args) => archive::save(app, &args),
         ImageCommand::Tag(args) => images::tag(app, &args),
         ImageCommand::Tree { image } => images::tree(app, &image),
         ImageCommand::Verify(args) => images::verify(app, &args),

@@ -194,7 +194,7 @@ pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
     Ok(())
 }
 
-fn list(title: &str, lines: &[String]) {
+pub(crate) fn list(title: &str, lines: &[String]) {
     if !lines.is_empty() {
         output::line(title);
         lines.iter().for_each(|line| output::line(line));
