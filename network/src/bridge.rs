@@ -17,7 +17,7 @@ use crate::netlink::message::errno;
 use crate::netlink::{NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, conntrack, nft};
 use crate::netns::{self, Host};
 use crate::state::{Network, Record, State, check_name, hashed};
-use crate::{Endpoint, Error, PortMapping, Protocol, Result};
+use crate::{Endpoint, Error, Names, PortMapping, Protocol, Result};
 
 /// How a bridge network is made.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +176,7 @@ impl Bridge {
     pub fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Lease> {
         let mut endpoint = endpoint.clone();
         if endpoint.id.is_empty() {
-            endpoint.id = generated_id()?;
+            endpoint.id = format!("{:032x}", u128::from_ne_bytes(crate::random()));
         }
         check_name("endpoint id", &endpoint.id)?;
         endpoint.names.iter().try_for_each(|name| check_name("dns name", name))?;
@@ -691,11 +691,22 @@ fn mac(address: IpAddr) -> [u8; 6] {
     [0x02, 0x42, a, b, c, d]
 }
 
-fn generated_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    let source = "/dev/urandom";
-    std::fs::File::open(source)
-        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(Error::state(source))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+/// The endpoints' names and IDs; whichever process attached them.
+impl Names for Bridge {
+    fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let named = |record: &&Record| {
+            record.id.eq_ignore_ascii_case(name) || record.names.iter().any(|n| n.eq_ignore_ascii_case(name))
+        };
+        let addresses: Vec<_> = records.iter().filter(named).flat_map(hosts).collect();
+        (!addresses.is_empty()).then_some(addresses)
+    }
+    fn name(&self, address: IpAddr) -> Option<String> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let record = records.into_iter().find(|record| hosts(record).contains(&address))?;
+        Some(record.names.into_iter().next().unwrap_or(record.id))
+    }
+    fn covers(&self, address: IpAddr) -> bool {
+        self.0.network.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
 }

@@ -302,6 +302,12 @@ pub(crate) fn payload(register: u32, base: Base, offset: u32, length: u32) -> Ex
     expression("payload", move |m| m.be32(1, register).be32(2, base as u32).be32(3, offset).be32(4, length))
 }
 
+/// A constant into the register.
+pub(crate) fn load(register: u32, data: &[u8]) -> Expression {
+    let data = data.to_vec();
+    expression("immediate", move |m| m.be32(1, register).nest(2, |m| m.bytes(1, &data)))
+}
+
 /// Goes on if the register is `data`.
 pub(crate) fn equal(register: u32, data: &[u8]) -> Expression {
     compare(register, 0, data)
