@@ -306,11 +306,10 @@ fn root(b: &mut Builder, input: &Input<'_>) -> Result<()> {
             let path = |p: &Path| {
                 p.to_str().map(str::to_owned).ok_or_else(|| Error::spec("rootfs", "path is not UTF-8"))
             };
-            let lower = lower
-                .iter()
-                .map(|p| path(p).map(|p| p.replace('\\', "\\\\").replace(':', "\\:")))
-                .collect::<Result<Vec<_>>>()?;
-            options.data.push(("lowerdir".to_owned(), Some(lower.join(":"))));
+            // One by one (Linux 6.5): fsconfig(2) takes at most 255 bytes at a time, and a joined list is soon longer.
+            for lower in *lower {
+                options.data.push(("lowerdir+".to_owned(), Some(path(lower)?)));
+            }
             options.data.push(("upperdir".to_owned(), Some(path(upper)?)));
             options.data.push(("workdir".to_owned(), Some(path(work)?)));
             options.data.push(("userxattr".to_owned(), None));
