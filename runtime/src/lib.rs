@@ -9,7 +9,6 @@ pub mod containers;
 mod created;
 mod error;
 mod exec;
-mod hooks;
 mod idmap;
 mod launch;
 mod namespaces;

@@ -1,13 +1,10 @@
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{
-    AttachOptions, CreateOutcome, CreateRequest, EventLine, EventsOptions, ExecRequest, Filters, Images,
-    Inspect, LogLine, LogOptions, Networks, OpenOptions, PruneOutcome, RemoveOptions, Result, StartOptions,
-    Stats, StopOptions, Stream, Summary, Top, Update, Volumes, WaitFor,
-};
-use crate::{ExecProcess, Runtime, Stdio};
+use super::dir::Dir;
+use super::record::{Record, State};
+use super::{Error, Images, Networks, OpenOptions, Result, Volumes};
+use crate::Runtime;
 
 /// All supervised containers under one directory. Cheap to clone; many processes may share the directory.
 ///
@@ -15,11 +12,19 @@ use crate::{ExecProcess, Runtime, Stdio};
 #[derive(Clone)]
 pub struct Containers(pub(super) Arc<Inner>);
 
-pub(super) struct Inner {}
+pub(super) struct Inner {
+    pub(super) dir: Dir,
+    pub(super) base: PathBuf,
+    pub(super) volumes: PathBuf,
+    pub(super) runtime: Runtime,
+    pub(super) images: Arc<dyn Images>,
+    pub(super) networks: Arc<dyn Networks>,
+    pub(super) options: OpenOptions,
+}
 
 impl std::fmt::Debug for Containers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Containers").finish_non_exhaustive()
+        f.debug_struct("Containers").field("dir", &self.0.dir).finish_non_exhaustive()
     }
 }
 
@@ -32,136 +37,116 @@ impl Containers {
         networks: Arc<dyn Networks>,
         options: OpenOptions,
     ) -> Result<Self> {
-        let _ = (dir, runtime, images, networks, options);
-        todo!()
+        let base = std::path::absolute(dir).map_err(Error::io("find", dir))?;
+        let volumes = options.volumes.clone().unwrap_or_else(|| base.join("volumes"));
+        super::dir::private_dir(&volumes).map_err(Error::io("create", &volumes))?;
+        let dir = Dir::open(base.join("containers"))?;
+        Ok(Self(Arc::new(Inner { dir, base, volumes, runtime, images, networks, options })))
     }
-    /// Makes a container; nothing runs yet.
-    pub fn create(&self, request: &CreateRequest) -> Result<CreateOutcome> {
-        let _ = request;
-        todo!()
-    }
-    /// Starts it and returns when its program has been executed. With [`StartOptions::attach`], the stream that carries its standard streams
-    /// from the first byte. Starting a running one without attach is no error.
-    pub fn start(&self, key: &str, options: &StartOptions) -> Result<Option<Stream>> {
-        let _ = (key, options);
-        todo!()
-    }
-    /// Attaches to a running one.
-    pub fn attach(&self, key: &str, options: &AttachOptions) -> Result<Stream> {
-        let _ = (key, options);
-        todo!()
-    }
-    /// Signals it, waits, kills it. One that does not run is no error.
-    pub fn stop(&self, key: &str, options: &StopOptions) -> Result<()> {
-        let _ = (key, options);
-        todo!()
-    }
-    /// Sends a signal by name or number (`KILL`, `SIGHUP`, `15`).
-    pub fn kill(&self, key: &str, signal: &str) -> Result<()> {
-        let _ = (key, signal);
-        todo!()
-    }
-    /// Stops it if it runs, and starts it.
-    pub fn restart(&self, key: &str, options: &StopOptions) -> Result<()> {
-        let _ = (key, options);
-        todo!()
-    }
-    /// Freezes all its processes.
-    pub fn pause(&self, key: &str) -> Result<()> {
-        let _ = key;
-        todo!()
-    }
-    /// Thaws them.
-    pub fn unpause(&self, key: &str) -> Result<()> {
-        let _ = key;
-        todo!()
-    }
-    /// Waits, and returns the exit code.
-    pub fn wait(&self, key: &str, condition: WaitFor) -> Result<i32> {
-        let _ = (key, condition);
-        todo!()
-    }
-    /// Removes it: record, log, writable layer.
-    pub fn remove(&self, key: &str, options: &RemoveOptions) -> Result<()> {
-        let _ = (key, options);
-        todo!()
-    }
-    /// Gives it another name.
-    pub fn rename(&self, key: &str, name: &str) -> Result<()> {
-        let _ = (key, name);
-        todo!()
-    }
-    /// Those that match, newest first; stopped ones only with `all` or a filter that speaks of state. `size` asks for [`Summary::size`].
-    pub fn list(&self, all: bool, filters: &Filters, size: bool) -> Result<Vec<Summary>> {
-        let _ = (all, filters, size);
-        todo!()
-    }
-    /// All about one.
-    pub fn inspect(&self, key: &str) -> Result<Inspect> {
-        let _ = key;
-        todo!()
-    }
-    /// Changes limits and restart policy, of a running one too.
-    pub fn update(&self, key: &str, update: &Update) -> Result<Vec<String>> {
-        let _ = (key, update);
-        todo!()
-    }
-    /// Runs one more program in a running container. The process is the caller's child; dropped, it runs on. See [`super::Terminal::exec`].
-    pub fn exec(&self, key: &str, request: &ExecRequest, stdio: [Stdio; 3]) -> Result<ExecProcess> {
-        let _ = (key, request, stdio);
-        todo!()
-    }
-    /// Reads its log, oldest line first, until `line` returns false.
-    pub fn logs(&self, key: &str, options: &LogOptions, line: &mut dyn FnMut(LogLine) -> bool) -> Result<()> {
-        let _ = (key, options, line);
-        todo!()
-    }
-    /// Its processes as the host's `ps -ef` would show them.
-    pub fn top(&self, key: &str) -> Result<Top> {
-        let _ = key;
-        todo!()
-    }
-    /// Reads its counters.
-    pub fn stats(&self, key: &str) -> Result<Stats> {
-        let _ = key;
-        todo!()
-    }
-    /// What happens to containers and volumes, until `event` returns false or `until` has come.
-    pub fn events(&self, options: &EventsOptions, event: &mut dyn FnMut(EventLine) -> bool) -> Result<()> {
-        let _ = (options, event);
-        todo!()
-    }
-    /// Writes its root file system, without its volumes, as a tar.
-    pub fn export(&self, key: &str, out: &mut dyn Write) -> Result<()> {
-        let _ = (key, out);
-        todo!()
-    }
-    /// Writes `path` of the container as a tar (`docker cp web:/path -`): entries are named from the path's last component on.
-    /// Links are followed inside the container's root only.
-    pub fn copy_out(&self, key: &str, path: &str, out: &mut dyn Write) -> Result<()> {
-        let _ = (key, path, out);
-        todo!()
-    }
-    /// Unpacks a tar into the directory `path` of the container (`docker cp - web:/path`).
-    pub fn copy_in(&self, key: &str, path: &str, tar: &mut dyn std::io::Read) -> Result<()> {
-        let _ = (key, path, tar);
-        todo!()
-    }
-    /// Removes those that do not run and match (`label`, `until`).
-    pub fn prune(&self, filters: &Filters) -> Result<PruneOutcome> {
-        let _ = filters;
-        todo!()
-    }
-    /// Starts those whose restart policy says so and which do not run: after a boot. Returns their IDs.
-    pub fn restore(&self) -> Result<Vec<String>> {
-        todo!()
-    }
-    /// IDs of the images that containers stand on, with the containers: who asks before removing an image wants to know.
-    pub fn images_in_use(&self) -> Result<Vec<(String, String)>> {
-        todo!()
-    }
+
     /// The volumes.
     pub fn volumes(&self) -> Volumes {
-        todo!()
+        Volumes(self.clone())
     }
+
+    /// IDs of the images that containers stand on, with the containers' IDs: who removes images wants to know.
+    pub fn images_in_use(&self) -> Result<Vec<(String, String)>> {
+        Ok(self.records()?.into_iter().map(|(record, _)| (record.image_id, record.id)).collect())
+    }
+
+    pub(super) fn id(&self, key: &str) -> Result<String> {
+        self.0.dir.resolve(key)
+    }
+
+    /// Record and state, mended first if a shim died over them.
+    pub(super) fn load(&self, id: &str) -> Result<(Record, State)> {
+        let record = self.0.dir.record(id)?;
+        let state = self.0.state(id)?;
+        if (state.is_live() || state.dirty) && self.repair(&record)? {
+            // It may have removed itself.
+            return Ok((self.0.dir.record(id)?, self.0.state(id)?));
+        }
+        Ok((record, state))
+    }
+
+    /// All of them. One that another process removes meanwhile is left out, and so is one whose record cannot be read.
+    pub(super) fn records(&self) -> Result<Vec<(Record, State)>> {
+        Ok(self.0.dir.ids()?.iter().filter_map(|id| self.load(id).ok()).collect())
+    }
+
+    /// Puts right what a killed shim left: its processes, cgroups, network, its claim to be running. False: there was nothing to do, or someone
+    /// else is at it.
+    fn repair(&self, record: &Record) -> Result<bool> {
+        let (inner, id) = (&self.0, &record.id);
+        let (Ok(Some(_op)), Ok(Some(_alive))) = (inner.dir.try_op(id), inner.dir.try_alive(id)) else {
+            return Ok(false);
+        };
+        self.mend(record)?;
+        Ok(true)
+    }
+
+    /// The work of [`Self::repair`], by who holds both locks.
+    pub(super) fn mend(&self, record: &Record) -> Result<State> {
+        let (inner, id) = (&self.0, &record.id);
+        let mut state = inner.state(id)?;
+        if !(state.is_live() || state.dirty) {
+            return Ok(state);
+        }
+        inner.clean_up(record)?;
+        if state.is_live() {
+            state.set_ended("exited", 137, false, "its supervisor was killed, and it with it".into());
+        }
+        state.dirty = false;
+        super::log::repair(&inner.dir.file(id, &super::log::file_name(id)));
+        super::socket::remove(&inner.dir.path(id));
+        inner.dir.write_state(id, &state, true)?;
+        if record.host.auto_remove {
+            inner.remove_now(record, true)?;
+        }
+        Ok(state)
+    }
+}
+
+impl Inner {
+    /// The state. One that power failure has torn says nothing but that the container is there.
+    pub(super) fn state(&self, id: &str) -> Result<State> {
+        match self.dir.state(id) {
+            Err(Error::Record { .. }) => Ok(State { dirty: true, ..State::created() }),
+            other => other,
+        }
+    }
+
+    /// Kills and removes everything of a container that is not on disk in its own directory.
+    pub(super) fn clean_up(&self, record: &Record) -> Result<()> {
+        match self.runtime.open(&record.id).and_then(|container| container.delete(true)) {
+            Ok(()) => {}
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+        if wants_network(record) {
+            self.networks.detach(&record.id).map_err(|source| Error::Networks { doing: "detach", source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes writable layer, anonymous volumes and record of one that does not run.
+    pub(super) fn remove_now(&self, record: &Record, volumes: bool) -> Result<()> {
+        self.images
+            .remove_rootfs(&record.id)
+            .map_err(|source| Error::Images { doing: "remove the root file system", source })?;
+        self.dir.unpublish(&record.id, Some(&record.name))?;
+        if volumes {
+            for mount in record.mounts.iter().filter(|m| m.anonymous) {
+                let _ = self.remove_volume(&mount.shown.name);
+            }
+        }
+        self.emit("destroy", record, &[]);
+        Ok(())
+    }
+}
+
+/// The container is put on a network by [`Networks`].
+pub(super) fn wants_network(record: &Record) -> bool {
+    let mode = &record.network.mode;
+    mode != "none" && mode != "host" && !mode.starts_with("container:")
 }

@@ -1,10 +1,25 @@
 //! An attached client's connection to a container's shim.
 
-use super::Result;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::proto::{self, Decoder};
+use super::{Error, Result};
 
 /// A connection that carries a container's standard streams. Dropped: detached, the container runs on.
+///
+/// It is [`AsFd`], to be polled for what comes.
 #[derive(Debug)]
-pub struct Stream {}
+pub struct Stream {
+    socket: UnixStream,
+    decoder: Decoder,
+    /// Frames that a session sends as the shim takes them: a session that waited for it could not take its output meanwhile.
+    queue: VecDeque<u8>,
+}
 
 /// What comes over a [`Stream`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,28 +33,153 @@ pub enum Output {
     Exited(i32),
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Stream {
+    /// Over a connection whose answer may still be on its way.
+    pub(super) fn new(socket: UnixStream) -> Self {
+        Self { socket, decoder: Decoder::default(), queue: VecDeque::new() }
+    }
+
+    /// Sends a request and takes the answer.
+    pub(super) fn ask(&mut self, request: &proto::Request) -> Result<()> {
+        self.write(&proto::json_frame(proto::REQUEST, request))?;
+        self.answer()
+    }
+
+    /// Takes the answer to a request.
+    pub(super) fn answer(&mut self) -> Result<()> {
+        let gone = || Error::Shim("it ended without an answer".into());
+        let (kind, payload) = self.frame()?.ok_or_else(gone)?;
+        if kind != proto::ANSWER {
+            return Err(Error::Shim(format!("unexpected frame {kind}")));
+        }
+        match serde_json::from_slice(&payload) {
+            Ok(proto::Answer::Done) => Ok(()),
+            Ok(proto::Answer::Failed(failure)) => Err(failure.into()),
+            Err(e) => Err(Error::Shim(e.to_string())),
+        }
+    }
+
     /// Waits for the next; `None`: the connection is gone, and with it the shim.
     pub fn recv(&mut self) -> Result<Option<Output>> {
-        todo!()
+        while let Some((kind, payload)) = self.frame()? {
+            if let Some(output) = output(kind, payload) {
+                return Ok(Some(output));
+            }
+        }
+        Ok(None)
     }
+
+    /// What has come already, without waiting; `WouldBlock` where that is nothing.
+    pub(super) fn recv_ready(&mut self, out: &mut Vec<Output>) -> io::Result<()> {
+        while let Some((kind, payload)) = self.decoder.next()? {
+            out.extend(output(kind, payload.to_vec()));
+        }
+        let mut buffer = [0; 64 << 10];
+        let (read, _) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT)?;
+        match read {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => self.decoder.push(&buffer[..n]),
+        }
+        while let Some((kind, payload)) = self.decoder.next()? {
+            out.extend(output(kind, payload.to_vec()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn queue_input(&mut self, bytes: &[u8]) {
+        self.enqueue(proto::STDIN, bytes);
+    }
+    pub(super) fn queue_end(&mut self) {
+        self.enqueue(proto::STDIN_END, &[]);
+    }
+    pub(super) fn queue_signal(&mut self, signal: i32) {
+        self.enqueue(proto::SIGNAL, &signal.to_le_bytes());
+    }
+    pub(super) fn queue_resize(&mut self, columns: u16, rows: u16) {
+        self.enqueue(proto::RESIZE, &proto::resize(columns, rows));
+    }
+    fn enqueue(&mut self, kind: u8, payload: &[u8]) {
+        let mut out = Vec::new();
+        proto::frame(&mut out, kind, payload);
+        self.queue.extend(out);
+        self.flush_ready();
+    }
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+    /// Sends of the queue what the shim takes now. A failure shows at the next read.
+    pub(super) fn flush_ready(&mut self) {
+        while !self.queue.is_empty() {
+            match rustix::net::send(
+                &self.socket,
+                self.queue.as_slices().0,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(n) => drop(self.queue.drain(..n)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
+        let fail = |e: io::Error| Error::Shim(e.to_string());
+        loop {
+            if let Some((kind, payload)) = self.decoder.next().map_err(fail)? {
+                return Ok(Some((kind, payload.to_vec())));
+            }
+            let mut buffer = [0; 16 << 10];
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(n) => self.decoder.push(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(fail(e)),
+            }
+        }
+    }
+
     /// Writes to its standard input.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let _ = bytes;
-        todo!()
+        for chunk in bytes.chunks(64 << 10) {
+            self.send_frame(proto::STDIN, chunk)?;
+        }
+        Ok(())
     }
     /// Ends its standard input.
     pub fn close_stdin(&mut self) -> Result<()> {
-        todo!()
+        self.send_frame(proto::STDIN_END, &[])
     }
     /// Tells the size of the client's terminal.
     pub fn resize(&mut self, columns: u16, rows: u16) -> Result<()> {
-        let _ = (columns, rows);
-        todo!()
+        self.send_frame(proto::RESIZE, &proto::resize(columns, rows))
     }
     /// Sends a signal to its process.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
-        let _ = signal;
-        todo!()
+        self.send_frame(proto::SIGNAL, &signal.to_le_bytes())
+    }
+
+    fn send_frame(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
+        let mut out = Vec::new();
+        proto::frame(&mut out, kind, payload);
+        self.write(&out)
+    }
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.socket.write_all(bytes).map_err(|e| Error::Shim(e.to_string()))
+    }
+}
+
+fn output(kind: u8, payload: Vec<u8>) -> Option<Output> {
+    match kind {
+        proto::STDOUT => Some(Output::Stdout(payload)),
+        proto::STDERR => Some(Output::Stderr(payload)),
+        proto::EXIT => proto::parse_int(&payload).map(Output::Exited),
+        _ => None,
     }
 }

@@ -1,10 +1,15 @@
 //! Named volumes: directories that outlive containers.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Containers, Filters, Map, PruneOutcome, Result};
+use super::handle::Inner;
+use super::parse::{self, Bind, volume_name};
+use super::record::{Record, StoredMount, now};
+use super::rootview::RootView;
+use super::{Containers, Error, Filters, Map, Mount, MountPoint, PruneOutcome, Result, dir};
 
 /// The volumes beside the containers.
 #[derive(Clone, Debug)]
@@ -31,34 +36,345 @@ pub struct Volume {
     pub scope: String,
 }
 
+/// `volume.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Stored {
+    created_at: String,
+    labels: Map,
+    anonymous: bool,
+}
+
+/// The label by which Docker marks anonymous volumes.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
 impl Volumes {
     /// Makes a volume, or gives the one that is there. An empty name makes an anonymous one.
     pub fn create(&self, name: &str, labels: &Map) -> Result<Volume> {
-        let _ = (name, labels);
-        todo!()
+        let inner = &self.0.0;
+        if name.is_empty() {
+            return inner.make_volume(&dir::new_id()?, labels, true);
+        }
+        volume_name(name)?;
+        let fresh = !inner.volume_dir(name).join("volume.json").exists();
+        let volume = inner.make_volume(name, labels, false)?;
+        if fresh {
+            inner.emit_volume("create", name);
+        }
+        Ok(volume)
     }
     /// One by name.
     pub fn inspect(&self, name: &str) -> Result<Volume> {
-        let _ = name;
-        todo!()
+        volume_name(name).map_err(|_| Error::VolumeNotFound(name.into()))?;
+        self.0.0.volume(name)
     }
     /// Those that match (`name`, `label`, `dangling`, `driver`), by name.
     pub fn list(&self, filters: &Filters) -> Result<Vec<Volume>> {
-        let _ = filters;
-        todo!()
+        filters.only(&["name", "label", "dangling", "driver"])?;
+        let inner = &self.0.0;
+        let entries = fs::read_dir(&inner.volumes).map_err(Error::io("read", &inner.volumes))?;
+        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        let mut list: Vec<Volume> = names.filter_map(|name| inner.volume(&name).ok()).collect();
+        let used =
+            if filters.values("dangling").next().is_some() { inner.volumes_in_use()? } else { Vec::new() };
+        list.retain(|v| {
+            let any = |key: &str, test: &dyn Fn(&str) -> bool| {
+                filters.values(key).count() == 0 || filters.values(key).any(test)
+            };
+            any("name", &|n| v.name.contains(n))
+                && any("driver", &|d| d == v.driver)
+                && filters.values("label").all(|l| has_label(&v.labels, l))
+                && any("dangling", &|d| {
+                    matches!(d, "true" | "1") != used.iter().any(|(name, _)| *name == v.name)
+                })
+        });
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(list)
     }
     /// Removes one that no container uses; with `force` a missing one is no error.
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
-        let _ = (name, force);
-        todo!()
+        let inner = &self.0.0;
+        match self.inspect(name) {
+            Err(e) if force && e.is_not_found() => return Ok(()),
+            other => other?,
+        };
+        let users: Vec<String> =
+            inner.volumes_in_use()?.into_iter().filter(|(n, _)| n == name).map(|(_, id)| id).collect();
+        if !users.is_empty() {
+            return Err(Error::Conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
+        }
+        inner.remove_volume(name)
     }
     /// Removes those that no container uses: anonymous ones, with `all` named ones too.
     pub fn prune(&self, all: bool, filters: &Filters) -> Result<PruneOutcome> {
-        let _ = (all, filters);
-        todo!()
+        filters.only(&["label", "label!", "all"])?;
+        let inner = &self.0.0;
+        let used = inner.volumes_in_use()?;
+        let mut outcome = PruneOutcome::default();
+        for volume in self.list(&Filters::new())? {
+            let wanted = (all || volume.labels.contains_key(ANONYMOUS))
+                && filters.values("label").all(|l| has_label(&volume.labels, l))
+                && filters.values("label!").all(|l| !has_label(&volume.labels, l));
+            if !wanted || used.iter().any(|(name, _)| *name == volume.name) {
+                continue;
+            }
+            let bytes = tree_size(Path::new(&volume.mountpoint));
+            if inner.remove_volume(&volume.name).is_ok() {
+                outcome.bytes += bytes;
+                outcome.removed.push(volume.name);
+            }
+        }
+        Ok(outcome)
     }
     /// Where the volumes are.
     pub fn dir(&self) -> &Path {
-        todo!()
+        &self.0.0.volumes
     }
+}
+
+pub(super) fn has_label(labels: &Map, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
+        None => labels.contains_key(wanted),
+    }
+}
+
+/// Bytes of all files below, links not followed.
+fn tree_size(path: &Path) -> u64 {
+    fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| match e.metadata() {
+            Ok(m) if m.is_dir() => tree_size(&e.path()),
+            Ok(m) => m.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+impl Inner {
+    fn volume_dir(&self, name: &str) -> PathBuf {
+        self.volumes.join(name)
+    }
+
+    fn volume(&self, name: &str) -> Result<Volume> {
+        let dir = self.volume_dir(name);
+        let path = dir.join("volume.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::VolumeNotFound(name.into()));
+            }
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        };
+        let stored: Stored =
+            serde_json::from_slice(&text).map_err(|e| Error::Record { path, source: Box::new(e) })?;
+        let mut labels = stored.labels;
+        if stored.anonymous {
+            labels.insert(ANONYMOUS.into(), String::new());
+        }
+        Ok(Volume {
+            created_at: stored.created_at,
+            driver: "local".into(),
+            labels,
+            mountpoint: dir.join("_data").to_string_lossy().into_owned(),
+            name: name.into(),
+            options: Map::new(),
+            scope: "local".into(),
+        })
+    }
+
+    /// Makes it if it is not there. `volume.json` comes last: a volume without one is not yet, or no longer, a volume.
+    fn make_volume(&self, name: &str, labels: &Map, anonymous: bool) -> Result<Volume> {
+        match self.volume(name) {
+            Err(e) if e.is_not_found() => {}
+            other => return other,
+        }
+        let dir = self.volume_dir(name);
+        // The directory's own mode admits the container's users; the volumes' directory above admits its owner alone.
+        let data = dir.join("_data");
+        fs::create_dir_all(&data).map_err(Error::io("create", &data))?;
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&data, open).map_err(Error::io("create", &data))?;
+        let stored = Stored { created_at: now(), labels: labels.clone(), anonymous };
+        let path = dir.join("volume.json");
+        let text = serde_json::to_vec(&stored)
+            .map_err(|e| Error::Record { path: path.clone(), source: Box::new(e) })?;
+        dir::write(&path, &text, true)?;
+        self.volume(name)
+    }
+
+    /// Removes its directory; it is no volume any more at once.
+    pub(super) fn remove_volume(&self, name: &str) -> Result<()> {
+        volume_name(name)?;
+        let dir = self.volume_dir(name);
+        let doomed = self.volumes.join(format!(".old-{name}"));
+        fs::rename(&dir, &doomed).map_err(Error::io("remove", &dir))?;
+        fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
+        self.emit_volume("destroy", name);
+        Ok(())
+    }
+
+    /// Volume names with the IDs of the containers that use them. A record that cannot be read stops it: better no removal than a wrong one.
+    fn volumes_in_use(&self) -> Result<Vec<(String, String)>> {
+        let mut used = Vec::new();
+        for id in self.dir.ids()? {
+            let record = match self.dir.record(&id) {
+                Err(e) if e.is_not_found() => continue,
+                other => other?,
+            };
+            used.extend(
+                record
+                    .mounts
+                    .into_iter()
+                    .filter(|m| m.shown.kind == "volume")
+                    .map(|m| (m.shown.name, id.clone())),
+            );
+        }
+        Ok(used)
+    }
+}
+
+impl Containers {
+    pub(super) fn bind(&self, bind: &Bind) -> Result<StoredMount> {
+        let propagation = bind.propagation.clone();
+        if !bind.source.starts_with('/') {
+            let mut mount = self.named(&bind.source, &bind.target, &Map::new(), !bind.no_copy)?;
+            (mount.shown.rw, mount.shown.mode) = (!bind.read_only, bind.mode.clone());
+            return Ok(mount);
+        }
+        let source = parse::clean(Path::new(&bind.source));
+        // As with Docker's -v, a missing source becomes a directory.
+        fs::create_dir_all(&source)
+            .or_else(|e| if Path::new(&source).exists() { Ok(()) } else { Err(e) })
+            .map_err(Error::io("create the bind mount's source", &source))?;
+        Ok(host_path(
+            source,
+            &bind.target,
+            !bind.read_only,
+            &bind.mode,
+            if propagation.is_empty() { "rprivate".into() } else { propagation },
+        ))
+    }
+
+    pub(super) fn mount(&self, mount: &Mount) -> Result<StoredMount> {
+        let mut stored = match mount.kind.as_str() {
+            "bind" => {
+                let options = mount.bind_options.clone().unwrap_or_default();
+                let source = parse::clean(Path::new(&mount.source));
+                if !Path::new(&source).exists() {
+                    if !options.create_mountpoint {
+                        return Err(Error::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {source}"
+                        )));
+                    }
+                    fs::create_dir_all(&source).map_err(Error::io("create", &source))?;
+                }
+                let propagation =
+                    if options.propagation.is_empty() { "rprivate".into() } else { options.propagation };
+                let mut stored = host_path(source, &mount.target, true, "", propagation);
+                stored.non_recursive = options.non_recursive;
+                stored
+            }
+            "tmpfs" => {
+                let options = mount.tmpfs_options.clone().unwrap_or_default();
+                let mut data = Vec::new();
+                if options.size_bytes > 0 {
+                    data.push(format!("size={}", options.size_bytes));
+                }
+                if options.mode > 0 {
+                    data.push(format!("mode={:o}", options.mode));
+                }
+                let shown = MountPoint {
+                    kind: "tmpfs".into(),
+                    destination: mount.target.clone(),
+                    ..MountPoint::default()
+                };
+                StoredMount { shown, data: data.join(","), ..StoredMount::default() }
+            }
+            _ => {
+                let options = mount.volume_options.clone().unwrap_or_default();
+                let mut stored = if mount.source.is_empty() {
+                    self.anonymous(&mount.target, !options.no_copy)?
+                } else {
+                    self.named(&mount.source, &mount.target, &options.labels, !options.no_copy)?
+                };
+                stored.subpath = options.subpath;
+                stored
+            }
+        };
+        stored.shown.rw = !mount.read_only;
+        Ok(stored)
+    }
+
+    pub(super) fn anonymous(&self, target: &str, copy_up: bool) -> Result<StoredMount> {
+        let volume = self.0.make_volume(&dir::new_id()?, &Map::new(), true)?;
+        Ok(StoredMount { anonymous: true, ..stored(&volume, target, copy_up) })
+    }
+
+    fn named(&self, name: &str, target: &str, labels: &Map, copy_up: bool) -> Result<StoredMount> {
+        volume_name(name)?;
+        Ok(stored(&self.0.make_volume(name, labels, false)?, target, copy_up))
+    }
+
+    /// Before a start: volumes that were removed meanwhile are made again, fresh ones take over what the image has at their place, and a
+    /// subpath is looked up inside.
+    pub(super) fn prepare_volumes(&self, record: &mut Record, view: &RootView) -> Result<()> {
+        for mount in record.mounts.iter_mut().filter(|m| m.shown.kind == "volume") {
+            let volume = self.0.make_volume(&mount.shown.name, &Map::new(), mount.anonymous)?;
+            if mount.copy_up && mount.subpath.is_empty() {
+                super::copyup::copy_up(view, &mount.shown.destination, Path::new(&volume.mountpoint))?;
+            }
+            if !mount.subpath.is_empty() {
+                let root = rustix::fs::open(
+                    &volume.mountpoint,
+                    rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                );
+                let root = root.map_err(|e| Error::io("open", &volume.mountpoint)(e.into()))?;
+                let inside = RootView::of(root)
+                    .open(&mount.subpath, rustix::fs::OFlags::PATH)
+                    .map_err(Error::io("open", &mount.subpath))?;
+                let fd = inside.ok_or_else(|| {
+                    Error::invalid(format!(
+                        "cannot access path {}/{}: no such file or directory",
+                        volume.mountpoint, mount.subpath
+                    ))
+                })?;
+                // The path as the kernel has it now, free of links.
+                let path = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
+                mount.shown.source =
+                    path.map_err(Error::io("open", &mount.subpath))?.to_string_lossy().into_owned();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn host_path(source: String, target: &str, rw: bool, mode: &str, propagation: String) -> StoredMount {
+    let shown = MountPoint {
+        kind: "bind".into(),
+        source,
+        destination: target.into(),
+        mode: mode.into(),
+        rw,
+        propagation,
+        ..MountPoint::default()
+    };
+    StoredMount { shown, ..StoredMount::default() }
+}
+
+fn stored(volume: &Volume, target: &str, copy_up: bool) -> StoredMount {
+    let shown = MountPoint {
+        kind: "volume".into(),
+        name: volume.name.clone(),
+        source: volume.mountpoint.clone(),
+        destination: target.into(),
+        driver: "local".into(),
+        mode: "z".into(),
+        rw: true,
+        ..MountPoint::default()
+    };
+    StoredMount { shown, copy_up, ..StoredMount::default() }
 }

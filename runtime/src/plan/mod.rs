@@ -4,7 +4,6 @@
 
 mod compile;
 mod devices;
-mod hooks;
 mod mounts;
 mod options;
 mod process;

@@ -1,0 +1,286 @@
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
+
+use crate::containers::rootview::resolve;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Unpacks below `base`, which is a path inside `root` and must be a directory.
+pub(super) fn into(root: BorrowedFd<'_>, base: &Path, tar: &mut dyn Read) -> io::Result<()> {
+    let base = relative(base)?;
+    resolve(root, here(&base), DIRECTORY)?;
+    let mut archive = Archive::new(tar);
+    // Times of directories last: each entry made in one changes them.
+    let mut times = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let inner = relative(&entry.path()?)?;
+        if inner.as_os_str().is_empty() {
+            continue;
+        }
+        let path = base.join(inner);
+        if let Some(time) = one(root, &base, &path, &mut entry)? {
+            times.push((path, time));
+        }
+    }
+    for (path, time) in times.iter().rev() {
+        if let Ok(dir) = resolve(root, path, DIRECTORY | OFlags::NOFOLLOW) {
+            set_time(&dir, *time)?;
+        }
+    }
+    Ok(())
+}
+
+/// The path without root, `.` and empty parts; one with `..` is refused.
+fn relative(path: &Path) -> io::Result<PathBuf> {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::RootDir | Component::CurDir => {}
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{} leads out", path.display()),
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn here(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+fn one(
+    root: BorrowedFd<'_>,
+    base: &Path,
+    path: &Path,
+    entry: &mut Entry<'_, &mut dyn Read>,
+) -> io::Result<Option<u64>> {
+    let (parent, name) =
+        (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default().to_owned());
+    let at = parents(root, parent)?;
+    let header = entry.header().clone();
+    let kind = header.entry_type();
+    let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
+    match kind {
+        EntryType::Directory => return directory(&at, &name, &header, mode).map(Some),
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            clear(&at, &name)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(rustix::fs::openat(&at, &name, flags, Mode::from_raw_mode(0o600))?);
+            io::copy(entry, &mut file)?;
+            let file = OwnedFd::from(file);
+            own(&file, &header)?;
+            rustix::fs::fchmod(&file, mode)?;
+            xattrs(entry, &file)?;
+            set_time(&file, header.mtime()?)?;
+        }
+        EntryType::Symlink => {
+            let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?.into_owned();
+            clear(&at, &name)?;
+            rustix::fs::symlinkat(OsStr::from_bytes(&target), &at, &name)?;
+            let (uid, gid) = ids(&header)?;
+            permitted(rustix::fs::chownat(&at, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+        }
+        EntryType::Link => {
+            let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?.into_owned();
+            let source = resolve(
+                root,
+                &base.join(relative(&target)?),
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            )?;
+            clear(&at, &name)?;
+            // The descriptor's own file, whatever has become of its name.
+            let through = format!("/proc/self/fd/{}", source.as_raw_fd());
+            rustix::fs::linkat(CWD, through, &at, &name, AtFlags::SYMLINK_FOLLOW)?;
+        }
+        EntryType::Char | EntryType::Block | EntryType::Fifo => {
+            clear(&at, &name)?;
+            let (kind, device) = match kind {
+                EntryType::Fifo => (FileType::Fifo, 0),
+                kind => {
+                    let number = |n: Option<u32>| n.unwrap_or(0);
+                    let device =
+                        rustix::fs::makedev(number(header.device_major()?), number(header.device_minor()?));
+                    (
+                        if kind == EntryType::Char {
+                            FileType::CharacterDevice
+                        } else {
+                            FileType::BlockDevice
+                        },
+                        device,
+                    )
+                }
+            };
+            permitted(rustix::fs::mknodat(&at, &name, kind, mode, device))?;
+        }
+        _ => {}
+    }
+    Ok(None)
+}
+
+fn directory(at: &OwnedFd, name: &OsString, header: &tar::Header, mode: Mode) -> io::Result<u64> {
+    match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
+        Err(Errno::EXIST) => {}
+        other => other?,
+    }
+    let dir = match rustix::fs::openat(at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+        // A link or a file stands where a directory goes.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            clear(at, name)?;
+            rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700))?;
+            rustix::fs::openat(at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?
+        }
+        other => other?,
+    };
+    own(&dir, header)?;
+    rustix::fs::fchmod(&dir, mode)?;
+    header.mtime()
+}
+
+/// The directory of an entry, made where it is missing. The kernel follows links inside the root only.
+fn parents(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    match resolve(root, here(path), DIRECTORY) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let (above, name) =
+        (path.parent().unwrap_or(Path::new("")), path.file_name().ok_or(io::ErrorKind::NotFound)?);
+    let at = parents(root, above)?;
+    match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => {}
+        other => other?,
+    }
+    resolve(root, path, DIRECTORY)
+}
+
+/// Removes what stands in the way, unless it is a directory.
+fn clear(at: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(at.as_fd(), name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn ids(header: &tar::Header) -> io::Result<(Uid, Gid)> {
+    let id = |n: u64| u32::try_from(n).ok().filter(|n| *n != u32::MAX).ok_or(io::ErrorKind::InvalidData);
+    Ok((Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?)))
+}
+
+fn own(fd: &OwnedFd, header: &tar::Header) -> io::Result<()> {
+    let (uid, gid) = ids(header)?;
+    permitted(rustix::fs::fchown(fd, Some(uid), Some(gid)))
+}
+
+/// What an ordinary user may not do is left out.
+fn permitted(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::PERM | Errno::INVAL) if !rustix::process::geteuid().is_root() => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: &OwnedFd) -> io::Result<()> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(()) };
+    for extension in extensions {
+        let extension = extension?;
+        if let Some(name) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr."))
+            && !name.contains(".overlay.")
+        {
+            match rustix::fs::fsetxattr(file, name, extension.value_bytes(), rustix::fs::XattrFlags::empty())
+            {
+                Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSPC) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_time(fd: &OwnedFd, seconds: u64) -> io::Result<()> {
+    let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
+    Ok(rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn hostile(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut out = tar::Builder::new(Vec::new());
+        for (path, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o644);
+            header.set_uid(rustix::process::geteuid().as_raw().into());
+            header.set_gid(rustix::process::getegid().as_raw().into());
+            header.set_mtime(0);
+            let body = if *kind == EntryType::Regular { content.as_bytes() } else { &[] };
+            header.set_size(body.len() as u64);
+            // Past the checks of the builder: the name goes in as it is.
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            if matches!(kind, EntryType::Symlink | EntryType::Link) {
+                header.as_mut_bytes()[157..157 + content.len()].copy_from_slice(content.as_bytes());
+            }
+            header.set_cksum();
+            out.append(&header, body).unwrap();
+        }
+        out.into_inner().unwrap()
+    }
+
+    fn unpack(root: &Path, bytes: &[u8]) -> io::Result<()> {
+        let fd = rustix::fs::open(root, DIRECTORY, Mode::empty()).unwrap();
+        into(fd.as_fd(), Path::new("/in"), &mut &bytes[..])
+    }
+
+    #[test]
+    fn nothing_lands_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("in")).unwrap();
+        std::fs::write(dir.path().join("victim"), "safe").unwrap();
+        symlink(dir.path(), root.join("in/out")).unwrap();
+        let (file, link, hard) = (EntryType::Regular, EntryType::Symlink, EntryType::Link);
+        for entries in [
+            vec![("../victim", file, "bad")],
+            vec![("a/../../../victim", file, "bad")],
+            vec![("out/victim", file, "bad")],
+            vec![("l", link, ".."), ("l/../victim", file, "bad")],
+            vec![("l2", link, "/"), ("l2/victim", file, "inside root")],
+            vec![("h", hard, "../../victim")],
+            vec![("/victim", file, "below in")],
+        ] {
+            let _ = unpack(&root, &hostile(&entries));
+        }
+        assert_eq!(std::fs::read_to_string(dir.path().join("victim")).unwrap(), "safe");
+        assert_eq!(std::fs::read_to_string(root.join("in/victim")).unwrap(), "below in");
+        assert_eq!(std::fs::read_to_string(root.join("victim")).unwrap(), "inside root");
+    }
+
+    #[test]
+    fn a_link_is_replaced_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("in")).unwrap();
+        std::fs::write(dir.path().join("in/target"), "old").unwrap();
+        symlink("target", dir.path().join("in/name")).unwrap();
+        unpack(
+            dir.path(),
+            &hostile(&[("name", EntryType::Regular, "new"), ("again", EntryType::Link, "name")]),
+        )
+        .unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("in/target")).unwrap(), "old");
+        assert_eq!(std::fs::read_to_string(dir.path().join("in/again")).unwrap(), "new");
+    }
+}

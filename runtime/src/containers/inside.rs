@@ -1,0 +1,268 @@
+//! What is done with a running container: `exec`, `logs`, `top`, `stats`, `update`.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::inotify;
+
+use super::log::{self, Wake};
+use super::proto::Request;
+use super::record::Record;
+use super::rootview::RootView;
+use super::{
+    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Top, Update, compile,
+    passwd, shim,
+};
+use crate::{Container, ExecOptions, ExecProcess, Stdio};
+
+impl Containers {
+    /// Runs one more program in a running container. The process is the caller's child; dropped, it runs on. See [`super::Terminal::exec`].
+    pub fn exec(&self, key: &str, request: &ExecRequest, stdio: [Stdio; 3]) -> Result<ExecProcess> {
+        let id = self.id(key)?;
+        let (record, state) = self.load(&id)?;
+        if state.shown.paused {
+            return Err(Error::Conflict(format!(
+                "Container {} is paused, unpause the container before exec",
+                record.name
+            )));
+        }
+        if state.shown.restarting {
+            return Err(Error::Conflict(format!(
+                "Container {id} is restarting, wait until the container is running"
+            )));
+        }
+        if !state.shown.running {
+            return Err(Error::NotRunning(id));
+        }
+        let container = self.0.runtime.open(&id)?;
+        let process = self.exec_in(&record, &container, request, stdio)?;
+        self.0.emit(&format!("exec_start: {}", request.args.join(" ")), &record, &[]);
+        Ok(process)
+    }
+
+    pub(super) fn exec_in(
+        &self,
+        record: &Record,
+        container: &Container,
+        request: &ExecRequest,
+        stdio: [Stdio; 3],
+    ) -> Result<ExecProcess> {
+        if request.args.is_empty() {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        let user = request.user.as_deref().filter(|u| !u.is_empty()).unwrap_or(&record.config.user);
+        let who = passwd::resolve(&root_of(container)?, user, &record.host.group_add)?;
+        let process = compile::exec_process(record, &who, request)?;
+        let mut options = ExecOptions::default();
+        options.stdio = stdio;
+        container.exec(&process, options).map_err(shim::start_error)
+    }
+
+    /// Reads its log, oldest line first, until `line` returns false.
+    pub fn logs(&self, key: &str, options: &LogOptions, line: &mut dyn FnMut(LogLine) -> bool) -> Result<()> {
+        let id = self.id(key)?;
+        let (record, _) = self.load(&id)?;
+        if record.host.log_config.driver == "none" {
+            return Err(Error::invalid("configured logging driver does not support reading"));
+        }
+        let path = self.0.dir.file(&id, &log::file_name(&id));
+        let fail = |e: rustix::io::Errno| Error::io("watch", self.0.dir.path(&id))(e.into());
+        if !options.follow {
+            return log::read(&path, options, &mut || Ok(Wake::End), line);
+        }
+        let watch =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(fail)?;
+        let flags =
+            inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE_SELF;
+        inotify::add_watch(&watch, self.0.dir.path(&id), flags).map_err(fail)?;
+        // An empty log has no file before the first start.
+        let mut touched = path.exists();
+        while !touched && self.load(&id).is_ok_and(|(_, state)| state.is_live()) {
+            wait_for_change(&watch, Duration::from_millis(200));
+            touched = path.exists();
+        }
+        let mut wait = || {
+            let live = self.load(&id).is_ok_and(|(_, state)| state.is_live());
+            if live {
+                // Long enough to be no load, short enough to see the end of a container whose shim was killed.
+                wait_for_change(&watch, Duration::from_secs(1));
+                return Ok(Wake::Again);
+            }
+            Ok(Wake::End)
+        };
+        log::read(&path, options, &mut wait, line)
+    }
+
+    /// Its processes as the host's `ps -ef` would show them.
+    pub fn top(&self, key: &str) -> Result<Top> {
+        let id = self.id(key)?;
+        let (_, state) = self.load(&id)?;
+        if !state.shown.running {
+            return Err(Error::NotRunning(id));
+        }
+        let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(String::from).to_vec();
+        let pids = self.0.runtime.open(&id)?.processes()?;
+        Ok(Top {
+            titles,
+            processes: pids.into_iter().filter_map(|pid| process_row(pid, &state.shown.started_at)).collect(),
+        })
+    }
+
+    /// Reads its counters. One that does not run has none: all zero.
+    pub fn stats(&self, key: &str) -> Result<Stats> {
+        let id = self.id(key)?;
+        let (record, state) = self.load(&id)?;
+        let mut stats = Stats { id: id.clone(), name: record.name.clone(), ..Stats::default() };
+        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        stats.read_at = uptime.tv_sec as u64 * 1_000_000_000 + uptime.tv_nsec as u64;
+        if !state.shown.running {
+            return Ok(stats);
+        }
+        super::counters::read(state.shown.pid, &self.0.runtime.open(&id)?, &mut stats);
+        Ok(stats)
+    }
+
+    /// Changes limits and restart policy, of a running one too. Returns warnings.
+    pub fn update(&self, key: &str, update: &Update) -> Result<Vec<String>> {
+        let id = self.id(key)?;
+        self.load(&id)?;
+        let _op = self.0.dir.op_lock(&id)?;
+        let mut record = self.0.dir.record(&id)?;
+        let running = self.0.state(&id)?.is_live();
+        let h = &mut record.host;
+        if let Some(policy) = &update.restart_policy {
+            if h.auto_remove && !matches!(policy.name.as_str(), "" | "no") {
+                return Err(Error::invalid(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
+            }
+            h.restart_policy = policy.clone();
+        }
+        macro_rules! take {
+            ($($field:ident),*) => { $( if let Some(value) = update.$field.clone() { h.$field = value; } )* };
+        }
+        take!(
+            memory,
+            memory_swap,
+            memory_reservation,
+            nano_cpus,
+            cpu_shares,
+            cpuset_cpus,
+            cpuset_mems,
+            blkio_weight
+        );
+        if update.pids_limit.is_some() {
+            h.pids_limit = update.pids_limit;
+        }
+        if running && update.changes_limits() {
+            return Err(Error::Conflict(
+                "limits of a running container cannot be changed yet: stop it first".into(),
+            ));
+        }
+        self.0.dir.write_record(&record)?;
+        if running && update.restart_policy.is_some() {
+            self.ask(&id, &Request::Policy(record.host.restart_policy.clone()))?;
+        }
+        self.0.emit("update", &record, &[]);
+        Ok(Vec::new())
+    }
+
+    /// Starts those whose restart policy says so and which do not run: after a boot. Returns their IDs.
+    pub fn restore(&self) -> Result<Vec<String>> {
+        let mut started = Vec::new();
+        for (record, state) in self.records()? {
+            let wanted = match record.host.restart_policy.name.as_str() {
+                "always" => true,
+                "unless-stopped" => !state.stopped_by_hand,
+                "on-failure" => state.shown.exit_code != 0 && !state.stopped_by_hand,
+                _ => false,
+            };
+            if wanted
+                && !state.is_live()
+                && state.shown.status != "created"
+                && self.start(&record.id, &StartOptions::default()).is_ok()
+            {
+                started.push(record.id);
+            }
+        }
+        Ok(started)
+    }
+}
+
+impl Update {
+    fn changes_limits(&self) -> bool {
+        let Self {
+            restart_policy: _,
+            memory,
+            memory_swap,
+            memory_reservation,
+            nano_cpus,
+            cpu_shares,
+            cpuset_cpus,
+            cpuset_mems,
+            pids_limit,
+            blkio_weight,
+        } = self;
+        [memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, pids_limit]
+            .iter()
+            .any(|l| l.is_some())
+            || cpuset_cpus.is_some()
+            || cpuset_mems.is_some()
+            || blkio_weight.is_some()
+    }
+}
+
+/// The root directory of a running container, as its processes see it.
+pub(super) fn root_of(container: &Container) -> Result<RootView> {
+    let pid = container.state()?.pid.ok_or_else(|| Error::NotRunning(container.id().into()))?;
+    let path = PathBuf::from(format!("/proc/{pid}/root"));
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
+        .map_err(|e| Error::io("open", &path)(e.into()))?;
+    // Had the process ended before, and its number been given to another, that one's root would be what we opened.
+    match container.state()?.pid {
+        Some(still) if still == pid => Ok(RootView::of(root)),
+        _ => Err(Error::NotRunning(container.id().into())),
+    }
+}
+
+fn wait_for_change(watch: &OwnedFd, longest: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)];
+    let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+    let _ = poll(&mut fds, Some(&timeout));
+    let mut buffer = [0u8; 4096];
+    while rustix::io::read(watch, &mut buffer).is_ok_and(|n| n > 0) {}
+}
+
+/// One line of `ps -ef`.
+fn process_row(pid: u32, started_at: &str) -> Option<Vec<String>> {
+    let proc = Path::new("/proc").join(pid.to_string());
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let status = fs::read_to_string(proc.join("status")).ok()?;
+    let (open, close) = (stat.find('(')?, stat.rfind(')')?);
+    let fields: Vec<&str> = stat[close + 1..].split_ascii_whitespace().collect();
+    let number = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    let (used, started) = ((number(11) + number(12)) / ticks, number(19) / ticks);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec as u64;
+    let uid = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1).map(String::from))?;
+    let command = fs::read(proc.join("cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+    let command = if command.is_empty() { format!("[{}]", &stat[open + 1..close]) } else { command };
+    let wall = jiff::Timestamp::now().as_second() - (now.saturating_sub(started)) as i64;
+    let stime =
+        jiff::Timestamp::from_second(wall).map(|t| t.to_string()).unwrap_or_else(|_| started_at.into());
+    let tty = match number(4) {
+        0 => "?".to_owned(),
+        device => format!("pts/{}", (device & 0xff) | ((device >> 12) & 0xfff00)),
+    };
+    let time = format!("{:02}:{:02}:{:02}", used / 3600, used / 60 % 60, used % 60);
+    let share = used * 100 / now.saturating_sub(started).max(1);
+    let clock = stime.get(11..16).unwrap_or("").to_owned();
+    Some(vec![uid, pid.to_string(), fields.get(1)?.to_string(), share.to_string(), clock, tty, time, command])
+}

@@ -1,0 +1,266 @@
+//! Starting, stopping, signalling, waiting, removing: what a client asks of a container and its shim.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::proto::{self, Request};
+use super::record::{Record, State};
+use super::{
+    AttachOptions, Containers, Error, Output, RemoveOptions, Result, StartOptions, StopOptions, Stream,
+    WaitFor, parse, socket,
+};
+
+/// First argument of a program that is started as a shim.
+pub(super) const SHIM_ARGUMENT: &str = "--longshore-shim-of-container";
+
+impl Containers {
+    /// Starts it and returns when its program has been executed. With [`StartOptions::attach`], the stream that carries its standard streams
+    /// from the first byte. Starting a running one without attach is no error.
+    pub fn start(&self, key: &str, options: &StartOptions) -> Result<Option<Stream>> {
+        let id = self.id(key)?;
+        let _op = self.0.dir.op_lock(&id)?;
+        // Loading mends only where nobody holds the lock that we have just taken, so that comes first.
+        let (record, state) = self.load_locked(&id)?;
+        if state.shown.paused {
+            return Err(Error::Conflict("cannot start a paused container, try unpause instead".into()));
+        }
+        if state.is_live() {
+            return match options.attach {
+                Some(attach) if state.shown.running => self.attach_id(&id, attach).map(Some),
+                _ => Ok(None),
+            };
+        }
+        self.spawn(&record, options)
+    }
+
+    fn spawn(&self, record: &Record, options: &StartOptions) -> Result<Option<Stream>> {
+        let shim = &self.0.options.shim;
+        let fail = |e: std::io::Error| Error::io("start the supervisor", shim)(e);
+        let (ours, theirs) = UnixStream::pair().map_err(fail)?;
+        (&ours).write_all(&proto::json_frame(proto::REQUEST, &options.attach)).map_err(fail)?;
+        let status = Command::new(shim)
+            .arg(SHIM_ARGUMENT)
+            .arg(&record.id)
+            .arg(&self.0.options.shim_context)
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(fail)?;
+        if !status.success() {
+            return Err(Error::Shim(format!("{} ended at once: {status}", shim.display())));
+        }
+        let mut stream = Stream::new(ours);
+        stream.answer()?;
+        Ok(options.attach.map(|_| stream))
+    }
+
+    /// [`Containers::load`] for who holds the container's lock.
+    fn load_locked(&self, id: &str) -> Result<(Record, State)> {
+        let inner = &self.0;
+        let (record, mut state) = (inner.dir.record(id)?, inner.state(id)?);
+        if (state.is_live() || state.dirty)
+            && let Some(_alive) = inner.dir.try_alive(id)?
+        {
+            state = self.mend(&record)?;
+        }
+        Ok((record, state))
+    }
+
+    /// Attaches to a running one.
+    pub fn attach(&self, key: &str, options: &AttachOptions) -> Result<Stream> {
+        let id = self.id(key)?;
+        let (_, state) = self.load(&id)?;
+        match state.shown.status.as_str() {
+            "running" => self.attach_id(&id, *options),
+            "paused" => {
+                Err(Error::Conflict("You cannot attach to a paused container, unpause it first".into()))
+            }
+            "restarting" => Err(Error::Conflict(
+                "You cannot attach to a restarting container, wait until it is running".into(),
+            )),
+            _ => Err(Error::Conflict("You cannot attach to a stopped container, start it first".into())),
+        }
+    }
+
+    fn attach_id(&self, id: &str, options: AttachOptions) -> Result<Stream> {
+        self.connect(id)?.ok_or_else(|| Error::NotRunning(id.into())).and_then(|mut stream| {
+            stream.ask(&Request::Attach(options))?;
+            Ok(stream)
+        })
+    }
+
+    /// A connection to its shim; `None` when it has none.
+    fn connect(&self, id: &str) -> Result<Option<Stream>> {
+        match socket::connect(&self.0.dir.path(id)) {
+            Ok(socket) => Ok(Some(Stream::new(socket))),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(Error::io("connect to the supervisor of", self.0.dir.path(id))(e)),
+        }
+    }
+
+    /// Asks the shim of one that must be live.
+    pub(super) fn ask(&self, id: &str, request: &Request) -> Result<()> {
+        match self.connect(id)? {
+            Some(mut stream) => stream.ask(request),
+            None => Err(Error::NotRunning(id.into())),
+        }
+    }
+
+    /// Signals it, waits, kills it. One that does not run is no error.
+    pub fn stop(&self, key: &str, options: &StopOptions) -> Result<()> {
+        let id = self.id(key)?;
+        let (record, state) = self.load(&id)?;
+        if !state.is_live() {
+            return Ok(());
+        }
+        let signal =
+            options.signal.as_deref().filter(|s| !s.is_empty()).unwrap_or(&record.config.stop_signal);
+        let signal = if signal.is_empty() { 15 } else { parse::signal(signal)? };
+        let timeout = options.timeout.or(record.config.stop_timeout).unwrap_or(10);
+        match self.ask(&id, &Request::Stop { signal, timeout }) {
+            Err(Error::NotRunning(_)) => Ok(()),
+            // The shim went away before it answered: what counts is whether the container did too.
+            Err(Error::Shim(_)) if self.load(&id).map_or(true, |(_, state)| !state.is_live()) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Sends a signal by name or number (`KILL`, `SIGHUP`, `15`).
+    pub fn kill(&self, key: &str, signal: &str) -> Result<()> {
+        let signal = parse::signal(signal)?;
+        let id = self.id(key)?;
+        let (_, state) = self.load(&id)?;
+        if !state.is_live() {
+            return Err(Error::Conflict(format!(
+                "Cannot kill container: {key}: Container {id} is not running"
+            )));
+        }
+        self.ask(&id, &Request::Kill { signal })
+    }
+
+    /// Stops it if it runs, and starts it.
+    pub fn restart(&self, key: &str, options: &StopOptions) -> Result<()> {
+        let id = self.id(key)?;
+        self.stop(&id, options)?;
+        self.start(&id, &StartOptions::default()).map(drop)
+    }
+
+    /// Freezes all its processes.
+    pub fn pause(&self, key: &str) -> Result<()> {
+        let id = self.id(key)?;
+        self.load(&id)?;
+        self.ask(&id, &Request::Pause)
+    }
+    /// Thaws them.
+    pub fn unpause(&self, key: &str) -> Result<()> {
+        let id = self.id(key)?;
+        let (_, state) = self.load(&id)?;
+        if !state.shown.paused {
+            return Err(Error::Conflict(format!("Container {id} is not paused")));
+        }
+        self.ask(&id, &Request::Unpause)
+    }
+
+    /// Waits, and returns the exit code.
+    pub fn wait(&self, key: &str, condition: WaitFor) -> Result<i32> {
+        let id = self.id(key)?;
+        loop {
+            let (_, state) = match self.load(&id) {
+                Err(e) if e.is_not_found() && condition == WaitFor::Removed => return Ok(0),
+                other => other?,
+            };
+            if !state.is_live() && condition == WaitFor::NotRunning {
+                return Ok(state.shown.exit_code);
+            }
+            let Some(mut stream) = self.connect(&id)? else {
+                // Not yet started, or just ended: look again soon.
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            };
+            if stream.ask(&Request::Wait).is_err() {
+                continue;
+            }
+            while let Some(output) = stream.recv()? {
+                if let Output::Exited(code) = output {
+                    if condition == WaitFor::Removed && self.0.dir.path(&id).exists() {
+                        break;
+                    }
+                    return Ok(code);
+                }
+            }
+        }
+    }
+
+    /// Removes it: record, log, writable layer.
+    pub fn remove(&self, key: &str, options: &RemoveOptions) -> Result<()> {
+        let id = self.id(key)?;
+        let (_, state) = self.load(&id)?;
+        if state.is_live() {
+            if !options.force {
+                let hint = if state.shown.paused {
+                    "Unpause and then stop the container"
+                } else {
+                    "Stop the container"
+                };
+                return Err(Error::Conflict(format!(
+                    "You cannot remove a {} container {id}. {hint} before attempting removal or force remove",
+                    state.shown.status
+                )));
+            }
+            match self.ask(&id, &Request::Stop { signal: 9, timeout: 10 }) {
+                Ok(()) | Err(Error::NotRunning(_) | Error::Shim(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let result = self.0.dir.op_lock(&id).and_then(|_op| {
+            self.wait_for_shim(&id)?;
+            let (record, state) = self.load_locked(&id)?;
+            if state.is_live() {
+                return Err(Error::Conflict(format!("container {id} was started again meanwhile")));
+            }
+            self.0.remove_now(&record, options.volumes)
+        });
+        match result {
+            // `--rm` was faster.
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Until the shim, which has answered already, is gone.
+    fn wait_for_shim(&self, id: &str) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.0.dir.try_alive(id)?.is_none() {
+            if Instant::now() > end {
+                return Err(Error::Shim("it does not end".into()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Gives it another name.
+    pub fn rename(&self, key: &str, name: &str) -> Result<()> {
+        let id = self.id(key)?;
+        let name = super::names::check(name)?;
+        let _op = self.0.dir.op_lock(&id)?;
+        let mut record = self.0.dir.record(&id)?;
+        if record.name == name {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        let old = record.name.clone();
+        self.0.dir.rename(&mut record, name)?;
+        self.0.emit("rename", &record, &[("oldName", &format!("/{old}"))]);
+        Ok(())
+    }
+}

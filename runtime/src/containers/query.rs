@@ -1,0 +1,319 @@
+//! Looking: `list`, `inspect`, filters.
+
+use std::collections::BTreeMap;
+
+use super::handle::wants_network;
+use super::record::{Record, State, seconds};
+use super::volumes::has_label;
+use super::{
+    Containers, EndpointSettings, Error, Filters, Inspect, NetworkSettings, Port, PortBinding, PruneOutcome,
+    RemoveOptions, Result, Summary, format, log,
+};
+
+/// Filters that `ps` knows.
+const KNOWN: [&str; 14] = [
+    "id", "name", "status", "label", "ancestor", "exited", "health", "network", "volume", "before", "since",
+    "publish", "expose", "is-task",
+];
+
+impl Containers {
+    /// Those that match, newest first; stopped ones only with `all` or a filter that speaks of state. `size` asks for [`Summary::size`].
+    pub fn list(&self, all: bool, filters: &Filters, size: bool) -> Result<Vec<Summary>> {
+        filters.only(&KNOWN)?;
+        let stateful = ["status", "exited"].iter().any(|k| filters.values(k).next().is_some());
+        let ancestors: Vec<String> =
+            filters.values("ancestor").map(|a| self.image_id(a)).collect::<Result<_>>()?;
+        let bounds = (self.created_of(filters, "before")?, self.created_of(filters, "since")?);
+        for status in filters.values("status") {
+            if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&status)
+            {
+                return Err(Error::invalid(format!("invalid filter 'status={status}'")));
+            }
+        }
+        let now = jiff::Timestamp::now().as_second();
+        let mut found: Vec<(Record, State)> = self.records()?;
+        found.retain(|(record, state)| {
+            (all || stateful || state.is_live())
+                && matches(record, state, filters)
+                && (ancestors.is_empty() || ancestors.contains(&record.image_id))
+                && bounds.0.as_ref().is_none_or(|b| record.created < *b)
+                && bounds.1.as_ref().is_none_or(|s| record.created > *s)
+        });
+        found.sort_by(|(a, _), (b, _)| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        found.iter().map(|(record, state)| self.summary(record, state, size, now)).collect()
+    }
+
+    /// An ancestor that is no image any more matches by what it is called.
+    fn image_id(&self, name: &str) -> Result<String> {
+        let image =
+            self.0.images.config(name).map_err(|source| Error::Images { doing: "read the image", source })?;
+        Ok(image.map_or_else(|| name.to_owned(), |i| i.id))
+    }
+
+    fn created_of(&self, filters: &Filters, key: &str) -> Result<Option<String>> {
+        filters.values(key).next().map(|k| Ok(self.0.dir.record(&self.id(k)?)?.created)).transpose()
+    }
+
+    fn summary(&self, record: &Record, state: &State, size: bool, now: i64) -> Result<Summary> {
+        let mut command = vec![record.path.clone()];
+        command.extend(record.args.iter().cloned());
+        let ports = if state.is_live() { ports(record, state) } else { String::new() };
+        let bytes = if size {
+            self.0
+                .images
+                .usage(&record.id)
+                .map_err(|source| Error::Images { doing: "measure the root file system", source })?
+        } else {
+            None
+        };
+        Ok(Summary {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            image: record.config.image.clone(),
+            image_id: record.image_id.clone(),
+            command: command.join(" "),
+            created: seconds(&record.created).unwrap_or(0),
+            state: state.shown.status.clone(),
+            status: status(state, now),
+            ports,
+            labels: record.config.labels.clone(),
+            mounts: record
+                .mounts
+                .iter()
+                .map(|m| if m.shown.name.is_empty() { m.shown.source.clone() } else { m.shown.name.clone() })
+                .collect(),
+            networks: vec![network_name(record, state)],
+            size: bytes,
+        })
+    }
+
+    /// All about one.
+    pub fn inspect(&self, key: &str) -> Result<Inspect> {
+        let id = self.id(key)?;
+        let (record, state) = self.load(&id)?;
+        let file = |name: &str| self.0.dir.file(&id, name).to_string_lossy().into_owned();
+        let network_settings = network_settings(&record, &state);
+        Ok(Inspect {
+            created: record.created,
+            path: record.path,
+            args: record.args,
+            restart_count: state.restart_count,
+            state: state.shown,
+            image: record.image_id,
+            resolv_conf_path: file("resolv.conf"),
+            hostname_path: file("hostname"),
+            hosts_path: file("hosts"),
+            log_path: if record.host.log_config.driver == "none" {
+                String::new()
+            } else {
+                file(&log::file_name(&id))
+            },
+            name: format!("/{}", record.name),
+            driver: self.0.options.driver.clone(),
+            platform: "linux".into(),
+            host_config: record.host,
+            mounts: record.mounts.into_iter().map(|m| m.shown).collect(),
+            config: record.config,
+            network_settings,
+            id,
+            ..Inspect::default()
+        })
+    }
+
+    /// Removes those that do not run and match (`label`, `label!`, `until`).
+    pub fn prune(&self, filters: &Filters) -> Result<PruneOutcome> {
+        filters.only(&["label", "label!", "until"])?;
+        self.0.dir.sweep()?;
+        let now = std::time::SystemTime::now();
+        let until = filters.values("until").next().map(|u| super::parse::time(u, now)).transpose()?;
+        let until = until.and_then(|t| jiff::Timestamp::try_from(t).ok()).map(super::record::stamp);
+        let mut outcome = PruneOutcome::default();
+        for (record, state) in self.records()? {
+            let labels = &record.config.labels;
+            let wanted = !state.is_live()
+                && until.as_ref().is_none_or(|u| record.created < *u)
+                && filters.values("label").all(|l| has_label(labels, l))
+                && filters.values("label!").all(|l| !has_label(labels, l));
+            if !wanted {
+                continue;
+            }
+            let bytes = self.0.images.usage(&record.id).ok().flatten().unwrap_or(0);
+            // Another prune, or a start, may be faster.
+            if self.remove(&record.id, &RemoveOptions::default()).is_ok() {
+                outcome.bytes += bytes;
+                outcome.removed.push(record.id);
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+fn matches(record: &Record, state: &State, filters: &Filters) -> bool {
+    let any = |key: &str, test: &dyn Fn(&str) -> bool| {
+        filters.values(key).count() == 0 || filters.values(key).any(test)
+    };
+    let health = state.shown.health.as_ref().map_or("none", |h| h.status.as_str());
+    let port = |p: &str| if p.contains('/') { p.to_owned() } else { format!("{p}/tcp") };
+    any("id", &|i| record.id.starts_with(i))
+        && any("name", &|n| name_matches(&record.name, n))
+        && any("status", &|s| state.shown.status == s)
+        && any("exited", &|c| {
+            !state.is_live() && state.shown.status != "created" && c.parse() == Ok(state.shown.exit_code)
+        })
+        && any("health", &|h| h == health)
+        && any("network", &|n| network_name(record, state) == n)
+        && any("volume", &|v| {
+            record.mounts.iter().any(|m| m.shown.name == v || m.shown.destination == v || m.shown.source == v)
+        })
+        && any("publish", &|p| record.host.port_bindings.contains_key(&port(p)))
+        && any("expose", &|p| record.config.exposed_ports.contains_key(&port(p)))
+        && any("is-task", &|t| matches!(t, "false" | "0"))
+        && filters.values("label").all(|l| has_label(&record.config.labels, l))
+}
+
+/// Docker takes a regular expression; of it the anchors are what people use.
+fn name_matches(name: &str, pattern: &str) -> bool {
+    let pattern = pattern.strip_prefix("^/").map_or_else(|| pattern.to_owned(), |rest| format!("^{rest}"));
+    let (start, rest) = pattern.strip_prefix('^').map_or((false, pattern.as_str()), |r| (true, r));
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    let (end, text) = rest.strip_suffix('$').map_or((false, rest), |r| (true, r));
+    match (start, end) {
+        (true, true) => name == text,
+        (true, false) => name.starts_with(text),
+        (false, true) => name.ends_with(text),
+        (false, false) => name.contains(text),
+    }
+}
+
+fn network_name(record: &Record, state: &State) -> String {
+    match &state.attached {
+        Some(attached) if !attached.network.is_empty() => attached.network.clone(),
+        _ => record.network.mode.clone(),
+    }
+}
+
+/// `Up 5 minutes (healthy)`, `Exited (0) 3 hours ago`.
+fn status(state: &State, now: i64) -> String {
+    let s = &state.shown;
+    let ago = |time: &str| format::human_duration(now - seconds(time).unwrap_or(now));
+    match s.status.as_str() {
+        "created" => "Created".into(),
+        "restarting" => format!("Restarting ({}) {} ago", s.exit_code, ago(&s.finished_at)),
+        "paused" => format!("Up {} (Paused)", ago(&s.started_at)),
+        "running" => match &s.health {
+            Some(health) if health.status == "starting" => {
+                format!("Up {} (health: starting)", ago(&s.started_at))
+            }
+            Some(health) => format!("Up {} ({})", ago(&s.started_at), health.status),
+            None => format!("Up {}", ago(&s.started_at)),
+        },
+        "dead" => "Dead".into(),
+        _ => format!("Exited ({}) {} ago", s.exit_code, ago(&s.finished_at)),
+    }
+}
+
+/// `0.0.0.0:8080->80/tcp, 443/tcp`.
+fn ports(record: &Record, state: &State) -> String {
+    let published = state.attached.as_ref().map(|a| a.ports.as_slice()).unwrap_or_default();
+    let mut words: Vec<(u16, String)> = published
+        .iter()
+        .map(|p| {
+            let ip = if p.host_ip.is_empty() { "0.0.0.0" } else { &p.host_ip };
+            let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+            (p.container_port, format!("{ip}:{}->{}/{}", p.host_port, p.container_port, p.protocol))
+        })
+        .collect();
+    let is_published =
+        |key: &str| published.iter().any(|p| key == format!("{}/{}", p.container_port, p.protocol));
+    for key in record.config.exposed_ports.keys().filter(|k| wants_network(record) && !is_published(k)) {
+        words.push((key.split('/').next().and_then(|n| n.parse().ok()).unwrap_or(0), key.clone()));
+    }
+    words.sort();
+    words.into_iter().map(|(_, word)| word).collect::<Vec<_>>().join(", ")
+}
+
+fn network_settings(record: &Record, state: &State) -> NetworkSettings {
+    let mut settings = NetworkSettings::default();
+    let name = network_name(record, state);
+    let mut endpoint = EndpointSettings {
+        aliases: Some(record.network.aliases.clone()).filter(|a| !a.is_empty()),
+        ..EndpointSettings::default()
+    };
+    if let Some(attached) = &state.attached {
+        let (ip, prefix) = attached.address.split_once('/').unwrap_or((&attached.address, "0"));
+        endpoint.network_id.clone_from(&attached.network);
+        endpoint.endpoint_id.clone_from(&record.id);
+        endpoint.gateway.clone_from(&attached.gateway);
+        endpoint.mac_address.clone_from(&attached.mac);
+        endpoint.ip_address = ip.to_owned();
+        endpoint.ip_prefix_len = prefix.parse().unwrap_or(0);
+        settings.gateway.clone_from(&endpoint.gateway);
+        settings.mac_address.clone_from(&endpoint.mac_address);
+        settings.ip_address.clone_from(&endpoint.ip_address);
+        settings.ip_prefix_len = endpoint.ip_prefix_len;
+        settings.ports = port_map(record, &attached.ports);
+    }
+    if state.shown.pid != 0 {
+        settings.sandbox_key = format!("/proc/{}/ns/net", state.shown.pid);
+    }
+    if !name.starts_with("container:") {
+        settings.networks.insert(name, endpoint);
+    }
+    settings
+}
+
+fn port_map(record: &Record, ports: &[Port]) -> BTreeMap<String, Option<Vec<PortBinding>>> {
+    let mut map: BTreeMap<String, Option<Vec<PortBinding>>> =
+        record.config.exposed_ports.keys().map(|k| (k.clone(), None)).collect();
+    for p in ports {
+        let host_ip = if p.host_ip.is_empty() { "0.0.0.0".into() } else { p.host_ip.clone() };
+        let binding = PortBinding { host_ip, host_port: p.host_port.to_string() };
+        map.entry(format!("{}/{}", p.container_port, p.protocol))
+            .or_default()
+            .get_or_insert_default()
+            .push(binding);
+    }
+    map
+}
+
+impl Filters {
+    /// Refuses what the command does not know, for a misspelt filter would match everything.
+    pub(super) fn only(&self, known: &[&str]) -> Result<()> {
+        match self.0.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            Some((key, _)) => Err(Error::invalid(format!("invalid filter '{key}'"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_as_with_docker() {
+        for (pattern, want) in [
+            ("web", true),
+            ("^web$", false),
+            ("^web", true),
+            ("1$", true),
+            ("^/web1$", true),
+            ("^web1$", true),
+            ("x", false),
+        ] {
+            assert_eq!(name_matches("web1", pattern), want, "{pattern}");
+        }
+        assert!(Filters::new().with("sttus", "x").only(&KNOWN).is_err());
+    }
+
+    #[test]
+    fn status_in_words() {
+        let mut state = State::created();
+        assert_eq!(status(&state, 0), "Created");
+        state.set_running(1);
+        let now = jiff::Timestamp::now().as_second();
+        assert_eq!(status(&state, now + 300), "Up 5 minutes");
+        state.set_ended("exited", 3, false, String::new());
+        assert_eq!(status(&state, now + 7300), "Exited (3) 2 hours ago");
+    }
+}

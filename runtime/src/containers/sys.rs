@@ -1,0 +1,117 @@
+//! The few system calls that neither std nor rustix wraps safely.
+#![expect(unsafe_code, reason = "fork, signalfd and controlling terminals have no safe wrapper")]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fork {
+    Parent,
+    Child,
+}
+
+/// Forks. Refused while this process has more than one thread, for the child could then do nothing safely.
+pub(super) fn fork_alone() -> io::Result<Fork> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other("shim_main must be called before the program starts threads"));
+    }
+    // SAFETY: there is one thread, so the child's copy of the memory is consistent and no lock is held by a thread that it lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        _ => Ok(Fork::Parent),
+    }
+}
+
+/// Gives freed memory back to the kernel, where the allocator is glibc's.
+pub(super) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes any padding and only touches the allocator's own state, under its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Signals that a foreground client passes on: all but those that mean something to the client itself or come from a fault in it.
+fn proxied() -> libc::sigset_t {
+    let keep = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGPIPE,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+        libc::SIGSYS,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGCONT,
+        libc::SIGURG,
+    ];
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the whole set; sigaddset gets the initialised set and valid signal numbers.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in (1..=31).filter(|s| !keep.contains(s)) {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocked signals of the calling thread, readable from a descriptor; dropped: unblocked again.
+#[derive(Debug)]
+pub(super) struct Signals {
+    fd: OwnedFd,
+    old: libc::sigset_t,
+}
+
+impl Signals {
+    pub(super) fn block() -> io::Result<Self> {
+        let set = proxied();
+        let mut old = set;
+        // SAFETY: both sets are valid for the duration of the call.
+        if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut old) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: -1 asks for a new descriptor; the set is valid.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just gave us this descriptor, and nothing else owns it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, old })
+    }
+
+    /// The next signal that came in.
+    pub(super) fn next(&self) -> Option<i32> {
+        let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.fd, &mut buffer) {
+            Ok(n) if n == buffer.len() => {
+                Some(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl std::os::fd::AsFd for Signals {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // SAFETY: `old` is the mask that block() got from the kernel.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, std::ptr::null_mut());
+        }
+    }
+}
