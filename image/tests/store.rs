@@ -1,6 +1,6 @@
 //! Images in and out of a store: import, names, removal, collection, layers, verification.
 
-#[allow(dead_code, reason = "each test binary uses its part of it")]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
 mod common;
 
 use std::fs;

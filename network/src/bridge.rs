@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::{IpNet, Ipv4Net};
 use rustix::io::Errno;
 
-use crate::firewall::{Firewall, NetworkRules};
+use crate::firewall::{EndpointRules, Firewall, NetworkRules};
 use crate::ipam::{self, DirIpam, Ipam};
 use crate::lease::Lease;
 use crate::netlink::link::{self, Link, Peer};
 use crate::netlink::message::errno;
-use crate::netlink::{NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, conntrack};
+use crate::netlink::{NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, conntrack, nft};
 use crate::netns::{self, Host};
 use crate::state::{Network, Record, State, check_name, hashed};
-use crate::{Endpoint, Error, PortMapping, Protocol, Result};
+use crate::{Endpoint, Error, Names, PortMapping, Protocol, Result};
 
 /// How a bridge network is made.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,28 @@ pub struct BridgeOptions {
     pub internal: bool,
     /// MTU in bytes; `None` is the default route's.
     pub mtu: Option<u32>,
+}
+
+impl BridgeOptions {
+    /// Docker's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Sets the subnet.
+    pub fn subnet(mut self, subnet: Ipv4Net) -> Self {
+        self.subnet = Some(subnet);
+        self
+    }
+    /// Leaves out the way to the outside.
+    pub fn internal(mut self, internal: bool) -> Self {
+        self.internal = internal;
+        self
+    }
+    /// Sets the MTU in bytes.
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
 }
 
 /// A bridge network on this host.
@@ -86,7 +108,12 @@ impl Bridge {
                 })?;
                 network
             }
-            None => new_network(&state, name, options),
+            None => {
+                // Before anything in the kernel, so that a crash leaves nothing that `list` does not show.
+                let network = new_network(&state, name, options);
+                state.save_network(name, &network)?;
+                network
+            }
         };
         let network = sockets.settle(&state, name, network)?;
         let ipam = DirIpam::open(state.ip_dir(name))?;
@@ -100,6 +127,26 @@ impl Bridge {
         }));
         bridge.0.ensure(&mut bridge.0.sockets())?;
         Ok(bridge)
+    }
+
+    /// Opens a network that is there, with the options that it was made with.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub fn find(state: impl Into<PathBuf>, name: &str) -> Result<Self> {
+        let directory = state.into();
+        check_name("network name", name)?;
+        if State::open(&directory)?.network(name)?.is_none() {
+            return Err(Error::NotFound { name: name.to_owned() });
+        }
+        Self::open(directory, name, &BridgeOptions::default())
+    }
+
+    /// The names of all networks of a state directory, those included whose making a crash cut short.
+    pub fn list(state: impl Into<PathBuf>) -> Result<Vec<String>> {
+        let state = State::open(&state.into())?;
+        let _lock = state.lock()?;
+        state.networks()
     }
 
     /// The network's name.
@@ -129,7 +176,7 @@ impl Bridge {
     pub fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Lease> {
         let mut endpoint = endpoint.clone();
         if endpoint.id.is_empty() {
-            endpoint.id = generated_id()?;
+            endpoint.id = format!("{:032x}", u128::from_ne_bytes(crate::random()));
         }
         check_name("endpoint id", &endpoint.id)?;
         endpoint.names.iter().try_for_each(|name| check_name("dns name", name))?;
@@ -150,6 +197,7 @@ impl Bridge {
         let _lock = inner.state.lock()?;
         let mut sockets = inner.sockets();
         inner.ensure(&mut sockets)?;
+        inner.state.remove_half_written(&inner.name)?;
         let mut repaired = Repaired { removed: inner.known(&mut sockets)?, ..Repaired::default() };
         repaired.removed.retain(|id| !valid.contains(&id.as_str()));
         for id in &repaired.removed {
@@ -157,7 +205,7 @@ impl Bridge {
         }
         inner.forget_unowned(&mut sockets)?;
         for record in inner.state.records(&inner.name)? {
-            if sockets.firewall().restore(&inner.owner(&record.id), &hosts(&record), &record.ports)? {
+            if sockets.firewall().restore(&rules(&inner.owner(&record.id), &record))? {
                 repaired.restored.push(record.id);
             }
         }
@@ -178,6 +226,14 @@ impl Bridge {
         inner.state.remove_network(&inner.name)
     }
 
+    /// What keeps packets from passing although all that is this network's is right: base chains of others that drop what is forwarded
+    /// unless told otherwise, as `family table chain`. A packet must pass every table, so nothing here can overrule them. Docker
+    /// makes such a chain on purpose. Rules of the legacy `iptables` back end cannot be seen.
+    pub fn obstacles(&self) -> Result<Vec<String>> {
+        let chains = self.0.sockets().filter.dump(&nft::list_chains(), nft::parse_forward_drop);
+        chains.map_err(Error::kernel("list nf_tables chains"))
+    }
+
     /// The IDs of the attached endpoints.
     pub fn endpoints(&self) -> Result<Vec<String>> {
         let records = self.0.state.records(&self.0.name)?;
@@ -190,7 +246,8 @@ fn contradiction(network: &Network, options: &BridgeOptions) -> Option<String> {
     if let Some(subnet) = options.subnet.map(|s| IpNet::V4(s.trunc()))
         && !network.subnets.contains(&subnet)
     {
-        return Some(format!("its subnet is {}, not {subnet}", network.subnets[0]));
+        let own = network.subnets.first().map_or_else(|| "not chosen".to_owned(), ToString::to_string);
+        return Some(format!("its subnet is {own}, not {subnet}"));
     }
     (options.internal && !network.internal).then(|| "it is not internal".to_owned())
 }
@@ -341,7 +398,10 @@ impl Inner {
     fn detach(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
         let record = self.state.record(&self.name, id)?;
         let veth = hashed("lv", &[&self.network.link, id]);
-        let unpublished = sockets.firewall().unpublish(&self.owner(id));
+        let unpublished = match &record {
+            Some(record) => sockets.firewall().remove_endpoint(&rules(&self.owner(id), record)),
+            None => sockets.firewall().remove_owner(&self.owner(id)),
+        };
         let deleted = sockets.delete_link(&veth);
         let forgotten = record.iter().try_for_each(|record| sockets.forget_connections(record));
         unpublished.and(deleted).and(forgotten)?;
@@ -362,7 +422,7 @@ impl Inner {
     fn known(&self, sockets: &mut Sockets) -> Result<Vec<String>> {
         let mut ids: Vec<_> = self.state.records(&self.name)?.into_iter().map(|record| record.id).collect();
         ids.extend(self.addresses()?.into_iter().map(|(_, owner)| owner));
-        ids.extend(sockets.firewall().owners(&self.network.link)?);
+        ids.extend(sockets.firewall().endpoints(&self.network.link)?);
         let prefix = format!("{}/", self.network.link);
         let ports = sockets.ports(&self.network.link)?;
         ids.extend(ports.iter().filter_map(|port| port.alias.strip_prefix(&prefix)).map(str::to_owned));
@@ -417,8 +477,10 @@ fn plug(
 ) -> io::Result<()> {
     let mut inside = Netlink::open(NETLINK_ROUTE)?;
     let taken = inside.links()?;
-    let name = (0..).map(|n| format!("eth{n}")).find(|name| !taken.iter().any(|l| l.name == *name));
-    let name = name.expect("some number is free");
+    let (number, name) = (0..)
+        .map(|n| (n, format!("eth{n}")))
+        .find(|(_, name)| !taken.iter().any(|l| l.name == *name))
+        .expect("some number is free");
     // Before the link is there, so that it never listens to a router that a neighbour plays.
     let _ = set("net/ipv6/conf/default/accept_ra", "0");
     let v4_only = record.addresses.iter().all(|a| a.addr().is_ipv4());
@@ -433,13 +495,8 @@ fn plug(
     const LOOPBACK: u32 = 1;
     let mut batch = vec![link::set_up(LOOPBACK), link::set_up(eth)];
     batch.extend(record.addresses.iter().map(|address| link::add_address(eth, *address)));
-    let routes_from = batch.len();
-    batch.extend(gateways.iter().map(|gateway| link::add_default_route(eth, *gateway)));
-    match inside.apply(batch) {
-        // The first network that a container is on has its default route.
-        Err((index, e)) if index >= routes_from && errno(&e) == Some(Errno::EXIST.raw_os_error()) => Ok(()),
-        other => other.map_err(|(_, e)| e),
-    }
+    batch.extend(gateways.iter().map(|gateway| link::add_default_route(eth, *gateway, number)));
+    inside.apply(batch).map_err(|(_, e)| e)
 }
 
 impl Sockets {
@@ -453,7 +510,7 @@ impl Sockets {
     }
 
     fn publish(&mut self, inner: &Inner, record: &Record) -> Result<()> {
-        self.firewall().publish(&inner.owner(&record.id), &hosts(record), &record.ports)?;
+        self.firewall().add_endpoint(&rules(&inner.owner(&record.id), record))?;
         // Clients that tried before must not go on talking to nobody.
         let udp: Vec<_> =
             record.ports.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.host_port).collect();
@@ -601,6 +658,16 @@ fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(at)
 }
 
+fn rules<'a>(owner: &'a str, record: &'a Record) -> EndpointRules<'a> {
+    EndpointRules {
+        owner,
+        veth: &record.veth,
+        mac: record.mac,
+        addresses: hosts(record),
+        ports: &record.ports,
+    }
+}
+
 fn hosts(record: &Record) -> Vec<IpAddr> {
     record.addresses.iter().map(IpNet::addr).collect()
 }
@@ -624,11 +691,22 @@ fn mac(address: IpAddr) -> [u8; 6] {
     [0x02, 0x42, a, b, c, d]
 }
 
-fn generated_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    let source = "/dev/urandom";
-    std::fs::File::open(source)
-        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(Error::state(source))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+/// The endpoints' names and IDs; whichever process attached them.
+impl Names for Bridge {
+    fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let named = |record: &&Record| {
+            record.id.eq_ignore_ascii_case(name) || record.names.iter().any(|n| n.eq_ignore_ascii_case(name))
+        };
+        let addresses: Vec<_> = records.iter().filter(named).flat_map(hosts).collect();
+        (!addresses.is_empty()).then_some(addresses)
+    }
+    fn name(&self, address: IpAddr) -> Option<String> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let record = records.into_iter().find(|record| hosts(record).contains(&address))?;
+        Some(record.names.into_iter().next().unwrap_or(record.id))
+    }
+    fn covers(&self, address: IpAddr) -> bool {
+        self.0.network.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod dns;
 mod endpoint;
 mod error;
 mod firewall;
@@ -12,7 +13,16 @@ mod netns;
 mod state;
 
 pub use bridge::{Bridge, BridgeOptions, Repaired};
+pub use dns::{DNS_ADDRESS, DnsOptions, DnsServer, MemoryNames, Names};
 pub use endpoint::{Endpoint, PortMapping, Protocol};
 pub use error::{Error, Result};
 pub use ipam::{DirIpam, Ipam, MemoryIpam};
 pub use lease::Lease;
+
+/// Bytes that nobody guesses.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Fewer than 256 bytes come whole, and only before the pool is ready is there a wait.
+    while rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(N) {}
+    bytes
+}

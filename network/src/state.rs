@@ -98,6 +98,28 @@ impl State {
         read(&self.network_dir(name).join("network.json"))
     }
 
+    /// All networks of this directory. The lock must be held: what is not a network then, is what a crash left of one.
+    pub(crate) fn networks(&self) -> Result<Vec<String>> {
+        let (mut names, rest): (Vec<_>, Vec<_>) = list(&self.root)?
+            .into_iter()
+            .filter(|name| self.network_dir(name).is_dir())
+            .partition(|name| self.network_dir(name).join("network.json").exists());
+        rest.iter().try_for_each(|name| self.remove_network(name))?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes files that a crash kept from being renamed. The lock must be held.
+    pub(crate) fn remove_half_written(&self, name: &str) -> Result<()> {
+        for directory in [self.network_dir(name), self.boot_dir(name)] {
+            for file in list(&directory)?.iter().filter(|file| file.ends_with(".tmp")) {
+                let path = directory.join(file);
+                fs::remove_file(&path).map_err(Error::state(path))?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn save_network(&self, name: &str, network: &Network) -> Result<()> {
         fs::create_dir_all(self.boot_dir(name)).map_err(Error::state(self.boot_dir(name)))?;
         write(&self.network_dir(name).join("network.json"), network, true)

@@ -211,10 +211,10 @@ impl Error {
         if Self::in_io(&error).is_none() {
             return Err(error);
         }
-        match error.into_inner().map(|e| e.downcast::<Self>()) {
-            Some(Ok(ours)) => Ok(*ours),
-            Some(Err(foreign)) => Err(std::io::Error::other(foreign)),
-            None => Err(std::io::Error::other("error without a source")),
+        let Some(inner) = error.into_inner() else { return Err(std::io::Error::other("no error")) };
+        match inner.downcast::<Self>() {
+            Ok(ours) => Ok(*ours),
+            Err(foreign) => Err(std::io::Error::other(foreign)),
         }
     }
 

@@ -8,13 +8,13 @@ use oci_spec::image::{Descriptor, Digest};
 
 use crate::auth::Scopes;
 use crate::client::Inner;
-use crate::endpoint::{Endpoint, lock};
+use crate::endpoint::{Endpoint, Registry, lock};
 use crate::error::BoxError;
 use crate::exchange::{Call, Payload};
 use crate::manifest::{self, Graph, Kind};
 use crate::transport::{Headers, Method, Response};
 use crate::upload::Offer;
-use crate::{CancelToken, Client, Ctx, Error, Event, Reference, Result, digest, parallel};
+use crate::{CancelToken, Client, Ctx, Error, Event, Reference, Result, Source, digest, parallel};
 
 /// From this total on it is worth a request to learn that nothing has to be sent.
 const WORTH_ASKING: u64 = 16 << 20;
@@ -94,15 +94,7 @@ impl Client {
     ) -> Result<Pushed> {
         let registry = self.0.registry(reference.registry())?;
         parallel::watched(ctx, &self.0.cancel, |cancel| {
-            let push = Push {
-                inner: &self.0,
-                endpoint: &registry.server,
-                repository: reference.repository(),
-                content,
-                ctx,
-                cancel,
-                counts: Counts::default(),
-            };
+            let push = Push::new(&self.0, &registry, reference.repository(), content, ctx, cancel);
             push.tree(root, reference.digest().is_none().then(|| reference.selector()), 0)?;
             let Counts { sent, reused, skipped } = push.counts;
             Ok(Pushed {
@@ -124,16 +116,38 @@ struct Counts {
 
 /// One push under way.
 pub(crate) struct Push<'a> {
-    pub(crate) inner: &'a Inner,
+    pub(crate) inner: &'a Arc<Inner>,
+    registry: &'a Arc<Registry>,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) repository: &'a str,
     pub(crate) content: &'a dyn Content,
     pub(crate) ctx: Ctx<'a>,
-    cancel: &'a CancelToken,
+    pub(crate) cancel: &'a CancelToken,
     counts: Counts,
 }
 
-impl Push<'_> {
+impl<'a> Push<'a> {
+    pub(crate) fn new(
+        inner: &'a Arc<Inner>,
+        registry: &'a Arc<Registry>,
+        repository: &'a str,
+        content: &'a dyn Content,
+        ctx: Ctx<'a>,
+        cancel: &'a CancelToken,
+    ) -> Self {
+        let endpoint = &registry.server;
+        Self { inner, registry, endpoint, repository, content, ctx, cancel, counts: Counts::default() }
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            inner: Arc::clone(self.inner),
+            registry: Arc::clone(self.registry),
+            repository: self.repository.to_owned(),
+            cancel: self.cancel.clone(),
+        }
+    }
+
     /// Pushes a manifest and what it names, under a tag or by its digest only.
     fn tree(&self, root: &Descriptor, tag: Option<&str>, depth: usize) -> Result<()> {
         if depth > self.inner.limits.depth {
@@ -148,7 +162,7 @@ impl Push<'_> {
         if !done {
             let selector = tag.unwrap_or(root.digest().as_ref());
             let reply = self.put_manifest(selector, root, &bytes)?;
-            self.attach(root, &graph, &reply)?;
+            self.attach(root, &graph, &reply, &self.source())?;
         }
         lock(&self.inner.manifests).put(root, &bytes);
         self.ctx.report(Event::Done { digest: root.digest() });
@@ -311,10 +325,5 @@ impl Push<'_> {
 
     pub(crate) fn scopes(&self) -> Scopes {
         Scopes::repository(self.repository, "pull,push")
-    }
-
-    /// Where the manifest is attached to another: makes sure that the registry lists it there.
-    fn attach(&self, _root: &Descriptor, _graph: &Graph, _reply: &Response) -> Result<()> {
-        Ok(())
     }
 }

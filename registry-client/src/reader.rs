@@ -72,6 +72,11 @@ impl BlobReader {
         self.resumes
     }
 
+    /// Whether all bytes came and the digest was right.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.finished
+    }
+
     fn connect(&mut self) -> Result<()> {
         let mut attempt = 0;
         loop {

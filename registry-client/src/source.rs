@@ -1,5 +1,5 @@
 use std::fmt;
-use std::io::{self, Cursor, Read};
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -90,6 +90,12 @@ impl Source {
             }
             None => Ok(Box::new(BlobReader::open(self.clone(), descriptor, offset)?)),
         }
+    }
+
+    /// The registry itself only.
+    pub(crate) fn without_mirrors(mut self) -> Self {
+        self.registry = Arc::new(Registry { server: Arc::clone(&self.registry.server), mirrors: Vec::new() });
+        self
     }
 
     /// Where to read from, in order: mirrors that are up, then the registry itself.
@@ -251,19 +257,4 @@ fn embedded(descriptor: &Descriptor) -> Result<Option<Bytes>> {
             && digest::of(bytes, descriptor.digest()).is_ok_and(|d| d == *descriptor.digest())
     };
     Ok(decoded.filter(right).map(Bytes::from))
-}
-
-impl Source {
-    /// Reads all of a small blob.
-    pub(crate) fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {
-        if descriptor.size() > limit {
-            return Err(Error::TooLarge { what: descriptor.digest().to_string(), limit });
-        }
-        let mut bytes = Vec::new();
-        let read = self.open(descriptor, 0)?.read_to_end(&mut bytes);
-        read.map_err(|e: io::Error| {
-            Error::from_io(e).unwrap_or_else(|e| Error::Unread { source: e.into() })
-        })?;
-        Ok(bytes.into())
-    }
 }

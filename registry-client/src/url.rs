@@ -267,7 +267,7 @@ fn redact(input: &str) -> String {
         .next()
         .unwrap_or("")
         .chars()
-        .filter(|c| c.is_ascii_graphic())
+        .filter(char::is_ascii_graphic)
         .take(128)
         .collect();
     match (shown.split_once("://"), shown.rsplit_once('@')) {

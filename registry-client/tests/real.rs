@@ -1,5 +1,7 @@
 //! Against Debian's docker-registry, with skopeo as the second opinion.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
+
 mod common;
 
 use std::process::Command;

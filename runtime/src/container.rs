@@ -2,16 +2,30 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use crate::error::{Context, Error, Result};
+use crate::hooks;
 use crate::launch::wake;
 use crate::process;
 use crate::runtime::{Runtime, through_proc};
 use crate::state::{Dir, Record, State, Status};
 use crate::sys;
+
+/// What a hook reads.
+fn document(record: &Record, status: Status) -> String {
+    let pid = (status != Status::Stopped).then(|| record.pid.to_string());
+    hooks::document(
+        &record.spec,
+        &record.id,
+        status,
+        pid.as_deref(),
+        record.bundle.as_deref().unwrap_or(Path::new("")),
+    )
+}
 
 /// A container by ID, whoever started it. All that it tells is read afresh from its state on disk and from the kernel.
 #[derive(Clone, Debug)]
@@ -85,10 +99,16 @@ impl Container {
 
     pub(crate) fn start_parked(&self, record: &Record) -> Result<()> {
         let socket = self.knock()?.ok_or(Error::Died)?;
-        let result = wake(&socket, &record.faults);
+        let result = wake(&socket, record);
         // Whatever came of it, nobody waits there any more.
         let _ = fs::remove_file(self.dir.socket());
-        result
+        result?;
+        let poststart = hooks::run(&record.spec, "poststart", &document(record, Status::Running));
+        if poststart.is_err() {
+            // runtime.md, "Lifecycle": a failed poststart hook stops the container.
+            process::kill(record.pid, libc::SIGKILL);
+        }
+        poststart
     }
 
     /// Sends a signal to its init, or to all its processes.
@@ -168,7 +188,9 @@ impl Container {
             record.groups.kill()?;
         }
         record.groups.remove()?;
-        self.dir.remove()
+        self.dir.remove()?;
+        // A failure here is told, and takes nothing back: the container is gone.
+        hooks::run_all(&record.spec, "poststop", &document(&record, Status::Stopped))
     }
 
     /// Kills init, and waits until it is gone.

@@ -52,7 +52,7 @@ impl Created {
         record: Record,
         warnings: Vec<String>,
     ) -> Self {
-        let Launched { pid, pidfd, console, netns } = launched;
+        let Launched { pid, pidfd, console, netns, .. } = launched;
         let process = Handle { container, pid, pidfd, stdio, console, exit: None, kept: false };
         Self { process, netns, warnings, record }
     }

@@ -14,6 +14,7 @@ use crate::launch::{Launch, Launched, launch, status_socket};
 use crate::plan::{Input, Mode, RootSource, compile};
 use crate::process;
 use crate::runtime::no_capabilities;
+use crate::seccomp::Filter;
 use crate::state::Status;
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::sys;
@@ -48,6 +49,8 @@ impl Container {
         let container_caps = || record.spec.process().as_ref().and_then(|p| p.capabilities().clone());
         let wanted = process.capabilities().clone().or_else(container_caps).unwrap_or_else(no_capabilities);
         let (sets, _) = caps::sets(&wanted, available);
+        let linux = record.spec.linux().as_ref();
+        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
         let joins = [(init.as_raw_fd(), record.namespaces)];
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let mut keep: Vec<RawFd> = preserve_numbers.clone();
@@ -55,6 +58,7 @@ impl Container {
         keep.extend(streams.numbers().into_iter().flatten());
         let input = Input {
             mode: Mode::Exec,
+            id: &record.id,
             spec: &record.spec,
             process,
             bundle: Path::new("/"),
@@ -72,7 +76,7 @@ impl Container {
             may_set_groups: record.may_set_groups,
             caps: Some(sets),
             available_caps: available,
-            filter: None,
+            filter: filter.as_ref(),
             sync_hooks: false,
             listener: None,
             status: theirs.as_raw_fd(),
@@ -90,7 +94,10 @@ impl Container {
             maps: None,
             on_namespaces: &mut |_| Ok(()),
         };
-        let Launched { pid, pidfd, console, .. } = launch(request, status, theirs)?;
+        let Launched { pid, pidfd, console, listener, .. } = launch(request, status, theirs)?;
+        if let Some(listener) = listener {
+            crate::seccomp::pass_listener(&record, &listener)?;
+        }
         Ok(ExecProcess { container: self.clone(), pid, pidfd, stdio: streams.parent, console, exit: None })
     }
 }

@@ -9,8 +9,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::cgroup::Groups;
 use crate::error::{Context, Error, Result};
 use crate::idmap::Maps;
-use crate::plan::{Faults, Plan};
+use crate::plan::Plan;
 use crate::process;
+use crate::seccomp;
+use crate::state::Record;
 use crate::stdio::at_least;
 use crate::sys::{self, Spawn, wire::msg};
 
@@ -34,6 +36,8 @@ pub(crate) struct Launched {
     pub(crate) pidfd: OwnedFd,
     pub(crate) console: Option<OwnedFd>,
     pub(crate) netns: Option<OwnedFd>,
+    /// seccomp notifications.
+    pub(crate) listener: Option<OwnedFd>,
 }
 
 /// The two ends of a status socket: ours, the helper's.
@@ -58,7 +62,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, status: OwnedFd, theirs: OwnedFd) -
     };
     let (pid, pidfd) = born_in(launch.groups, &request)?;
     drop((theirs, memory));
-    let mut launched = Launched { pid, pidfd, console: None, netns: None };
+    let mut launched = Launched { pid, pidfd, console: None, netns: None, listener: None };
     match converse(&mut launch, &status, &mut launched) {
         Ok(()) => Ok(launched),
         Err(error) => {
@@ -100,14 +104,15 @@ fn converse(launch: &mut Launch<'_>, status: &OwnedFd, launched: &mut Launched) 
                 if let Some(maps) = launch.maps {
                     maps.write(launched.pid)?;
                 }
-                answer(status)?;
+                answer(status, launched.pid)?;
             }
             msg::HOOKS => {
                 (launch.on_namespaces)(launched.pid)?;
-                answer(status)?;
+                answer(status, launched.pid)?;
             }
             msg::CONSOLE => launched.console = fd,
             msg::NETNS => launched.netns = fd,
+            msg::NOTIFY => launched.listener = fd,
             msg::READY => return Ok(()),
             _ => return Err(faults.error(message.step, message.value, message.detail)),
         }
@@ -137,18 +142,22 @@ fn replace(launched: &mut Launched, pid: u32) -> Result<()> {
     Ok(())
 }
 
-fn answer(status: &OwnedFd) -> Result<()> {
-    rustix::net::send(status, b"+", rustix::net::SendFlags::NOSIGNAL)
+fn answer(status: &OwnedFd, pid: u32) -> Result<()> {
+    rustix::net::send(status, &pid.to_ne_bytes(), rustix::net::SendFlags::NOSIGNAL)
         .context("answer the container's process")?;
     Ok(())
 }
 
 /// Wakes a parked container over its socket, and waits until it has executed.
-pub(crate) fn wake(socket: &OwnedFd, faults: &Faults) -> Result<()> {
-    rustix::net::send(socket, b"+", rustix::net::SendFlags::NOSIGNAL)
-        .context("start the container's process")?;
-    match sys::receive(socket.as_raw_fd()).map_err(Error::os("read the status socket"))? {
-        None => Ok(()),
-        Some((message, _)) => Err(faults.error(message.step, message.value, message.detail)),
+pub(crate) fn wake(socket: &OwnedFd, record: &Record) -> Result<()> {
+    answer(socket, record.pid)?;
+    loop {
+        match sys::receive(socket.as_raw_fd()).map_err(Error::os("read the status socket"))? {
+            None => return Ok(()),
+            Some((message, Some(fd))) if message.kind == msg::NOTIFY => seccomp::pass_listener(record, &fd)?,
+            Some((message, _)) => {
+                return Err(record.faults.error(message.step, message.value, message.detail));
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ pub mod containers;
 mod created;
 mod error;
 mod exec;
+mod hooks;
 mod idmap;
 mod launch;
 mod namespaces;

@@ -14,12 +14,14 @@ use crate::cgroup::{Groups, Layout};
 use crate::container::Container;
 use crate::created::Created;
 use crate::error::{Context, Error, Result};
+use crate::hooks;
 use crate::idmap::Maps;
 use crate::launch::{Launch, Launched, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
-use crate::state::{Dir, Record, State, boot_id, now};
+use crate::seccomp::Filter;
+use crate::state::{Dir, Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::sys;
 
@@ -91,9 +93,16 @@ impl Runtime {
         let dir = Dir::new(&self.inner.root, id)?;
         dir.create()?;
         let mut making = Making { dir: &dir, groups: Groups::default(), done: false };
-        let created = self.make(&mut making, spec, options)?;
-        making.done = true;
-        Ok(created)
+        let bundle = options.bundle.clone().unwrap_or_default();
+        let result = self.make(&mut making, spec, options);
+        making.done = result.is_ok();
+        drop(making);
+        if matches!(result, Err(Error::Hook { .. })) {
+            // runtime.md, "Lifecycle": a failed hook ends in destruction, and that in the poststop hooks; the first error is the one to tell.
+            let _ =
+                hooks::run_all(spec, "poststop", &hooks::document(spec, id, Status::Stopped, None, &bundle));
+        }
+        result
     }
 
     fn make(&self, making: &mut Making<'_>, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
@@ -127,6 +136,7 @@ impl Runtime {
         let (sets, missing) =
             caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
         warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
+        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
         let joins = namespaces.joins();
@@ -137,6 +147,7 @@ impl Runtime {
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let input = Input {
             mode: Mode::Init,
+            id: &dir.id,
             spec,
             process,
             bundle: &bundle,
@@ -154,8 +165,10 @@ impl Runtime {
             may_set_groups,
             caps: Some(sets),
             available_caps: available,
-            filter: None,
-            sync_hooks: false,
+            filter: filter.as_ref(),
+            sync_hooks: ["prestart", "createRuntime", "createContainer"]
+                .iter()
+                .any(|kind| !hooks::of(spec, kind).is_empty()),
             listener: Some(listener.as_raw_fd()),
             status: theirs.as_raw_fd(),
             keep: &keep,
@@ -172,7 +185,12 @@ impl Runtime {
                 groups: &making.groups,
                 keep: &keep,
                 maps: maps.as_ref(),
-                on_namespaces: &mut |_| Ok(()),
+                on_namespaces: &mut |pid| {
+                    let state =
+                        hooks::document(spec, &dir.id, Status::Creating, Some(&pid.to_string()), &bundle);
+                    hooks::run(spec, "prestart", &state)?;
+                    hooks::run(spec, "createRuntime", &state)
+                },
             },
             status,
             theirs,

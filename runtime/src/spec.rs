@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{
     Capability, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, Mount, Process, Root, Spec, User,
+    LinuxNamespaceType, LinuxResources, LinuxSeccomp, Mount, Process, Root, Spec, User,
 };
 
 /// Docker's default set.
@@ -68,11 +68,13 @@ where
         .set_uid_mappings(None)
         .set_gid_mappings(None)
         .set_devices(None);
+    let process = process(args);
+    linux.set_seccomp(Some(default_seccomp(&process)));
     let mut spec = Spec::default();
     spec.set_version("1.2.0".to_owned())
         .set_hostname(None)
         .set_root(Some(root))
-        .set_process(Some(process(args)))
+        .set_process(Some(process))
         .set_mounts(Some(mounts()))
         .set_linux(Some(linux));
     spec
@@ -105,6 +107,13 @@ where
         }
     }
     spec
+}
+
+/// The seccomp profile that [`default_spec`] sets, which is Docker's: it depends on the capabilities, so it is to be set again when
+/// the process is given others (`CAP_SYS_ADMIN` allows `mount`, `CAP_SYS_PTRACE` allows `kcmp`...).
+pub fn default_seccomp(process: &Process) -> LinuxSeccomp {
+    let bounding = process.capabilities().as_ref().and_then(|c| c.bounding().clone());
+    crate::seccomp::default_profile(&bounding.unwrap_or_default())
 }
 
 /// Takes the network namespace out of a spec: the container shares the caller's network. In a user namespace a fresh sysfs is then not

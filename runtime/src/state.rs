@@ -36,6 +36,8 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
+    /// Being made: what hooks see before `create` returns.
+    Creating,
     /// Set up, its process not yet executed.
     Created,
     /// Running.
@@ -50,6 +52,7 @@ impl Status {
     /// The word of runtime-spec.
     pub fn as_str(self) -> &'static str {
         match self {
+            Status::Creating => "creating",
             Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",

@@ -176,3 +176,137 @@ fn limits_are_in_force() {
     assert!(err.contains("fork"), "{err}");
     assert!(!std::path::Path::new("/sys/fs/cgroup/pids/longshore").join(&id).exists());
 }
+
+#[test]
+fn seccomp_is_in_force() {
+    let Some(world) = World::new() else { return };
+    let script =
+        "grep -E '^(Seccomp|Cap|NoNew)' /proc/self/status; unshare -m true; mount -t tmpfs x /tmp; echo end";
+    let (code, out, err) = world.sh(&id("seccomp"), script);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("Seccomp:\t2") && out.contains("CapInh:\t0000000000000000"), "{out}");
+    assert!(err.contains("unshare: ") && err.contains("mount: "), "{err}");
+    also_unprivileged("seccomp_is_in_force");
+}
+
+#[test]
+fn masks_and_read_only_paths() {
+    let Some(world) = World::new() else { return };
+    let script = "cat /proc/timer_list | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sys/kernel/panic; touch /proc/irq/x; \
+                  touch /dev/x && echo writable; ls -l /dev/null | cut -c1; readlink /dev/fd; test -c /dev/zero && echo zero";
+    let (_, out, err) = world.sh(&id("masks"), script);
+    assert!(out.starts_with("0\n0\n"), "{out} {err}");
+    assert!(out.contains("writable\nc\n/proc/self/fd\nzero\n"), "{out}");
+    assert!(err.contains("ead-only file system"), "{err}");
+    also_unprivileged("masks_and_read_only_paths");
+}
+
+#[test]
+fn detached_root_and_nothing_on_the_host() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, world.rootfs(), flags).unwrap();
+    let mut options = world.piped();
+    options.rootfs = Rootfs::Detached(std::os::fd::AsFd::as_fd(&tree));
+    let mut spec = world.spec(&["sh", "-c", "ls /; cat /proc/self/mountinfo | head -1"]);
+    spec.root_mut().as_mut().unwrap().set_path("/nonexistent".into());
+    let mut running = world.runtime.create(&id("detached"), &spec, options).unwrap().start().unwrap();
+    let out = read(running.take_stdio(1));
+    assert!(out.contains("bin\n"), "{out}");
+    assert_eq!(running.wait(None).unwrap().unwrap().code, 0);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+}
+
+#[test]
+fn binds_with_their_options() {
+    let Some(world) = World::new() else { return };
+    let data = world.dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "content").unwrap();
+    // A link in the image must not lead the mount out of the root.
+    fs::create_dir(world.rootfs().join("data-outside")).unwrap();
+    std::os::unix::fs::symlink("/../../../../data-outside", world.rootfs().join("link")).unwrap();
+    let mut spec = world.spec(&[
+        "sh",
+        "-c",
+        "cat /data/file; touch /data/x; cat /one; cat /link/sub/file; cat /proc/self/mountinfo",
+    ]);
+    let bind = |to: &str, from: std::path::PathBuf, options: &[&str]| {
+        let mut mount = oci_spec::runtime::Mount::default();
+        mount.set_destination(to.into()).set_typ(Some("bind".to_owned())).set_source(Some(from));
+        mount.set_options(Some(options.iter().map(ToString::to_string).collect()));
+        mount
+    };
+    let mounts = spec.mounts_mut().as_mut().unwrap();
+    mounts.push(bind("/data", data.clone(), &["rbind", "ro", "nosuid"]));
+    mounts.push(bind("/one", data.join("file"), &["bind"]));
+    mounts.push(bind("/link/sub", data.clone(), &["bind"]));
+    let (code, out, err) = world.run(&id("bind"), &spec);
+    assert!(out.starts_with("contentcontentcontent"), "{code} {out} {err}");
+    assert!(err.contains("ead-only file system"), "{err}");
+    assert!(out.lines().any(|l| l.contains(" /data ro,nosuid")), "{out}");
+    assert!(world.rootfs().join("data-outside/sub").is_dir());
+    also_unprivileged("binds_with_their_options");
+}
+
+#[test]
+fn hooks_run_in_their_places() {
+    let Some(world) = World::new() else { return };
+    let log = world.dir.path().join("log");
+    let mut spec = world.spec(&["sh", "-c", "cat /hook"]);
+    let hook = |kind: &str, path: &str, script: String| {
+        let mut hook = oci_spec::runtime::Hook::default();
+        hook.set_path(path.into())
+            .set_args(Some(vec!["sh".to_owned(), "-c".to_owned(), script]))
+            .set_timeout(Some(10));
+        hook.set_env(Some(vec!["PATH=/bin:/usr/bin".to_owned(), format!("KIND={kind}")]));
+        Some(vec![hook])
+    };
+    let outside =
+        |kind| hook(kind, "/bin/sh", format!("(echo $KIND $SECRET; cat; echo) >> {}", log.display()));
+    let mut hooks = oci_spec::runtime::Hooks::default();
+    hooks
+        .set_create_runtime(outside("createRuntime"))
+        .set_create_container(outside("createContainer"))
+        .set_start_container(hook(
+            "startContainer",
+            "/bin/sh",
+            "cat > /hook; echo $$ $SECRET >> /hook".to_owned(),
+        ))
+        .set_poststart(outside("poststart"))
+        .set_poststop(outside("poststop"));
+    spec.set_hooks(Some(hooks.clone()));
+    spec.process_mut().as_mut().unwrap().env_mut().as_mut().unwrap().push("SECRET=leaked".to_owned());
+    let id = id("hooks");
+    let created = world.runtime.create(&id, &spec, world.piped()).unwrap();
+    let pid = created.pid();
+    let mut running = created.start().unwrap();
+    let out = read(running.take_stdio(1));
+    assert!(out.contains(&format!("{pid},\"bundle\"")) && out.contains("\"status\":\"created\""), "{out}");
+    drop(running);
+    let text = fs::read_to_string(&log).unwrap();
+    let kinds: Vec<_> =
+        text.lines().filter(|l| !l.is_empty() && !l.starts_with('{')).map(str::trim).collect();
+    assert_eq!(kinds, ["createRuntime", "createContainer", "poststart", "poststop"], "{text}");
+    assert!(text.contains("\"status\":\"creating\"") && text.contains("\"status\":\"stopped\""), "{text}");
+    assert!(!text.contains("leaked") && !out.contains("leaked"));
+    for kind in ["createRuntime", "createContainer", "startContainer"] {
+        let mut hooks = oci_spec::runtime::Hooks::default();
+        let failing = hook(kind, "/bin/sh", "exit 42".to_owned());
+        match kind {
+            "createRuntime" => hooks.set_create_runtime(failing),
+            "createContainer" => hooks.set_create_container(failing),
+            _ => hooks.set_start_container(failing),
+        };
+        spec.set_hooks(Some(hooks));
+        let error =
+            world.runtime.create(&id, &spec, CreateOptions::default()).and_then(|c| c.start()).unwrap_err();
+        assert!(error.to_string().contains(kind) && error.to_string().contains("42"), "{error}");
+    }
+    also_unprivileged("hooks_run_in_their_places");
+}

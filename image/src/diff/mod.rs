@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self as rfs, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use self::walk::{Item, open_dir, read_dir, xattrs};
+use self::walk::{Item, Unlocked, open_dir, read_dir, xattrs};
 use self::writer::Head;
 use crate::error::at;
 use crate::layer::{Owner, RootMeta};
@@ -39,6 +39,7 @@ pub(crate) fn upper(dir: &Path, options: &Options, out: &mut dyn Write, ctx: Ctx
         out: BufWriter::with_capacity(128 << 10, out),
         links: HashMap::new(),
         outcome: DiffOutcome::default(),
+        unlocked: Vec::new(),
         buffer: vec![0; 128 << 10],
         ctx,
     };
@@ -68,6 +69,7 @@ struct Diff<'a> {
     /// Where a file with several names was first seen.
     links: HashMap<(u64, u64), Vec<u8>>,
     outcome: DiffOutcome,
+    unlocked: Vec<Unlocked>,
     buffer: Vec<u8>,
     ctx: Ctx<'a>,
 }
@@ -140,6 +142,10 @@ impl Diff<'_> {
     }
 
     fn directory(&mut self, dir: &OwnedFd, path: Vec<u8>, item: &Item) -> Result<Option<Vec<u8>>> {
+        if self.options.owner == Owner::User && item.stat.st_mode & 0o700 != 0o700 {
+            // Stays open until the end: everything below is reached through it.
+            self.unlocked.extend(walk::unlock(dir, item).map_err(at("chmod", self.at(&path)))?);
+        }
         let Some(fd) = walk::open_below(dir, &item.name, &self.at(&path))? else { return Ok(None) };
         let found = xattrs(&fd, &self.at(&path))?;
         let name = [&path, &b"/"[..]].concat();
@@ -153,7 +159,11 @@ impl Diff<'_> {
     fn file(&mut self, dir: &OwnedFd, path: &[u8], item: &Item) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let full = self.at(path);
-        let mut file = match rfs::openat(dir, item.name.as_slice(), flags, Mode::empty()) {
+        let locked = self.options.owner == Owner::User && item.stat.st_mode & 0o400 == 0;
+        let unlocked = if locked { walk::unlock(dir, item).map_err(at("chmod", &full))? } else { None };
+        let opened = rfs::openat(dir, item.name.as_slice(), flags, Mode::empty());
+        drop(unlocked);
+        let mut file = match opened {
             Ok(fd) => File::from(fd),
             // Removed while we were reading.
             Err(Errno::NOENT) => return Ok(()),

@@ -1,9 +1,9 @@
 //! Reading directories that others may be changing, without following links.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self as rfs, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self as rfs, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::Result;
@@ -60,6 +60,46 @@ pub(super) fn open_below(root: &OwnedFd, path: &[u8], shown: &Path) -> Result<Op
         rest = then.strip_prefix(b"/").unwrap_or(then);
     }
     Ok(at_fd)
+}
+
+/// A file or directory that denied its owner access, opened up until this is dropped.
+pub(super) struct Unlocked {
+    file: OwnedFd,
+    mode: Mode,
+}
+
+impl Drop for Unlocked {
+    fn drop(&mut self) {
+        let _ = rfs::fchmod(&self.file, self.mode);
+    }
+}
+
+/// Gives the owner access to what is his: a container's root may read all files, the ordinary user behind it may not.
+/// `None` when it is not his, or no file or directory.
+pub(super) fn unlock(dir: &OwnedFd, item: &Item) -> rustix::io::Result<Option<Unlocked>> {
+    let (kind, mode) =
+        (FileType::from_raw_mode(item.stat.st_mode), Mode::from_raw_mode(item.stat.st_mode & 0o7777));
+    let own = item.stat.st_uid == rustix::process::geteuid().as_raw();
+    if !own || !matches!(kind, FileType::RegularFile | FileType::Directory) {
+        return Ok(None);
+    }
+    // Through /proc, because the path itself could be exchanged for a link.
+    let path = rfs::openat(
+        dir,
+        item.name.as_slice(),
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let found = rfs::fstat(&path)?;
+    if (found.st_dev, found.st_ino) != (item.stat.st_dev, item.stat.st_ino) {
+        return Ok(None);
+    }
+    let magic = format!("/proc/self/fd/{}", path.as_raw_fd());
+    rfs::chmodat(CWD, &magic, mode | Mode::RWXU, AtFlags::empty())?;
+    match rfs::open(&magic, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(Unlocked { file, mode })),
+        Err(e) => rfs::chmodat(CWD, &magic, mode, AtFlags::empty()).and(Err(e)),
+    }
 }
 
 /// What is in a directory, by name.

@@ -134,12 +134,12 @@ impl<'a> Unpacker<'a> {
         }
         let (owner, natural, path) = (self.owner, self.natural, self.shown(tree, id, b""));
         let fd = self.dir(tree, id)?;
-        if dir.opaque {
+        for (name, value) in dir.marks() {
             let name = match owner {
-                Owner::Root => "trusted.overlay.opaque",
-                Owner::User => "user.overlay.opaque",
+                Owner::Root => format!("trusted.overlay.{name}"),
+                Owner::User => format!("user.overlay.{name}"),
             };
-            rfs::fsetxattr(fd, name, b"y", XattrFlags::empty()).map_err(at("setxattr", &path))?;
+            rfs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(at("setxattr", &path))?;
         }
         describe_fd(fd, node, owner, natural, None).map_err(at("describe", &path))?;
         self.open.retain(|(open, _)| *open != id);

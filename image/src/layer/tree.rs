@@ -50,6 +50,8 @@ pub(crate) struct Dir {
     pub(crate) children: BTreeMap<Box<[u8]>, Id>,
     /// Hides what lower layers have in this directory.
     pub(crate) opaque: bool,
+    /// Holds whiteouts.
+    pub(crate) whiteouts: bool,
     /// Named by no entry, only by paths of others: a layer below may know its owner and mode.
     pub(crate) implied: bool,
 }
@@ -80,6 +82,18 @@ pub(crate) enum Placed {
     },
     /// It described no file: a marker, or nothing new.
     Nowhere,
+}
+
+impl Dir {
+    /// What overlay must be told about the directory, by attributes `{trusted,user}.overlay.*`.
+    ///
+    /// It believes a directory that only one layer has to be free of whiteouts, and lists their names, unless the
+    /// directory seems to be copied from elsewhere: an origin of no bytes says so and no more.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = (&'static str, &'static [u8])> + use<> {
+        let origin: (&str, &[u8]) = ("origin", b"");
+        let opaque: (&str, &[u8]) = ("opaque", b"y");
+        self.opaque.then_some(opaque).into_iter().chain(self.whiteouts.then_some(origin))
+    }
 }
 
 impl Tree {
@@ -174,7 +188,9 @@ impl Tree {
         match existing {
             None => {
                 let node = self.push(Meta::default(), Body::Whiteout, Vec::new());
-                self.dir_mut(parent).children.insert(name.into(), node);
+                let dir = self.dir_mut(parent);
+                dir.children.insert(name.into(), node);
+                dir.whiteouts = true;
             }
             Some(id) => {
                 if let Body::Dir(dir) = &mut self.nodes[id as usize].body {

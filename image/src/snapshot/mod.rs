@@ -308,7 +308,8 @@ pub struct DiffOutcome {
     pub bytes: u64,
 }
 
-/// Bytes on disk and inodes of a directory tree, its root included; hard links count once.
+/// Bytes on disk and inodes of a directory tree, its root included; hard links count once, and what this user may not
+/// read does not.
 pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
     let (mut bytes, mut inodes) = (0, 0);
     let mut seen = HashSet::new();
@@ -317,7 +318,9 @@ pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
         let meta = match fs::symlink_metadata(&path) {
             Ok(meta) => meta,
             // A running container removes files as it likes.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                continue;
+            }
             Err(e) => return Err(at("stat", &path)(e)),
         };
         if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
@@ -326,7 +329,15 @@ pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
         bytes += meta.blocks() * 512;
         inodes += 1;
         if meta.is_dir() {
-            for entry in fs::read_dir(&path).map_err(at("read", &path))? {
+            let below = match fs::read_dir(&path) {
+                Ok(below) => below,
+                // Gone by now, or closed to us by its owner inside the container: then what it holds is not counted.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                    continue;
+                }
+                Err(e) => return Err(at("read", &path)(e)),
+            };
+            for entry in below {
                 todo.push(entry.map_err(at("read", &path))?.path());
             }
         }

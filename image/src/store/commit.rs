@@ -113,6 +113,20 @@ impl Store {
             .collect()
     }
 
+    /// A layer by its diff ID, if it is unpacked and a blob of it is here: what a build's cache remembers may be gone.
+    pub fn layer(&self, diff_id: &Digest) -> Result<Option<Layer>> {
+        let Some(diff) = self.0.diffs.get(diff_id) else { return Ok(None) };
+        let lease = self.lease()?;
+        for descriptor in diff.blobs {
+            lease.hold([descriptor.digest(), diff_id])?;
+            if self.0.layers.contains(diff_id) && self.blob_size(descriptor.digest())?.is_some() {
+                let diff_id = diff_id.clone();
+                return Ok(Some(Layer { descriptor, diff_id, size: diff.size, entries: diff.entries, _lease: lease }));
+            }
+        }
+        Ok(None)
+    }
+
     /// Size and entries of a layer: from the record, or (when that was lost) from the blob again.
     fn diff(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<Unpacked> {
         if let Some(diff) = self.0.diffs.get(diff_id) {

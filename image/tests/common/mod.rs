@@ -185,7 +185,7 @@ pub fn listing(dir: &std::path::Path) -> Vec<String> {
 
 /// [`listing`] without lock files, once what is removed in the background is gone.
 pub fn settled(store: &Store) -> Vec<String> {
-    for _ in 0..500 {
+    for _ in 0..100 {
         if std::fs::read_dir(store.path().join("tmp")).unwrap().next().is_none() {
             break;
         }

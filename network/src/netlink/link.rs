@@ -190,12 +190,19 @@ pub(crate) fn add_address(index: u32, address: IpNet) -> Message {
     }
 }
 
-pub(crate) fn add_default_route(index: u32, gateway: IpAddr) -> Message {
+/// With a metric that follows from `preference`, so that a container on several networks has a route by each, and uses the first.
+pub(crate) fn add_default_route(index: u32, gateway: IpAddr, preference: u32) -> Message {
     const PROTO_STATIC: u8 = 4;
     const UNICAST: u8 = 1;
-    let family = if gateway.is_ipv4() { AF_INET } else { AF_INET6 };
+    const RTA_OIF: u16 = 4;
+    const RTA_GATEWAY: u16 = 5;
+    const RTA_PRIORITY: u16 = 6;
+    let (family, base) = if gateway.is_ipv4() { (AF_INET, 0) } else { (AF_INET6, 1024) };
     let header = [family, 0, 0, 0, TABLE_MAIN, PROTO_STATIC, 0, UNICAST, 0, 0, 0, 0];
-    Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header).bytes(5, &octets(gateway)).u32(4, index)
+    Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header)
+        .bytes(RTA_GATEWAY, &octets(gateway))
+        .u32(RTA_OIF, index)
+        .u32(RTA_PRIORITY, base + preference)
 }
 
 pub(crate) fn octets(address: IpAddr) -> Vec<u8> {

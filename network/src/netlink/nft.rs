@@ -9,6 +9,9 @@ const SUBSYSTEM: u16 = 10 << 8;
 /// `nfgenmsg.nfgen_family` of a table for IPv4 and IPv6.
 pub(crate) const INET: u8 = 1;
 
+/// `nfgenmsg.nfgen_family` of a table for frames on bridges.
+pub(crate) const BRIDGE: u8 = 7;
+
 /// `NFT_DATA_VERDICT`'s codes.
 pub(crate) const DROP: u32 = 0;
 pub(crate) const ACCEPT: u32 = 1;
@@ -23,6 +26,7 @@ const ELEM_INTERVAL_END: u32 = 1;
 pub(crate) mod datatype {
     pub(crate) const IPV4: u32 = 7;
     pub(crate) const IPV6: u32 = 8;
+    pub(crate) const ETHER: u32 = 9;
     pub(crate) const PROTOCOL: u32 = 12;
     pub(crate) const PORT: u32 = 13;
     pub(crate) const IFNAME: u32 = 41;
@@ -56,8 +60,27 @@ pub(crate) fn parse_generation(payload: &[u8]) -> Option<u32> {
     Attrs::after(payload, 4).be32(1)
 }
 
-/// One table, by family and name; makes the messages about what is in it.
-#[derive(Clone, Copy, Debug)]
+/// All chains of all tables, to be dumped.
+pub(crate) fn list_chains() -> Message {
+    Message::new(SUBSYSTEM | 4, 0, &header(0, 0))
+}
+
+/// `family table chain`, if it is a base chain that drops forwarded IP packets by default.
+pub(crate) fn parse_forward_drop(payload: &[u8]) -> Option<String> {
+    const FORWARD: u32 = 2;
+    let family = match *payload.first()? {
+        INET => "inet",
+        2 => "ip",
+        10 => "ip6",
+        _ => return None,
+    };
+    let chain = Attrs::after(payload, 4);
+    let drops = chain.nest(4).be32(1)? == FORWARD && chain.be32(5)? == DROP;
+    drops.then(|| Some(format!("{family} {} {}", chain.str(1)?, chain.str(3)?)))?
+}
+
+/// One table, by family and name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) family: u8,
     pub(crate) name: &'static str,
@@ -66,6 +89,7 @@ pub(crate) struct Table {
 /// A base chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
+    pub(crate) table: Table,
     pub(crate) name: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) hook: u32,
@@ -73,8 +97,9 @@ pub(crate) struct Chain {
 }
 
 /// A set or map.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
+    pub(crate) table: Table,
     pub(crate) name: &'static str,
     pub(crate) flags: u32,
     /// Data type and length in bytes of each part of the key, each padded to four.
@@ -105,72 +130,85 @@ impl Table {
     pub(crate) fn delete(self) -> Message {
         self.message(2, 0).str(1, self.name)
     }
+}
 
-    pub(crate) fn create_chain(self, chain: Chain) -> Message {
-        self.message(3, NLM_F_CREATE)
-            .str(1, self.name)
-            .str(3, chain.name)
-            .nest(4, |m| m.be32(1, chain.hook).be32(2, chain.priority as u32))
+impl Chain {
+    pub(crate) fn create(self) -> Message {
+        self.table
+            .message(3, NLM_F_CREATE)
+            .str(1, self.table.name)
+            .str(3, self.name)
+            .nest(4, |m| m.be32(1, self.hook).be32(2, self.priority as u32))
             .be32(5, ACCEPT)
-            .str(7, chain.kind)
+            .str(7, self.kind)
     }
 
-    /// Deletes all rules of a chain.
-    pub(crate) fn flush_chain(self, chain: &str) -> Message {
-        self.message(8, 0).str(1, self.name).str(2, chain)
+    /// Deletes all its rules.
+    pub(crate) fn flush(self) -> Message {
+        self.table.message(8, 0).str(1, self.table.name).str(2, self.name)
     }
 
-    pub(crate) fn add_rule(self, chain: &str, expressions: &[Expression]) -> Message {
-        self.message(6, NLM_F_CREATE | NLM_F_APPEND)
-            .str(1, self.name)
-            .str(2, chain)
+    pub(crate) fn add_rule(self, expressions: &[Expression]) -> Message {
+        let message = self.table.message(6, NLM_F_CREATE | NLM_F_APPEND);
+        message
+            .str(1, self.table.name)
+            .str(2, self.name)
             .nest(4, |m| expressions.iter().fold(m, |m, e| m.nest(1, |m| m.str(1, e.name).nest(2, &e.fill))))
     }
+}
 
-    pub(crate) fn create_set(self, set: &Set, id: u32) -> Message {
+impl Set {
+    /// `id` tells it from the others of its transaction.
+    pub(crate) fn create(&self, id: u32) -> Message {
         let types = |parts: &[(u32, u32)]| datatype::concat(&parts.iter().map(|p| p.0).collect::<Vec<_>>());
         let length = |parts: &[(u32, u32)]| parts.iter().map(|p| p.1.next_multiple_of(4)).sum::<u32>();
-        let concat = set.key.len() > 1;
-        let flags = set.flags | if concat { SET_CONCAT } else { 0 };
+        let concat = self.key.len() > 1;
         let mut message = self
+            .table
             .message(9, NLM_F_CREATE)
-            .str(1, self.name)
-            .str(2, set.name)
-            .be32(3, flags)
-            .be32(4, types(set.key))
-            .be32(5, if concat { length(set.key) } else { set.key[0].1 });
-        if set.flags & SET_MAP != 0 {
-            message = message.be32(6, types(set.data)).be32(7, length(set.data));
+            .str(1, self.table.name)
+            .str(2, self.name)
+            .be32(3, self.flags | if concat { SET_CONCAT } else { 0 })
+            .be32(4, types(self.key))
+            .be32(5, if concat { length(self.key) } else { self.key[0].1 });
+        if self.flags & SET_MAP != 0 {
+            message = message.be32(6, types(self.data)).be32(7, length(self.data));
         }
         if concat {
             message = message.nest(9, |m| {
-                m.nest(2, |m| set.key.iter().fold(m, |m, (_, len)| m.nest(1, |m| m.be32(1, *len))))
+                m.nest(2, |m| self.key.iter().fold(m, |m, (_, len)| m.nest(1, |m| m.be32(1, *len))))
             });
         }
         // For nft alone: the key is in host order, so that it prints names.
-        if set.key[0].0 == datatype::IFNAME {
+        if self.key[0].0 == datatype::IFNAME {
             message = message.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
         }
         message.be32(10, id)
     }
 
-    /// Adds elements; with `exclusive`, an element that is there makes the transaction fail with `EEXIST`.
-    pub(crate) fn add_elements(self, set: &str, elements: &[Element], exclusive: bool) -> Message {
-        let flags = NLM_F_CREATE | if exclusive { NLM_F_EXCL } else { 0 };
-        self.elements(self.message(12, flags), set, elements)
+    /// Adds an element; one that is there makes the transaction fail with `EEXIST`.
+    pub(crate) fn add_element(&self, element: &Element) -> Message {
+        self.element(self.table.message(12, NLM_F_CREATE | NLM_F_EXCL), element)
     }
 
-    pub(crate) fn delete_elements(self, set: &str, elements: &[Element]) -> Message {
-        self.elements(self.message(14, 0), set, elements)
+    pub(crate) fn delete_element(&self, element: &Element) -> Message {
+        let key = Element { key: element.key.clone(), end: element.end.clone(), ..Element::default() };
+        self.element(self.table.message(14, 0), &key)
     }
 
-    /// All elements of a set, to be dumped.
-    pub(crate) fn list_elements(self, set: &str) -> Message {
-        self.message(13, 0).str(1, self.name).str(2, set)
+    /// Asks for one element by its key.
+    pub(crate) fn get_element(&self, element: &Element) -> Message {
+        let key = Element { key: element.key.clone(), ..Element::default() };
+        self.element(self.table.message(13, 0), &key)
     }
 
-    fn elements(self, message: Message, set: &str, elements: &[Element]) -> Message {
-        message.str(1, self.name).str(2, set).nest(3, |m| elements.iter().fold(m, element))
+    /// All elements, to be dumped.
+    pub(crate) fn list(&self) -> Message {
+        self.table.message(13, 0).str(1, self.table.name).str(2, self.name)
+    }
+
+    fn element(&self, message: Message, element: &Element) -> Message {
+        message.str(1, self.table.name).str(2, self.name).nest(3, |m| self::element(m, element))
     }
 }
 
@@ -202,7 +240,7 @@ fn start(message: Message, element: &Element) -> Message {
     message
 }
 
-/// The elements in one reply to [`Table::list_elements`], and which of them are ends of intervals.
+/// The elements in one reply to [`Set::list`], and which of them are ends of intervals.
 pub(crate) fn parse_elements(payload: &[u8]) -> Vec<(bool, Element)> {
     let element = |e: Attrs<'_>| Element {
         key: e.nest(1).get(1).unwrap_or_default().to_vec(),
@@ -241,6 +279,7 @@ pub(crate) const REGISTER: u32 = 8;
 /// What `meta` can load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Meta {
+    EtherType = 1,
     InputName = 6,
     OutputName = 7,
     Family = 15,
@@ -254,12 +293,19 @@ pub(crate) fn meta(register: u32, key: Meta) -> Expression {
 /// Where `payload` counts from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Base {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }
 
 pub(crate) fn payload(register: u32, base: Base, offset: u32, length: u32) -> Expression {
     expression("payload", move |m| m.be32(1, register).be32(2, base as u32).be32(3, offset).be32(4, length))
+}
+
+/// A constant into the register.
+pub(crate) fn load(register: u32, data: &[u8]) -> Expression {
+    let data = data.to_vec();
+    expression("immediate", move |m| m.be32(1, register).nest(2, |m| m.bytes(1, &data)))
 }
 
 /// Goes on if the register is `data`.
@@ -290,13 +336,13 @@ pub(crate) fn mask(register: u32, mask: &[u8]) -> Expression {
 }
 
 /// Goes on if the key is in the set (or is not, with `invert`).
-pub(crate) fn lookup(set: &'static str, register: u32, invert: bool) -> Expression {
-    expression("lookup", move |m| m.str(1, set).be32(2, register).be32(5, u32::from(invert)))
+pub(crate) fn lookup(set: &'static Set, register: u32, invert: bool) -> Expression {
+    expression("lookup", move |m| m.str(1, set.name).be32(2, register).be32(5, u32::from(invert)))
 }
 
 /// Loads the map's data for the key; a missing key ends the rule.
-pub(crate) fn translate(map: &'static str, register: u32, result: u32) -> Expression {
-    expression("lookup", move |m| m.str(1, map).be32(2, register).be32(3, result))
+pub(crate) fn translate(map: &'static Set, register: u32, result: u32) -> Expression {
+    expression("lookup", move |m| m.str(1, map.name).be32(2, register).be32(3, result))
 }
 
 /// `ct status` or `ct state` into the register.

@@ -78,7 +78,16 @@ impl Netns {
 
     /// The body that `curl` gets, or `None`.
     pub fn curl(&self, url: &str) -> Option<String> {
-        let output = self.try_sh(&format!("exec curl -sS --noproxy '*' --max-time 2 '{url}'"));
+        self.curl_within(url, 10)
+    }
+
+    /// Whether nothing answers there; a second tells, where an answer would take milliseconds.
+    pub fn blocked(&self, url: &str) -> bool {
+        self.curl_within(url, 1).is_none()
+    }
+
+    fn curl_within(&self, url: &str, seconds: u32) -> Option<String> {
+        let output = self.try_sh(&format!("exec curl -sS --noproxy '*' --max-time {seconds} '{url}'"));
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -116,9 +125,11 @@ impl Netns {
         socket
     }
 
-    /// Everything that longshore could leave: links, addresses, routes, rules.
+    /// Everything that longshore could leave: links, addresses, routes, rules. Whether a carrier is there shows up late, and is left out.
     pub fn dump(&self) -> String {
-        self.sh("ip -o link | sed 's/^[0-9]*: //' | sort; ip -o addr | sed 's/^[0-9]*: //'; ip route show table all; ip neigh show nud permanent; nft list ruleset")
+        self.sh("{ ip -o link | sed 's/^[0-9]*: //' | sort; ip -o addr | sed 's/^[0-9]*: //'; \
+                 ip route show table all; ip neigh show nud permanent; nft list ruleset; } | \
+                 sed 's/NO-CARRIER,//; s/,LOWER_UP//; s/ state [A-Z]*//; s/ linkdown//'")
     }
 }
 

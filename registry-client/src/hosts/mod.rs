@@ -1,5 +1,10 @@
 //! How registries are reached: addresses, TLS, mirrors.
 
+mod dir;
+pub(crate) mod toml;
+
+pub use dir::HostsDir;
+
 use crate::policy::is_local_name;
 use crate::reference::DOCKER_HUB;
 use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(unreachable_pub, reason = "a module of several test binaries")]
 
+pub mod fault;
+
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Cursor, Read};
 use std::path::PathBuf;

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::{Arg, Builder, Plan, StepExt, devices, mounts, options, process, slot};
+use super::{Arg, Builder, Plan, StepExt, devices, hooks, mounts, options, process, slot};
 use crate::caps;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
 use crate::seccomp::Filter;
+use crate::state::Status;
 use crate::sys::wire::{msg, op};
 
 /// Which kind of process the plan starts.
@@ -42,6 +43,7 @@ pub(crate) enum RootSource<'a> {
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     pub(crate) mode: Mode,
+    pub(crate) id: &'a str,
     pub(crate) spec: &'a Spec,
     pub(crate) process: &'a Process,
     /// What relative paths start from.
@@ -235,6 +237,7 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     }
     sysctl(b, input)?;
     mounts::masked_and_readonly(b, input)?;
+    hooks::hooks(b, input, "createContainer", Status::Created)?;
     mounts::pivot(b, input.no_pivot);
     b.label("root.readonly");
     if input.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true) {
@@ -358,11 +361,14 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         b.label("start");
         b.op(super::PARK, op::PARK, [listener.into()]);
     }
+    if input.mode == Mode::Init {
+        hooks::hooks(b, input, "startContainer", Status::Created)?;
+    }
     process::session(b, input);
     process::rlimits(b, input)?;
     let early_filter = input.process.no_new_privileges() != Some(true);
     if early_filter && let Some(filter) = input.filter {
-        filter.load(b)?;
+        filter.load(b);
     }
     process::identity(b, input)?;
     process::cwd(b, input)?;
@@ -380,7 +386,7 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         [from.into(), u32::MAX.into(), libc::CLOSE_RANGE_CLOEXEC.into()],
     );
     if !early_filter && let Some(filter) = input.filter {
-        filter.load(b)?;
+        filter.load(b);
     }
     process::execute(b, input)
 }

@@ -4,6 +4,7 @@
 
 mod compile;
 mod devices;
+mod hooks;
 mod mounts;
 mod options;
 mod process;

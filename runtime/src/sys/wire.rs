@@ -46,7 +46,7 @@ pub(crate) const OP: u8 = 1;
 pub(crate) mod op {
     /// Open (and make, where it is missing) a mount target inside a root: root slot, path, kind (0 directory, 1 file), resolve flags, mode.
     pub(crate) const TARGET: u32 = 1;
-    /// Tell the parent (kind, value) and wait for its answer.
+    /// Tell the parent (kind, value) and wait for its answer: four bytes, the PID that the parent knows this process by.
     pub(crate) const SYNC: u32 = 2;
     /// Pass a descriptor to the parent: message kind, fd.
     pub(crate) const SEND_FD: u32 = 3;
@@ -82,13 +82,18 @@ pub(crate) struct Hook {
     pub(crate) argv: u64,
     /// Environment.
     pub(crate) envp: u64,
-    /// What it reads on standard input; the bytes `@PID@` are not replaced: the parent writes the state beforehand.
+    /// What it reads on standard input.
     pub(crate) input: u64,
     /// Length of `input`.
     pub(crate) input_len: u64,
+    /// Where in `input` the PID goes: [`PID_DIGITS`] bytes, right-aligned.
+    pub(crate) pid: u64,
     /// Milliseconds, or -1 for none.
     pub(crate) timeout: i64,
 }
+
+/// Width of the PID in a hook's input.
+pub(crate) const PID_DIGITS: usize = 10;
 
 /// First bytes of a plan.
 #[repr(C)]

@@ -12,6 +12,7 @@ mod layout;
 mod sparse;
 mod xattr;
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -199,9 +200,14 @@ fn file_type(body: &Body) -> u16 {
     }
 }
 
-/// The entry's own attributes, and overlay's mark on an opaque directory.
-fn node_xattrs(node: &Node) -> Vec<(&[u8], &[u8])> {
-    let own = node.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| (n.as_slice(), v.as_slice()));
-    let opaque = matches!(&node.body, Body::Dir(dir) if dir.opaque);
-    own.chain(opaque.then_some((&b"trusted.overlay.opaque"[..], &b"y"[..]))).collect()
+/// The entry's own attributes, and overlay's marks on directories.
+fn node_xattrs(node: &Node) -> Vec<(Cow<'_, [u8]>, &[u8])> {
+    let own =
+        node.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| (Cow::Borrowed(n.as_slice()), v.as_slice()));
+    let dir = if let Body::Dir(dir) = &node.body { Some(dir.marks()) } else { None };
+    let marks = dir.into_iter().flatten().map(|(name, value)| {
+        let name = format!("trusted.overlay.{name}").into_bytes();
+        (Cow::Owned(name), value)
+    });
+    own.chain(marks).collect()
 }

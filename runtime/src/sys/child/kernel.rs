@@ -16,6 +16,7 @@ pub(crate) mod nr {
     pub(crate) const CLOSE: u64 = 3;
     pub(crate) const MMAP: u64 = 9;
     pub(crate) const RT_SIGACTION: u64 = 13;
+    pub(crate) const RT_SIGPROCMASK: u64 = 14;
     pub(crate) const SENDMSG: u64 = 46;
     pub(crate) const EXECVE: u64 = 59;
     pub(crate) const EXIT_GROUP: u64 = 231;
@@ -45,6 +46,7 @@ pub(crate) mod nr {
     pub(crate) const CLOSE: u64 = 57;
     pub(crate) const MMAP: u64 = 222;
     pub(crate) const RT_SIGACTION: u64 = 134;
+    pub(crate) const RT_SIGPROCMASK: u64 = 135;
     pub(crate) const SENDMSG: u64 = 211;
     pub(crate) const EXECVE: u64 = 221;
     pub(crate) const EXIT_GROUP: u64 = 94;

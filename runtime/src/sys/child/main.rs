@@ -23,6 +23,8 @@ struct Machine {
     slots: [u64; SLOTS],
     status: u64,
     pc: u32,
+    /// What the parent knows this process by, once it has told.
+    pid: u32,
 }
 
 impl Machine {
@@ -94,7 +96,7 @@ pub(crate) unsafe extern "C" fn main(sp: *const usize) -> ! {
         let header = &*(BASE as *const Header);
         (header, core::slice::from_raw_parts(header.steps as *const Step, header.count as usize))
     };
-    Machine { slots: [u64::MAX; SLOTS], status: header.status as u64, pc: 0 }.run(steps)
+    Machine { slots: [u64::MAX; SLOTS], status: header.status as u64, pc: 0, pid: 0 }.run(steps)
 }
 
 /// A decimal number.

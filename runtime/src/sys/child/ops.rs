@@ -2,7 +2,7 @@
 
 use crate::Machine;
 use crate::kernel::{exit, nr, syscall};
-use crate::wire::{Hook, msg, op};
+use crate::wire::{Hook, PID_DIGITS, msg, op};
 
 const EINTR: i64 = 4;
 const ENOENT: i64 = 2;
@@ -134,17 +134,18 @@ fn step_into(root: u64, prefix: &[u8; PATH_MAX], file: bool, resolve: u64) -> i6
     open(root, prefix.as_ptr() as u64, O_PATH | if file { 0 } else { O_DIRECTORY }, 0, resolve)
 }
 
-fn sync(machine: &Machine, kind: u32, value: i32) -> i64 {
+fn sync(machine: &mut Machine, kind: u32, value: i32) -> i64 {
     machine.tell(kind, value, 0);
-    wait_for_word(machine.status)
+    machine.pid = wait_for_word(machine.status);
+    0
 }
 
-/// The parent's answer is one byte; an end of file means that it is gone, and so are we.
-fn wait_for_word(fd: u64) -> i64 {
-    let mut word = 0u8;
+/// The parent's answer; an end of file means that it is gone, and so are we.
+fn wait_for_word(fd: u64) -> u32 {
+    let mut word = 0u32;
     loop {
-        match call(nr::READ, &[fd, &raw mut word as u64, 1]) {
-            1 => return 0,
+        match call(nr::READ, &[fd, &raw mut word as u64, 4]) {
+            4 => return word,
             r if r == -EINTR => {}
             _ => exit(123),
         }
@@ -191,8 +192,9 @@ fn park(machine: &mut Machine, listener: u64) -> i64 {
             }
             return peer;
         }
-        let mut word = 0u8;
-        if call(nr::READ, &[peer as u64, &raw mut word as u64, 1]) == 1 {
+        let mut word = 0u32;
+        if call(nr::READ, &[peer as u64, &raw mut word as u64, 4]) == 4 {
+            machine.pid = word;
             machine.status = peer as u64;
             close(listener as i64);
             return 0;
@@ -320,6 +322,13 @@ fn write_file(a: &[u64; 6]) -> i64 {
 fn hook(machine: &Machine, hook: *const Hook) -> i64 {
     // SAFETY: the parent laid it out in the plan.
     let hook = unsafe { &*hook };
+    // SAFETY: as above; the plan is mapped privately and writable, and these bytes are the helper's to fill in.
+    let digits = unsafe { core::slice::from_raw_parts_mut(hook.pid as *mut u8, PID_DIGITS) };
+    let mut rest = machine.pid;
+    for digit in digits.iter_mut().rev() {
+        *digit = if rest > 0 { b'0' + (rest % 10) as u8 } else { b' ' };
+        rest /= 10;
+    }
     let mut pipe = [0i32; 2];
     let r = call(nr::PIPE2, &[&raw mut pipe as u64, O_CLOEXEC]);
     if r < 0 {
@@ -328,6 +337,8 @@ fn hook(machine: &Machine, hook: *const Hook) -> i64 {
     let args = [0u64, 0, 0, 0, 17, 0, 0, 0];
     let pid = call(nr::CLONE3, &[&raw const args as u64, 64]);
     if pid == 0 {
+        let none = 0u64;
+        call(nr::RT_SIGPROCMASK, &[2, &raw const none as u64, 0, 8]);
         call(nr::DUP3, &[pipe[0] as u64, 0, 0]);
         call(nr::CLOSE_RANGE, &[3, u64::from(u32::MAX), 4]);
         call(nr::EXECVE, &[hook.path, hook.argv, hook.envp]);

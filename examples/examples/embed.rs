@@ -1,0 +1,44 @@
+//! A container in twenty lines: pull, snapshot, network, run, wait. As root:
+//!
+//! ```sh
+//! cargo run --release --example embed -- 127.0.0.1:5000/debian:bookworm /tmp/embed hostname -I
+//! ```
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use longshore_image::{Ctx, ImportOptions, Store, from_fn};
+use longshore_network::{Bridge, BridgeOptions, Endpoint};
+use longshore_registry_client::{Client, Reference};
+use longshore_runtime::{CreateOptions, Rootfs, Runtime, spec::default_spec};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, name, dir, command @ ..] = args.as_slice() else {
+        return Err("usage: embed IMAGE DIR COMMAND...".into());
+    };
+    let (reference, dir): (Reference, _) = (name.parse()?, Path::new(dir));
+
+    let (client, store) = (Client::builder().build()?, Store::open(dir.join("images"))?);
+    let registry = client.source(&reference)?;
+    let source = from_fn(move |blob, offset| registry.open(blob, offset));
+    let pulled =
+        store.import(&source, &client.resolve(&reference)?, &ImportOptions::default(), Ctx::none())?;
+    let root = store.snapshot("web", &pulled.image)?.mount()?;
+
+    let mut options = CreateOptions::default();
+    options.rootfs = Rootfs::Detached(root.as_fd());
+    let created = Runtime::new(dir.join("runtime"))?.create("web", &default_spec(command), options)?;
+
+    let bridge = Bridge::open(dir.join("network"), "web", &BridgeOptions::default())?;
+    let lease = bridge.attach(created.netns()?.as_fd(), &Endpoint::new().publish(0, 80))?;
+    println!("{} publishes port 80 at {}", lease.address().0, lease.ports()[0].host_port);
+
+    let exit = created.start()?.wait(None)?.expect("waited without a time limit");
+    println!("exit code {}", exit.code);
+
+    lease.detach()?;
+    bridge.remove()?;
+    store.remove_snapshot("web")?;
+    Ok(())
+}

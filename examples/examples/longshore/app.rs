@@ -1,0 +1,92 @@
+//! What all commands share: the host, opened on first use, and the cancel flag.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use longshore_examples::{Host, HostOptions, Layout};
+use longshore_runtime::containers::Containers;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::failure::{Failure, Result};
+
+pub(crate) struct App {
+    root: PathBuf,
+    host: OnceCell<Host>,
+    containers: OnceCell<Containers>,
+    cancel: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Raises the cancel flag at the first SIGINT or SIGTERM; a second one ends the program.
+    pub(crate) fn new(root: Option<PathBuf>) -> Result<Self> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&cancel))?;
+            signal_hook::flag::register(signal, Arc::clone(&cancel))?;
+        }
+        let root = std::path::absolute(root.map_or_else(default_root, Ok)?)?;
+        Ok(Self { root, host: OnceCell::new(), containers: OnceCell::new(), cancel })
+    }
+
+    pub(crate) fn host(&self) -> Result<&Host> {
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let host = open_host(&self.root).map_err(|e| Failure::from(&*e))?;
+        Ok(self.host.get_or_init(|| host))
+    }
+
+    pub(crate) fn containers(&self) -> Result<&Containers> {
+        if let Some(containers) = self.containers.get() {
+            return Ok(containers);
+        }
+        let containers = self.host()?.containers().map_err(|e| Failure::from(&*e))?;
+        Ok(self.containers.get_or_init(|| containers))
+    }
+
+    pub(crate) fn cancel(&self) -> &AtomicBool {
+        &self.cancel
+    }
+
+    pub(crate) fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+/// Opens everything below `root`: for a command and, in a process of its own, for a container's shim.
+pub(crate) fn open_host(root: &Path) -> longshore_examples::Result<Host> {
+    let options = HostOptions {
+        rootless: rootless(),
+        resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        shim: std::env::current_exe()?,
+        docker_config: docker_config(),
+    };
+    Host::open(Layout::new(root), options)
+}
+
+pub(crate) fn rootless() -> bool {
+    !rustix::process::geteuid().is_root()
+}
+
+fn default_root() -> Result<PathBuf> {
+    if !rootless() {
+        return Ok("/var/lib/longshore".into());
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|d| d.is_absolute());
+    let data = data.or_else(|| Some(home()?.join(".local/share")));
+    data.map(|d| d.join("longshore"))
+        .ok_or_else(|| Failure::new("no home directory: set HOME or XDG_DATA_HOME, or say --root DIR"))
+}
+
+/// Docker's `config.json`: where `docker login` and `longshore login` keep credentials.
+pub(crate) fn docker_config() -> Option<PathBuf> {
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")));
+    dir.map(|d| d.join("config.json"))
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute())
+}

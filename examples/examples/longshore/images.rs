@@ -1,0 +1,460 @@
+//! `images`, `tag`, `rmi`, `history`, `image inspect|prune|tree|verify`.
+
+use clap::Args;
+use longshore_examples::find_image;
+use longshore_image::{Ctx, Image, ImageRecord, Store, VerifyOptions};
+use longshore_registry_client::Reference;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::failure::{Failure, Result, each};
+use crate::{output, registry};
+
+/// `images`
+#[derive(Args, Debug)]
+pub(crate) struct ImagesArgs {
+    /// Show all images (default hides dangling images that others stand on)
+    #[arg(short, long)]
+    all: bool,
+    /// Show digests
+    #[arg(long)]
+    digests: bool,
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Only images of this repository, or this one image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+}
+
+/// `rmi`
+#[derive(Args, Debug)]
+pub(crate) struct RmiArgs {
+    /// Force removal of the image
+    #[arg(short, long)]
+    force: bool,
+    /// Do not delete untagged parents
+    #[arg(long)]
+    no_prune: bool,
+    /// Images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+}
+
+/// `tag`
+#[derive(Args, Debug)]
+pub(crate) struct TagArgs {
+    /// The image
+    #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
+    source: String,
+    /// Its new name
+    #[arg(value_name = "TARGET_IMAGE[:TAG]")]
+    target: String,
+}
+
+/// `history`
+#[derive(Args, Debug)]
+pub(crate) struct HistoryArgs {
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Print sizes and dates in human readable format
+    #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    human: bool,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    image: String,
+}
+
+/// `image prune`
+#[derive(Args, Debug)]
+pub(crate) struct ImagePruneArgs {
+    /// Remove all unused images, not just dangling ones
+    #[arg(short, long)]
+    all: bool,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// `image verify`
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Take away what is damaged, so that a pull fetches it again
+    #[arg(long)]
+    repair: bool,
+}
+
+pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
+    let store = app.host()?.store();
+    let filters = args.filter.iter().map(|f| Filter::parse(f, store)).collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for record in store.images()? {
+        if !filters.iter().all(|filter| filter.matches(&record)) {
+            continue;
+        }
+        for (repository, tag, digest) in names(&record) {
+            if args.name.as_deref().is_none_or(|wanted| name_matches(wanted, &repository, &tag)) {
+                rows.push(row(args, &record, &repository, &tag, &digest));
+            }
+        }
+    }
+    let format = args.format.as_deref();
+    if args.quiet && format.is_none() {
+        let mut seen = Vec::new();
+        for row in rows.iter().map(|r| &r["ID"]) {
+            if !seen.contains(&row) {
+                output::line(row.as_str().unwrap_or_default());
+                seen.push(row);
+            }
+        }
+        return Ok(());
+    }
+    let digest = if args.digests { "{{.Digest}}\t" } else { "" };
+    let table = format!(
+        "table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{digest}{{{{.ID}}}}\t{{{{.CreatedSince}}}}\t{{{{.Size}}}}"
+    );
+    let titles = json!({
+        "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED",
+        "CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
+    });
+    output::rows(&titles, &table, format, &rows)
+}
+
+fn row(args: &ImagesArgs, record: &ImageRecord, repository: &str, tag: &str, digest: &str) -> Value {
+    let id = record.image.id().to_string();
+    let created = created(&record.image);
+    json!({
+        "Repository": repository, "Tag": tag, "Digest": digest,
+        "ID": if args.no_trunc { id } else { output::short_id(&id) },
+        "CreatedSince": output::ago(created), "CreatedAt": output::date(created),
+        "Size": output::size(record.size), "VirtualSize": output::size(record.size), "Containers": "N/A",
+    })
+}
+
+/// Repository, tag and digest of each line that docker shows for an image.
+fn names(record: &ImageRecord) -> Vec<(String, String, String)> {
+    let none = || "<none>".to_owned();
+    let target = record.image.target().digest().to_string();
+    let line = |name: &String| match name.parse::<Reference>() {
+        Ok(reference) => {
+            let digest = reference.digest().map_or(target.clone(), ToString::to_string);
+            (repository(&reference), reference.tag().map_or_else(none, str::to_owned), digest)
+        }
+        Err(_) => (name.clone(), none(), target.clone()),
+    };
+    match record.names.as_slice() {
+        [] => vec![(none(), none(), none())],
+        names => names.iter().map(line).collect(),
+    }
+}
+
+/// `debian`, `127.0.0.1:5000/web`: the name as docker shows it, without tag and digest.
+fn repository(reference: &Reference) -> String {
+    let name = reference.familiar();
+    let name = name.split('@').next().unwrap_or_default();
+    match reference.tag().and_then(|tag| name.strip_suffix(tag)?.strip_suffix(':')) {
+        Some(name) => name.to_owned(),
+        None => name.to_owned(),
+    }
+}
+
+/// `images debian`, `images debian:bookworm`, `images 'deb*'`
+fn name_matches(wanted: &str, repository: &str, tag: &str) -> bool {
+    let last = wanted.rsplit('/').next().unwrap_or(wanted);
+    match last.rsplit_once(':') {
+        Some((_, wanted_tag)) => {
+            glob(&wanted[..wanted.len() - wanted_tag.len() - 1], repository) && glob(wanted_tag, tag)
+        }
+        None => glob(wanted, repository),
+    }
+}
+
+/// `*` and `?`, neither of which matches a slash.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some(first) = pattern.chars().next() else { return text.is_empty() };
+    let rest = &pattern[first.len_utf8()..];
+    let next = text.chars().next();
+    match first {
+        '*' => glob(rest, text) || next.is_some_and(|c| c != '/' && glob(pattern, &text[c.len_utf8()..])),
+        '?' => next.is_some_and(|c| c != '/' && glob(rest, &text[c.len_utf8()..])),
+        _ => next == Some(first) && glob(rest, &text[first.len_utf8()..]),
+    }
+}
+
+enum Filter {
+    Dangling(bool),
+    Label(String),
+    Reference(String),
+    Before(i64),
+    Since(i64),
+}
+
+impl Filter {
+    fn parse(text: &str, store: &Store) -> Result<Self> {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Failure::new(format!("invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"))
+        })?;
+        let time = || Ok::<_, Failure>(created(&find_image(store, value)?));
+        Ok(match key {
+            "dangling" => Self::Dangling(matches!(value, "true" | "1")),
+            "label" => Self::Label(value.to_owned()),
+            "reference" => Self::Reference(value.to_owned()),
+            "before" => Self::Before(time()?),
+            "since" => Self::Since(time()?),
+            _ => return Err(Failure::new(format!("invalid filter '{key}'"))),
+        })
+    }
+
+    fn matches(&self, record: &ImageRecord) -> bool {
+        match self {
+            Self::Dangling(wanted) => record.names.is_empty() == *wanted,
+            Self::Before(time) => created(&record.image) < *time,
+            Self::Since(time) => created(&record.image) > *time,
+            Self::Reference(pattern) => {
+                names(record).iter().any(|(repository, tag, _)| name_matches(pattern, repository, tag))
+            }
+            Self::Label(wanted) => {
+                let config = record.image.config().oci.config().as_ref();
+                let labels = config.and_then(|c| c.labels().clone()).unwrap_or_default();
+                match wanted.split_once('=') {
+                    Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
+                    None => labels.contains_key(wanted),
+                }
+            }
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn created(image: &Image) -> i64 {
+    image.config().oci.created().as_deref().map_or(0, output::seconds)
+}
+
+pub(crate) fn tag(app: &App, args: &TagArgs) -> Result<()> {
+    let target = registry::parse_reference(&args.target)?;
+    if target.digest().is_some() {
+        return Err(Failure::new("refusing to create a tag with a digest reference"));
+    }
+    let store = app.host()?.store();
+    Ok(store.tag(&image(store, &args.source)?, &target.to_string())?)
+}
+
+pub(crate) fn rmi(app: &App, args: &RmiArgs) -> Result<()> {
+    each(&args.images, |name| remove(app, name, args.force))
+}
+
+fn remove(app: &App, name: &str, force: bool) -> Result<()> {
+    let store = app.host()?.store();
+    let full = name.parse::<Reference>().map(|r| r.to_string()).ok();
+    let known = full.filter(|full| !matches!(store.image(full), Err(e) if e.is_not_found()));
+    let found = image(store, name)?;
+    let digest = found.target().digest().to_string();
+    let removed = store.remove(known.as_deref().unwrap_or(name), force).map_err(|e| refused(&e, name))?;
+    for untagged in &removed.untagged {
+        let familiar = untagged.parse::<Reference>().map_or_else(|_| untagged.clone(), |r| r.familiar());
+        output::line(&format!("Untagged: {familiar}"));
+    }
+    if !removed.deleted.is_empty() {
+        if let Some(Ok(reference)) = removed.untagged.first().map(|n| n.parse::<Reference>()) {
+            output::line(&format!("Untagged: {}@{digest}", repository(&reference)));
+        }
+        store.collect(Ctx::none())?;
+    }
+    for deleted in &removed.deleted {
+        output::line(&format!("Deleted: {deleted}"));
+    }
+    Ok(())
+}
+
+fn refused(error: &longshore_image::Error, name: &str) -> Failure {
+    use longshore_image::Error;
+    let short = |id: &dyn ToString| output::short_id(&id.to_string());
+    match error {
+        Error::InUse { id, by } => {
+            let by: Vec<_> = by.iter().map(|id| output::short_id(id)).collect();
+            Failure::new(format!(
+                "conflict: unable to remove repository reference \"{name}\" (must force) - container {} is using its referenced image {}",
+                by.join(", "),
+                short(id)
+            ))
+        }
+        Error::SeveralNames { id, .. } => Failure::new(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            short(id)
+        )),
+        other => Failure::from(other),
+    }
+}
+
+/// Finds an image, with docker's word for one that is not there.
+pub(crate) fn image(store: &Store, name: &str) -> Result<Image> {
+    find_image(store, name).map_err(|error| {
+        if error.is_not_found() {
+            Failure::new(format!("No such image: {name}"))
+        } else {
+            Failure::from(error)
+        }
+    })
+}
+
+pub(crate) fn history(app: &App, args: &HistoryArgs) -> Result<()> {
+    let store = app.host()?.store();
+    let image = image(store, &args.image)?;
+    let mut sizes = store.layers(&image)?.into_iter().map(|layer| layer.size);
+    let cut = |text: &str, width| if args.no_trunc { text.to_owned() } else { output::ellipsis(text, width) };
+    let mut rows = Vec::new();
+    for step in image.config().oci.history().iter().flatten() {
+        let size = if step.empty_layer() == Some(true) { 0 } else { sizes.next().unwrap_or_default() };
+        let created = step.created().as_deref().map_or(0, output::seconds);
+        rows.push(json!({
+            "ID": "<missing>", "CreatedSince": output::ago(created), "CreatedAt": output::date(created),
+            "CreatedBy": cut(step.created_by().as_deref().unwrap_or_default(), 45),
+            "Size": if args.human { output::size(size) } else { size.to_string() },
+            "Comment": step.comment().as_deref().unwrap_or_default(),
+        }));
+    }
+    rows.reverse();
+    let id = image.id().to_string();
+    if let Some(newest) = rows.first_mut() {
+        newest["ID"] = if args.no_trunc { id } else { output::short_id(&id) }.into();
+    }
+    if args.quiet {
+        rows.iter().for_each(|row| output::line(row["ID"].as_str().unwrap_or_default()));
+        return Ok(());
+    }
+    let titles = json!({"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE", "Comment": "COMMENT"});
+    let table = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
+    output::rows(&titles, table, args.format.as_deref(), &rows)
+}
+
+/// `image inspect` in docker's shape.
+pub(crate) fn inspect(app: &App, name: &str) -> Result<Value> {
+    let store = app.host()?.store();
+    let image = image(store, name)?;
+    let mut raw = Vec::new();
+    std::io::Read::read_to_end(&mut store.open_blob(image.id())?, &mut raw)?;
+    let config: Value = serde_json::from_slice(&raw)?;
+    let names: Vec<String> =
+        store.names()?.into_iter().filter(|(_, id)| id == image.id()).map(|(name, _)| name).collect();
+    let references: Vec<Reference> = names.iter().filter_map(|n| n.parse().ok()).collect();
+    let tags: Vec<String> =
+        references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect();
+    let mut digests: Vec<String> =
+        references.iter().map(|r| format!("{}@{}", repository(r), image.target().digest())).collect();
+    digests.dedup();
+    let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
+    Ok(json!({
+        "Id": image.id().to_string(), "RepoTags": tags, "RepoDigests": digests, "Parent": "",
+        "Comment": config["comment"].as_str().unwrap_or_default(), "Created": config["created"],
+        "DockerVersion": config["docker_version"].as_str().unwrap_or_default(),
+        "Author": config["author"].as_str().unwrap_or_default(), "Config": config["config"],
+        "Architecture": config["architecture"], "Variant": config["variant"].as_str().unwrap_or_default(),
+        "Os": config["os"], "Size": size,
+        "RootFS": {"Type": "layers", "Layers": config["rootfs"]["diff_ids"]},
+        "Descriptor": image.target(), "Metadata": {},
+    }))
+}
+
+pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
+    let what = if args.all {
+        "all images without at least one container associated to them"
+    } else {
+        "all dangling images"
+    };
+    if !args.force && !crate::system::confirmed(&format!("WARNING! This will remove {what}."))? {
+        return Ok(());
+    }
+    let (untagged, collected) =
+        app.host()?.store().prune(args.all, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
+    if !untagged.is_empty() || !collected.images.is_empty() {
+        output::line("Deleted Images:");
+    }
+    for name in &untagged {
+        let familiar = name.parse::<Reference>().map_or_else(|_| name.clone(), |r| r.familiar());
+        output::line(&format!("untagged: {familiar}"));
+    }
+    for id in &collected.images {
+        output::line(&format!("deleted: {id}"));
+    }
+    output::line(&format!("\nTotal reclaimed space: {}", output::size(collected.bytes)));
+    Ok(())
+}
+
+/// `image tree`: each layer with its size and what made it; layers that several images stand on are marked.
+pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
+    let store = app.host()?.store();
+    let image = image(store, name)?;
+    let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
+    output::line(&format!("{name} {} {}", output::short_id(&image.id().to_string()), output::size(size)));
+    let made = image.config().oci.history().iter().flatten().filter(|step| step.empty_layer() != Some(true));
+    let mut made = made.map(|step| step.created_by().clone().unwrap_or_default());
+    let layers = store.layers(&image)?;
+    for (i, layer) in layers.iter().enumerate() {
+        let usage = store.layer_usage(&layer.descriptor, &layer.diff_id)?;
+        let shared =
+            if usage.images > 1 { format!("  shared by {} images", usage.images) } else { String::new() };
+        output::line(&format!(
+            "{}── {}  {:>7}  {:>7} compressed  {:>6} entries{shared}  {}",
+            if i + 1 == layers.len() { "└" } else { "├" },
+            output::short_id(&layer.diff_id.to_string()),
+            output::size(layer.size),
+            output::size(usage.compressed),
+            layer.entries,
+            output::ellipsis(&made.next().unwrap_or_default(), 60),
+        ));
+    }
+    Ok(())
+}
+
+/// `image verify`: reads everything again and compares the digests.
+pub(crate) fn verify(app: &App, args: &VerifyArgs) -> Result<()> {
+    let mut options = VerifyOptions::default();
+    options.repair = args.repair;
+    let outcome = app.host()?.store().verify(&options, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
+    for problem in &outcome.problems {
+        output::line(&format!("{problem:?}"));
+    }
+    output::line(&format!(
+        "{} images, {} blobs, {} layers, {}: {}",
+        outcome.images,
+        outcome.blobs,
+        outcome.layers,
+        output::size(outcome.bytes),
+        match outcome.problems.len() {
+            0 => "all as it should be".to_owned(),
+            n => format!("{n} problems"),
+        }
+    ));
+    if outcome.problems.is_empty() || args.repair { Ok(()) } else { Err(Failure::silent(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_as_docker_matches_them() {
+        assert!(name_matches("debian", "debian", "bookworm"));
+        assert!(name_matches("debian:book*", "debian", "bookworm"));
+        assert!(name_matches("127.0.0.1:5000/debian", "127.0.0.1:5000/debian", "x"));
+        assert!(!name_matches("debian", "127.0.0.1:5000/debian", "x"));
+        assert!(!name_matches("debian:sid", "debian", "bookworm"));
+        assert!(name_matches("*/debian", "a/debian", "x") && !name_matches("*", "a/debian", "x"));
+    }
+}

@@ -1,0 +1,232 @@
+//! `stop`, `kill`, `rm`, `restart`, `pause`, `unpause`, `rename`, `update`, `container prune`.
+
+use clap::Args;
+use longshore_runtime::containers::{RemoveOptions, RestartPolicy, StopOptions, Update, parse};
+
+use crate::app::App;
+use crate::failure::{Failure, Result, each};
+use crate::{output, ps, system};
+
+/// `stop`, `restart`
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    /// Signal to send to the container
+    #[arg(short, long)]
+    signal: Option<String>,
+    /// Seconds to wait before killing the container
+    #[arg(
+        short = 't',
+        long = "timeout",
+        visible_alias = "time",
+        allow_negative_numbers = true,
+        value_name = "int"
+    )]
+    timeout: Option<i64>,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+/// `kill`
+#[derive(Args, Debug)]
+pub(crate) struct KillArgs {
+    /// Signal to send to the container
+    #[arg(short, long, default_value = "KILL")]
+    signal: String,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+/// `rm`
+#[derive(Args, Debug)]
+pub(crate) struct RmArgs {
+    /// Force the removal of a running container (uses SIGKILL)
+    #[arg(short, long)]
+    force: bool,
+    /// Remove anonymous volumes associated with the container
+    #[arg(short, long)]
+    volumes: bool,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+/// `rename`
+#[derive(Args, Debug)]
+pub(crate) struct RenameArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Its new name
+    #[arg(value_name = "NEW_NAME")]
+    name: String,
+}
+
+/// `update`
+#[derive(Args, Debug)]
+pub(crate) struct UpdateArgs {
+    /// Block IO (relative weight), between 10 and 1000, or 0 to disable
+    #[arg(long, value_name = "uint16")]
+    blkio_weight: Option<u16>,
+    /// CPU shares (relative weight)
+    #[arg(short, long, value_name = "int")]
+    cpu_shares: Option<i64>,
+    /// Number of CPUs
+    #[arg(long, value_name = "decimal", value_parser = parse::cpus)]
+    cpus: Option<i64>,
+    /// CPUs in which to allow execution (0-3, 0,1)
+    #[arg(long)]
+    cpuset_cpus: Option<String>,
+    /// MEMs in which to allow execution (0-3, 0,1)
+    #[arg(long)]
+    cpuset_mems: Option<String>,
+    /// Memory limit
+    #[arg(short, long, value_name = "bytes", value_parser = parse::bytes)]
+    memory: Option<i64>,
+    /// Memory soft limit
+    #[arg(long, value_name = "bytes", value_parser = parse::bytes)]
+    memory_reservation: Option<i64>,
+    /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
+    #[arg(long, value_name = "bytes", value_parser = parse::bytes, allow_negative_numbers = true)]
+    memory_swap: Option<i64>,
+    /// Tune container pids limit (set -1 for unlimited)
+    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    pids_limit: Option<i64>,
+    /// Restart policy to apply when a container exits
+    #[arg(long)]
+    restart: Option<RestartPolicy>,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+/// `container prune`
+#[derive(Args, Debug)]
+pub(crate) struct PruneArgs {
+    /// Provide filter values (e.g. "until=<timestamp>")
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl StopArgs {
+    fn options(&self) -> Result<StopOptions> {
+        crate::run::check_signal(self.signal.as_deref())?;
+        let mut options = StopOptions::default();
+        options.signal.clone_from(&self.signal);
+        options.timeout = self.timeout;
+        Ok(options)
+    }
+}
+
+pub(crate) fn stop(app: &App, args: &StopArgs) -> Result<()> {
+    let options = args.options()?;
+    let containers = app.containers()?;
+    // All at once: the slowest one bounds the time.
+    parallel(&args.containers, |name| containers.stop(name, &options))
+}
+
+pub(crate) fn restart(app: &App, args: &StopArgs) -> Result<()> {
+    let options = args.options()?;
+    let containers = app.containers()?;
+    parallel(&args.containers, |name| containers.restart(name, &options))
+}
+
+pub(crate) fn kill(app: &App, args: &KillArgs) -> Result<()> {
+    crate::run::check_signal(Some(&args.signal))?;
+    let containers = app.containers()?;
+    printed(&args.containers, |name| containers.kill(name, &args.signal))
+}
+
+pub(crate) fn rm(app: &App, args: &RmArgs) -> Result<()> {
+    let containers = app.containers()?;
+    let options = RemoveOptions::new(args.force, args.volumes);
+    parallel(&args.containers, |name| match containers.remove(name.trim_start_matches('/'), &options) {
+        Err(error) if args.force && error.is_not_found() => {
+            output::note(&format!("longshore: {error}"));
+            Ok(())
+        }
+        result => result,
+    })
+}
+
+pub(crate) fn pause(app: &App, names: &[String]) -> Result<()> {
+    let containers = app.containers()?;
+    printed(names, |name| containers.pause(name))
+}
+
+pub(crate) fn unpause(app: &App, names: &[String]) -> Result<()> {
+    let containers = app.containers()?;
+    printed(names, |name| containers.unpause(name))
+}
+
+pub(crate) fn rename(app: &App, args: &RenameArgs) -> Result<()> {
+    Ok(app.containers()?.rename(&args.container, &args.name)?)
+}
+
+pub(crate) fn update(app: &App, args: &UpdateArgs) -> Result<()> {
+    let mut update = Update::default();
+    update.restart_policy.clone_from(&args.restart);
+    update.memory = args.memory;
+    update.memory_swap = args.memory_swap;
+    update.memory_reservation = args.memory_reservation;
+    update.nano_cpus = args.cpus;
+    update.cpu_shares = args.cpu_shares;
+    update.cpuset_cpus.clone_from(&args.cpuset_cpus);
+    update.cpuset_mems.clone_from(&args.cpuset_mems);
+    update.pids_limit = args.pids_limit;
+    update.blkio_weight = args.blkio_weight;
+    let containers = app.containers()?;
+    printed(&args.containers, |name| {
+        for warning in containers.update(name, &update)? {
+            output::note(&format!("WARNING: {warning}"));
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn prune(app: &App, args: &PruneArgs) -> Result<()> {
+    if !args.force && !system::confirmed("WARNING! This will remove all stopped containers.")? {
+        return Ok(());
+    }
+    let pruned = app.containers()?.prune(&ps::filters(&args.filter)?)?;
+    if !pruned.removed.is_empty() {
+        output::line("Deleted Containers:");
+        pruned.removed.iter().for_each(|id| output::line(id));
+        output::line("");
+    }
+    output::line(&format!("Total reclaimed space: {}", output::size(pruned.bytes)));
+    Ok(())
+}
+
+type Outcome = longshore_runtime::containers::Result<()>;
+
+/// One after the other; each name is printed when it is done.
+fn printed(names: &[String], work: impl Fn(&str) -> Outcome) -> Result<()> {
+    each(names, |name| {
+        work(name)?;
+        output::line(name);
+        Ok(())
+    })
+}
+
+/// The same for all names at once, printed in their order.
+fn parallel(names: &[String], work: impl Fn(&str) -> Outcome + Sync) -> Result<()> {
+    if names.len() == 1 {
+        return printed(names, work);
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let mut running =
+            names.iter().map(|name| (name, scope.spawn(move || work(name)))).collect::<Vec<_>>().into_iter();
+        each(names, |_| {
+            let (name, thread) = running.next().expect("a thread per name");
+            thread.join().map_err(|_| Failure::new(format!("{name}: internal error")))??;
+            output::line(name);
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,111 @@
+//! `login`, `logout`.
+
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use longshore_registry_client::{Credential, DockerConfigFile};
+
+use crate::app;
+use crate::failure::{Failure, Result};
+use crate::output;
+
+/// Docker's own name for Docker Hub in `config.json`.
+const HUB: &str = "https://index.docker.io/v1/";
+
+/// `login`
+#[derive(Args, Debug)]
+pub(crate) struct LoginArgs {
+    /// Password
+    #[arg(short, long)]
+    password: Option<String>,
+    /// Take the password from stdin
+    #[arg(long, conflicts_with = "password")]
+    password_stdin: bool,
+    /// Username
+    #[arg(short, long)]
+    username: Option<String>,
+    /// Registry; Docker Hub if it is left out
+    #[arg(value_name = "SERVER")]
+    server: Option<String>,
+}
+
+/// `logout`
+#[derive(Args, Debug)]
+pub(crate) struct LogoutArgs {
+    /// Registry; Docker Hub if it is left out
+    #[arg(value_name = "SERVER")]
+    server: Option<String>,
+}
+
+pub(crate) fn login(args: &LoginArgs) -> Result<()> {
+    let username = match &args.username {
+        Some(name) => name.clone(),
+        None if args.password_stdin => {
+            return Err(Failure::new("Must provide --username with --password-stdin"));
+        }
+        None => ask("Username: ", false)?,
+    };
+    let password = match &args.password {
+        Some(password) => {
+            output::note("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
+            password.clone()
+        }
+        None if args.password_stdin => {
+            let mut password = String::new();
+            std::io::stdin().read_to_string(&mut password)?;
+            password.trim_end_matches(['\r', '\n']).to_owned()
+        }
+        None => ask("Password: ", true)?,
+    };
+    let server = args.server.as_deref().unwrap_or(HUB);
+    let file = config()?;
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    DockerConfigFile::login(&file, server, &Credential::basic(username, password))?;
+    output::line("Login Succeeded");
+    Ok(())
+}
+
+pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {
+    let server = args.server.as_deref().unwrap_or(HUB);
+    output::line(&format!("Removing login credentials for {server}"));
+    if !DockerConfigFile::logout(config()?, server)? {
+        output::note(&format!("Not logged in to {server}"));
+    }
+    Ok(())
+}
+
+fn config() -> Result<PathBuf> {
+    app::docker_config().ok_or_else(|| Failure::new("no home directory: set HOME or DOCKER_CONFIG"))
+}
+
+/// Asks on the terminal; a secret is not echoed.
+fn ask(prompt: &str, secret: bool) -> Result<String> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::new("Cannot perform an interactive login from a non TTY device"));
+    }
+    print(prompt)?;
+    let mut answer = String::new();
+    if secret {
+        let before = rustix::termios::tcgetattr(&stdin)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
+        rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &silent)?;
+        let read = stdin.lock().read_line(&mut answer);
+        rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &before)?;
+        print("\n")?;
+        read?;
+    } else {
+        stdin.lock().read_line(&mut answer)?;
+    }
+    Ok(answer.trim().to_owned())
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}

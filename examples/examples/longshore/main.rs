@@ -1,0 +1,421 @@
+//! Docker's command line over the longshore crates: it parses arguments and prints; the work is theirs.
+//!
+//! ```sh
+//! cargo run --release --example longshore -- pull debian:bookworm
+//! cargo run --release --example longshore -- run --rm debian:bookworm echo hello
+//! ```
+
+mod app;
+mod archive;
+mod build;
+mod create;
+mod failure;
+mod images;
+mod lifecycle;
+mod login;
+mod network;
+mod output;
+mod progress;
+mod ps;
+mod registry;
+mod run;
+mod system;
+mod template;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use longshore_runtime::containers::shim_main;
+
+use app::App;
+use failure::Result;
+
+/// Containers without a daemon, in docker's words
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, max_term_width = 100)]
+struct Cli {
+    /// Store and state (default /var/lib/longshore; for an ordinary user $XDG_DATA_HOME/longshore)
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(run::AttachArgs),
+    /// Build an image from a Dockerfile
+    Build(build::BuildArgs),
+    /// Generate the autocompletion script for the specified shell
+    Completion {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Manage containers
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Copy files between a container and a tar stream
+    Cp(archive::CpArgs),
+    /// Create a new container
+    #[command(disable_help_flag = true)]
+    Create(create::CreateArgs),
+    /// Get real time events
+    Events(ps::EventsArgs),
+    /// Execute a command in a running container
+    Exec(run::ExecArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(archive::ExportArgs),
+    /// Show the history of an image
+    History(images::HistoryArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// List images
+    Images(images::ImagesArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(archive::ImportArgs),
+    /// Display system-wide information
+    Info,
+    /// Return low-level information on objects
+    Inspect(ps::InspectArgs),
+    /// Kill one or more running containers
+    Kill(lifecycle::KillArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(archive::LoadArgs),
+    /// Authenticate to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(login::LogoutArgs),
+    /// Fetch the logs of a container
+    Logs(ps::LogsArgs),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Pause all processes within one or more containers
+    Pause(Names),
+    /// List port mappings or a specific mapping for the container
+    Port(ps::PortArgs),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Download an image from a registry
+    Pull(registry::PullArgs),
+    /// Upload an image to a registry
+    Push(registry::PushArgs),
+    /// Rename a container
+    Rename(lifecycle::RenameArgs),
+    /// Restart one or more containers
+    Restart(lifecycle::StopArgs),
+    /// Remove one or more containers
+    Rm(lifecycle::RmArgs),
+    /// Remove one or more images
+    Rmi(images::RmiArgs),
+    /// Create and run a new container from an image
+    #[command(disable_help_flag = true)]
+    Run(run::RunArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(archive::SaveArgs),
+    /// Start one or more stopped containers
+    Start(run::StartArgs),
+    /// Stop one or more running containers
+    Stop(lifecycle::StopArgs),
+    /// Manage longshore
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(images::TagArgs),
+    /// Display the running processes of a container
+    Top(Name),
+    /// Unpause all processes within one or more containers
+    Unpause(Names),
+    /// Update configuration of one or more containers
+    Update(lifecycle::UpdateArgs),
+    /// Show the version information
+    Version {
+        /// Format output using a custom template
+        #[arg(short, long)]
+        format: Option<String>,
+    },
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(system::VolumeCommand),
+    /// Block until one or more containers stop, then print their exit codes
+    Wait(Names),
+}
+
+#[derive(Debug, Subcommand)]
+enum ContainerCommand {
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(run::AttachArgs),
+    /// Copy files between a container and a tar stream
+    Cp(archive::CpArgs),
+    /// Create a new container
+    #[command(disable_help_flag = true)]
+    Create(create::CreateArgs),
+    /// Execute a command in a running container
+    Exec(run::ExecArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(archive::ExportArgs),
+    /// Display detailed information on one or more containers
+    Inspect(ps::InspectArgs),
+    /// Kill one or more running containers
+    Kill(lifecycle::KillArgs),
+    /// Fetch the logs of a container
+    Logs(ps::LogsArgs),
+    /// List containers
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
+    /// Pause all processes within one or more containers
+    Pause(Names),
+    /// List port mappings or a specific mapping for the container
+    Port(ps::PortArgs),
+    /// Remove all stopped containers
+    Prune(lifecycle::PruneArgs),
+    /// Rename a container
+    Rename(lifecycle::RenameArgs),
+    /// Restart one or more containers
+    Restart(lifecycle::StopArgs),
+    /// Remove one or more containers
+    #[command(visible_alias = "remove")]
+    Rm(lifecycle::RmArgs),
+    /// Create and run a new container from an image
+    #[command(disable_help_flag = true)]
+    Run(run::RunArgs),
+    /// Start one or more stopped containers
+    Start(run::StartArgs),
+    /// Stop one or more running containers
+    Stop(lifecycle::StopArgs),
+    /// Display the running processes of a container
+    Top(Name),
+    /// Unpause all processes within one or more containers
+    Unpause(Names),
+    /// Update configuration of one or more containers
+    Update(lifecycle::UpdateArgs),
+    /// Block until one or more containers stop, then print their exit codes
+    Wait(Names),
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Build an image from a Dockerfile
+    Build(build::BuildArgs),
+    /// Show the history of an image
+    History(images::HistoryArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(archive::ImportArgs),
+    /// Display detailed information on one or more images
+    Inspect(ps::InspectArgs),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(archive::LoadArgs),
+    /// Remove unused images
+    Prune(images::ImagePruneArgs),
+    /// Download an image from a registry
+    Pull(registry::PullArgs),
+    /// Upload an image to a registry
+    Push(registry::PushArgs),
+    /// Remove one or more images
+    #[command(visible_alias = "remove")]
+    Rm(images::RmiArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(archive::SaveArgs),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(images::TagArgs),
+    /// Show an image's layers: their sizes, and which ones other images share
+    Tree {
+        /// The image
+        #[arg(value_name = "IMAGE")]
+        image: String,
+    },
+    /// Read everything in the store again and compare it with its digests
+    Verify(images::VerifyArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum SystemCommand {
+    /// Show disk usage
+    Df,
+    /// Get real time events
+    Events(ps::EventsArgs),
+    /// Display system-wide information
+    Info,
+    /// Remove unused data
+    Prune(system::SystemPruneArgs),
+}
+
+/// A container.
+#[derive(Args, Debug)]
+struct Name {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+}
+
+/// Containers.
+#[derive(Args, Debug)]
+struct Names {
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    names: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let shim = shim_main(std::env::args_os(), |root| Ok(app::open_host(Path::new(root))?.containers()?));
+    if let Some(code) = shim {
+        return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match App::new(cli.root).and_then(|app| dispatch(&app, cli.command)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure::report(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A wrong flag is 125, as with docker: it must not look like the container's own code.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 125 } else { 0 })
+}
+
+fn dispatch(app: &App, command: Command) -> Result<u8> {
+    match command {
+        Command::Attach(args) => return run::attach(app, &args),
+        Command::Exec(args) => return run::exec(app, &args),
+        Command::Run(args) => return run::run(app, &args),
+        Command::Start(args) => return run::start(app, &args),
+        Command::Container(command) => return container(app, command),
+        Command::Build(args) => build::build(app, &args)?,
+        Command::Completion { shell } => completion(shell),
+        Command::Cp(args) => archive::cp(app, &args)?,
+        Command::Create(args) => run::create(app, &args)?,
+        Command::Events(args) | Command::System(SystemCommand::Events(args)) => ps::events(app, &args)?,
+        Command::Export(args) => archive::export(app, &args)?,
+        Command::History(args) => images::history(app, &args)?,
+        Command::Image(command) => image(app, command)?,
+        Command::Images(args) => images::images(app, &args)?,
+        Command::Import(args) => archive::import(app, &args)?,
+        Command::Info | Command::System(SystemCommand::Info) => system::info(app)?,
+        Command::Inspect(args) => ps::inspect(app, &args)?,
+        Command::Kill(args) => lifecycle::kill(app, &args)?,
+        Command::Load(args) => archive::load(app, &args)?,
+        Command::Login(args) => login::login(&args)?,
+        Command::Logout(args) => login::logout(&args)?,
+        Command::Logs(args) => ps::logs(app, &args)?,
+        Command::Network(command) => network::network(app, &command)?,
+        Command::Pause(args) => lifecycle::pause(app, &args.names)?,
+        Command::Port(args) => ps::port(app, &args)?,
+        Command::Ps(args) => ps::ps(app, &args)?,
+        Command::Pull(args) => registry::pull(app, &args)?,
+        Command::Push(args) => registry::push(app, &args)?,
+        Command::Rename(args) => lifecycle::rename(app, &args)?,
+        Command::Restart(args) => lifecycle::restart(app, &args)?,
+        Command::Rm(args) => lifecycle::rm(app, &args)?,
+        Command::Rmi(args) => images::rmi(app, &args)?,
+        Command::Save(args) => archive::save(app, &args)?,
+        Command::Stop(args) => lifecycle::stop(app, &args)?,
+        Command::System(SystemCommand::Df) => system::df(app)?,
+        Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
+        Command::Tag(args) => images::tag(app, &args)?,
+        Command::Top(args) => ps::top(app, &args.name)?,
+        Command::Unpause(args) => lifecycle::unpause(app, &args.names)?,
+        Command::Update(args) => lifecycle::update(app, &args)?,
+        Command::Version { format } => system::version(format.as_deref())?,
+        Command::Volume(command) => system::volume(app, &command)?,
+        Command::Wait(args) => run::wait(app, &args.names)?,
+    }
+    Ok(0)
+}
+
+/// The noun form is the verb form.
+fn container(app: &App, command: ContainerCommand) -> Result<u8> {
+    let command = match command {
+        ContainerCommand::Attach(args) => Command::Attach(args),
+        ContainerCommand::Cp(args) => Command::Cp(args),
+        ContainerCommand::Create(args) => Command::Create(args),
+        ContainerCommand::Exec(args) => Command::Exec(args),
+        ContainerCommand::Export(args) => Command::Export(args),
+        ContainerCommand::Inspect(args) => Command::Inspect(args.of("container")),
+        ContainerCommand::Kill(args) => Command::Kill(args),
+        ContainerCommand::Logs(args) => Command::Logs(args),
+        ContainerCommand::Ls(args) => Command::Ps(args),
+        ContainerCommand::Pause(args) => Command::Pause(args),
+        ContainerCommand::Port(args) => Command::Port(args),
+        ContainerCommand::Rename(args) => Command::Rename(args),
+        ContainerCommand::Restart(args) => Command::Restart(args),
+        ContainerCommand::Rm(args) => Command::Rm(args),
+        ContainerCommand::Run(args) => Command::Run(args),
+        ContainerCommand::Start(args) => Command::Start(args),
+        ContainerCommand::Stop(args) => Command::Stop(args),
+        ContainerCommand::Top(args) => Command::Top(args),
+        ContainerCommand::Unpause(args) => Command::Unpause(args),
+        ContainerCommand::Update(args) => Command::Update(args),
+        ContainerCommand::Wait(args) => Command::Wait(args),
+        ContainerCommand::Prune(args) => return lifecycle::prune(app, &args).map(|()| 0),
+    };
+    dispatch(app, command)
+}
+
+fn image(app: &App, command: ImageCommand) -> Result<()> {
+    match command {
+        ImageCommand::Build(args) => build::build(app, &args),
+        ImageCommand::History(args) => images::history(app, &args),
+        ImageCommand::Import(args) => archive::import(app, &args),
+        ImageCommand::Inspect(args) => ps::inspect(app, &args.of("image")),
+        ImageCommand::Ls(args) => images::images(app, &args),
+        ImageCommand::Load(args) => archive::load(app, &args),
+        ImageCommand::Prune(args) => images::prune(app, &args),
+        ImageCommand::Pull(args) => registry::pull(app, &args),
+        ImageCommand::Push(args) => registry::push(app, &args),
+        ImageCommand::Rm(args) => images::rmi(app, &args),
+        ImageCommand::Save(args) => archive::save(app, &args),
+        ImageCommand::Tag(args) => images::tag(app, &args),
+        ImageCommand::Tree { image } => images::tree(app, &image),
+        ImageCommand::Verify(args) => images::verify(app, &args),
+    }
+}
+
+fn completion(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "longshore", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_containers_own() {
+        let cli = Cli::try_parse_from([
+            "longshore",
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-p",
+            "8080:80",
+            "img",
+            "sh",
+            "-c",
+            "x",
+            "--rm",
+        ]);
+        assert!(
+            matches!(cli.unwrap().command, Command::Run(args) if args.command() == ["sh", "-c", "x", "--rm"])
+        );
+        let cli = Cli::try_parse_from(["longshore", "run", "-h", "me", "img", "--help"]);
+        assert!(matches!(cli.unwrap().command, Command::Run(args) if args.command() == ["--help"]));
+    }
+}

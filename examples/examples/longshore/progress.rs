@@ -1,0 +1,105 @@
+//! Progress of pulls and pushes: bars on a terminal, plain lines elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output;
+
+/// Draws what happens to each blob; shared by the worker threads that report it.
+pub(crate) struct Blobs {
+    bars: MultiProgress,
+    kind: Kind,
+    known: Mutex<HashMap<String, ProgressBar>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Quiet,
+    Plain,
+    Bars,
+}
+
+impl Blobs {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let kind = match (quiet, std::io::stdout().is_terminal()) {
+            (true, _) => Kind::Quiet,
+            (false, false) => Kind::Plain,
+            (false, true) => Kind::Bars,
+        };
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
+        Self { bars, kind, known: Mutex::default() }
+    }
+
+    /// A transfer begins or goes on; `begins` is the word for its start.
+    pub(crate) fn moved(&self, digest: &impl ToString, begins: &str, word: &str, done: u64, size: u64) {
+        let digest = digest.to_string();
+        let mut known = self.known();
+        if let Some(bar) = known.get(&digest) {
+            bar.set_position(done);
+            return;
+        }
+        let bar = self.bar(&digest, begins);
+        bar.set_style(style("{prefix}: {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"));
+        bar.set_message(word.to_owned());
+        bar.set_length(size);
+        bar.set_position(done);
+        known.insert(digest, bar);
+    }
+
+    /// A blob is done; nothing is said about one that never moved.
+    pub(crate) fn ended(&self, digest: &impl ToString, word: &str) {
+        if let Some(bar) = self.known().get(&digest.to_string()) {
+            finish(bar, word);
+            self.plain(&digest.to_string(), word);
+        }
+    }
+
+    /// A blob that did not have to move.
+    pub(crate) fn told(&self, digest: &impl ToString, word: &str) {
+        let digest = digest.to_string();
+        let bar = self.known().entry(digest.clone()).or_insert_with(|| self.bar(&digest, word)).clone();
+        finish(&bar, word);
+    }
+
+    /// Whether this blob moved.
+    pub(crate) fn knows(&self, digest: &impl ToString) -> bool {
+        self.known().contains_key(&digest.to_string())
+    }
+
+    /// A line of its own, above nothing: to be called before or after the work.
+    pub(crate) fn line(&self, text: &str) {
+        if self.kind != Kind::Quiet {
+            output::line(text);
+        }
+    }
+
+    fn bar(&self, digest: &str, word: &str) -> ProgressBar {
+        self.plain(digest, word);
+        if self.kind != Kind::Bars {
+            return ProgressBar::hidden();
+        }
+        self.bars.add(ProgressBar::new(0).with_prefix(output::short_id(digest)))
+    }
+
+    fn plain(&self, digest: &str, word: &str) {
+        if self.kind == Kind::Plain {
+            output::line(&format!("{}: {word}", output::short_id(digest)));
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn finish(bar: &ProgressBar, word: &str) {
+    bar.set_style(style("{prefix}: {msg}"));
+    bar.finish_with_message(word.to_owned());
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("a fixed template").progress_chars("=> ")
+}

@@ -1,0 +1,297 @@
+//! `ps`, `logs`, `top`, `port`, `inspect`, `stats`, `events`.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use clap::Args;
+use longshore_runtime::containers::{
+    EventsOptions, Filters, LogOptions, LogStream, PortBinding, Summary, parse,
+};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::failure::{Failure, Result, each};
+use crate::{images, output};
+
+/// `ps`
+#[derive(Args, Debug)]
+pub(crate) struct PsArgs {
+    /// Show all containers (default shows just running)
+    #[arg(short, long)]
+    all: bool,
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Show n last created containers (includes all states)
+    #[arg(short = 'n', long, value_name = "int", allow_negative_numbers = true)]
+    last: Option<i64>,
+    /// Show the latest created container (includes all states)
+    #[arg(short, long)]
+    latest: bool,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only display container IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Display total file sizes
+    #[arg(short, long)]
+    size: bool,
+}
+
+/// `logs`
+#[derive(Args, Debug)]
+pub(crate) struct LogsArgs {
+    /// Follow log output
+    #[arg(short, long)]
+    follow: bool,
+    /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
+    #[arg(long)]
+    since: Option<String>,
+    /// Show logs before a timestamp or relative
+    #[arg(long)]
+    until: Option<String>,
+    /// Number of lines to show from the end of the logs
+    #[arg(short = 'n', long, default_value = "all")]
+    tail: String,
+    /// Show timestamps
+    #[arg(short, long)]
+    timestamps: bool,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+/// `inspect`
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// Format output using a custom template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Display total file sizes if the type is container
+    #[arg(short, long)]
+    size: bool,
+    /// Only inspect objects of the given type: container, image, volume
+    #[arg(long = "type", value_name = "type")]
+    kind: Option<String>,
+    /// Names or IDs
+    #[arg(value_name = "NAME|ID", required = true)]
+    names: Vec<String>,
+}
+
+/// `port`
+#[derive(Args, Debug)]
+pub(crate) struct PortArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Only this port
+    #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
+    port: Option<String>,
+}
+
+/// `events`
+#[derive(Args, Debug)]
+pub(crate) struct EventsArgs {
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Show all events created since timestamp
+    #[arg(long)]
+    since: Option<String>,
+    /// Stream events until this timestamp
+    #[arg(long)]
+    until: Option<String>,
+}
+
+impl InspectArgs {
+    /// `container inspect`, `image inspect`: only that kind.
+    pub(crate) fn of(mut self, kind: &str) -> Self {
+        self.kind = Some(kind.to_owned());
+        self
+    }
+}
+
+pub(crate) fn ps(app: &App, args: &PsArgs) -> Result<()> {
+    let filters = filters(&args.filter)?;
+    let last = if args.latest { Some(1) } else { args.last.and_then(|n| usize::try_from(n).ok()) };
+    let mut found = app.containers()?.list(args.all || last.is_some(), &filters, args.size)?;
+    found.truncate(last.unwrap_or(usize::MAX));
+    let rows: Vec<Value> = found.iter().map(|summary| row(summary, args.no_trunc)).collect();
+    if args.quiet && args.format.is_none() {
+        rows.iter().for_each(|row| output::line(row["ID"].as_str().unwrap_or_default()));
+        return Ok(());
+    }
+    let mut table =
+        "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+            .to_owned();
+    if args.size {
+        table.push_str("\t{{.Size}}");
+    }
+    let titles = json!({
+        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
+        "Ports": "PORTS", "State": "STATE", "Status": "STATUS", "Size": "SIZE", "Names": "NAMES", "Labels": "LABELS",
+        "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS",
+    });
+    output::rows(&titles, &table, args.format.as_deref(), &rows)
+}
+
+fn row(summary: &Summary, no_trunc: bool) -> Value {
+    let cut = |text: &str, width| if no_trunc { text.to_owned() } else { output::ellipsis(text, width) };
+    let labels: Vec<String> = summary.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    json!({
+        "ID": if no_trunc { summary.id.clone() } else { output::short_id(&summary.id) },
+        "Image": summary.image, "Command": format!("\"{}\"", cut(&summary.command, 20)),
+        "CreatedAt": output::date(summary.created), "RunningFor": output::ago(summary.created),
+        "Ports": summary.ports, "State": summary.state, "Status": summary.status,
+        "Size": summary.size.map_or("0B".into(), output::size), "Names": summary.name, "Labels": labels.join(","),
+        "Mounts": cut(&summary.mounts.join(","), 15 + summary.mounts.len()), "LocalVolumes": "0", "Networks": summary.networks.join(","),
+    })
+}
+
+pub(crate) fn filters(arguments: &[String]) -> Result<Filters> {
+    let mut filters = Filters::new();
+    arguments.iter().try_for_each(|argument| filters.parse(argument))?;
+    Ok(filters)
+}
+
+pub(crate) fn logs(app: &App, args: &LogsArgs) -> Result<()> {
+    let containers = app.containers()?;
+    let config = containers.inspect(&args.container)?.config;
+    let mut options = LogOptions::default();
+    options.follow = args.follow;
+    options.tail = match args.tail.as_str() {
+        "all" | "" | "-1" => None,
+        count => {
+            Some(count.parse().map_err(|_| Failure::new(format!("invalid number of lines: {count:?}")))?)
+        }
+    };
+    options.since = time(args.since.as_deref())?;
+    options.until = time(args.until.as_deref())?;
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let mut failed = None;
+    containers.logs(&args.container, &options, &mut |line| {
+        let to: &mut dyn Write =
+            if line.stream == LogStream::Stderr && !config.tty { &mut err } else { &mut out };
+        let stamp = if args.timestamps { format!("{} ", line.time) } else { String::new() };
+        failed = to.write_all(stamp.as_bytes()).and_then(|()| to.write_all(&line.log)).err();
+        failed.is_none() && !app.cancelled()
+    })?;
+    match failed {
+        Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(out.flush()?),
+    }
+}
+
+fn time(text: Option<&str>) -> Result<Option<SystemTime>> {
+    Ok(text.map(|text| parse::time(text, SystemTime::now())).transpose()?)
+}
+
+pub(crate) fn inspect(app: &App, args: &InspectArgs) -> Result<()> {
+    let mut found = Vec::new();
+    let result = each(&args.names, |name| {
+        found.push(inspect_any(app, name, args.kind.as_deref())?);
+        Ok(())
+    });
+    output::inspected(&found, args.format.as_deref())?;
+    result
+}
+
+/// The container of this name, else the image, else the volume.
+fn inspect_any(app: &App, name: &str, kind: Option<&str>) -> Result<Value> {
+    let wanted = |k: &str| kind.is_none_or(|kind| kind == k);
+    if !["container", "image", "volume"].iter().any(|k| wanted(k)) {
+        return Err(Failure::new(format!(
+            "\"{}\" is not a valid value for --type",
+            kind.unwrap_or_default()
+        )));
+    }
+    if wanted("container") {
+        match app.containers()?.inspect(name) {
+            Ok(inspect) => return Ok(serde_json::to_value(inspect)?),
+            Err(error) if error.is_not_found() && kind.is_none() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if wanted("image") {
+        match images::inspect(app, name) {
+            Err(failure) if kind.is_none() && failure.message.starts_with("No such image") => {}
+            found => return found,
+        }
+    }
+    if wanted("volume") {
+        match app.containers()?.volumes().inspect(name) {
+            Ok(volume) => return Ok(serde_json::to_value(volume)?),
+            Err(error) if error.is_not_found() && kind.is_none() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::new(format!("No such object: {name}")))
+}
+
+/// `port`
+pub(crate) fn port(app: &App, args: &PortArgs) -> Result<()> {
+    let ports = app.containers()?.inspect(&args.container)?.network_settings.ports;
+    let wanted = args.port.as_ref().map(|p| if p.contains('/') { p.clone() } else { format!("{p}/tcp") });
+    let host = |b: &PortBinding| {
+        let ip = if b.host_ip.is_empty() { "0.0.0.0" } else { &b.host_ip };
+        if ip.contains(':') { format!("[{ip}]:{}", b.host_port) } else { format!("{ip}:{}", b.host_port) }
+    };
+    if let Some(wanted) = wanted {
+        let bindings = ports.get(&wanted).cloned().flatten().unwrap_or_default();
+        if bindings.is_empty() {
+            return Err(Failure::new(format!("no public port '{wanted}' published for {}", args.container)));
+        }
+        bindings.iter().for_each(|b| output::line(&host(b)));
+        return Ok(());
+    }
+    for (port, bindings) in &ports {
+        bindings.iter().flatten().for_each(|b| output::line(&format!("{port} -> {}", host(b))));
+    }
+    Ok(())
+}
+
+/// `top`
+pub(crate) fn top(app: &App, container: &str) -> Result<()> {
+    let top = app.containers()?.top(container)?;
+    let lines = std::iter::once(&top.titles).chain(&top.processes).map(|row| row.join("\t"));
+    output::bytes(output::aligned(&lines.collect::<Vec<_>>()).as_bytes());
+    Ok(())
+}
+
+/// `events`
+pub(crate) fn events(app: &App, args: &EventsArgs) -> Result<()> {
+    let mut options = EventsOptions::default();
+    options.filters = filters(&args.filter)?;
+    options.since = time(args.since.as_deref())?;
+    options.until = time(args.until.as_deref())?;
+    let mut failed = Ok(());
+    app.containers()?.events(&options, &mut |event| {
+        let value = serde_json::to_value(&event).unwrap_or_default();
+        failed = match &args.format {
+            Some(format) if format != "json" => output::rows(&json!({}), format, Some(format), &[value]),
+            Some(_) => output::rows(&json!({}), "json", Some("json"), &[value]),
+            None => {
+                let attributes: Vec<String> =
+                    event.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let time = jiff::Timestamp::from_nanosecond(event.time_nano.into()).unwrap_or_default();
+                output::line(&format!(
+                    "{time} {} {} {} ({})",
+                    event.kind,
+                    event.action,
+                    event.id,
+                    attributes.join(", ")
+                ));
+                Ok(())
+            }
+        };
+        failed.is_ok() && !app.cancelled()
+    })?;
+    failed
+}

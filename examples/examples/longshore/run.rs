@@ -1,0 +1,320 @@
+//! `run`, `create`, `start`, `attach`, `exec`, `wait`.
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+use clap::Args;
+use longshore_examples::find_image;
+use longshore_runtime::Stdio;
+use longshore_runtime::containers::{
+    AttachOptions, Containers, DetachKeys, Ended, Error, ExecRequest, StartOptions, Stream, Terminal,
+    WaitFor, parse,
+};
+
+use crate::app::App;
+use crate::create::CreateArgs;
+use crate::failure::{Failure, Result, each};
+use crate::{output, registry};
+
+/// `run`
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Run container in background and print container ID
+    #[arg(short, long)]
+    detach: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long)]
+    detach_keys: Option<DetachKeys>,
+    /// Proxy received signals to the process
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sig_proxy: bool,
+    #[command(flatten)]
+    create: CreateArgs,
+}
+
+/// `start`
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    /// Attach STDOUT/STDERR and forward signals
+    #[arg(short, long)]
+    attach: bool,
+    /// Attach container's STDIN
+    #[arg(short, long)]
+    interactive: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long)]
+    detach_keys: Option<DetachKeys>,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+/// `attach`
+#[derive(Args, Debug)]
+pub(crate) struct AttachArgs {
+    /// Override the key sequence for detaching a container
+    #[arg(long)]
+    detach_keys: Option<DetachKeys>,
+    /// Do not attach STDIN
+    #[arg(long)]
+    no_stdin: bool,
+    /// Proxy all received signals to the process
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sig_proxy: bool,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+/// `exec`
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// Detached mode: run command in the background
+    #[arg(short, long)]
+    detach: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long)]
+    detach_keys: Option<DetachKeys>,
+    /// Set environment variables
+    #[arg(short, long, value_name = "list")]
+    env: Vec<String>,
+    /// Read in a file of environment variables
+    #[arg(long, value_name = "list")]
+    env_file: Vec<std::path::PathBuf>,
+    /// Keep STDIN open even if not attached
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give extended privileges to the command
+    #[arg(long)]
+    privileged: bool,
+    /// Allocate a pseudo-TTY
+    #[arg(short, long)]
+    tty: bool,
+    /// Username or UID (format: <name|uid>[:<group|gid>])
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Working directory inside the container
+    #[arg(short, long)]
+    workdir: Option<String>,
+    /// Container, then the command and its arguments
+    #[arg(value_name = "CONTAINER COMMAND [ARG...]", required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true)]
+    container_and_command: Vec<String>,
+}
+
+impl RunArgs {
+    #[cfg(test)]
+    pub(crate) fn command(&self) -> &[String] {
+        self.create.command()
+    }
+}
+
+pub(crate) fn run(app: &App, args: &RunArgs) -> Result<u8> {
+    if args.detach && !args.create.attach.is_empty() {
+        return Err(Failure::new("Conflicting options: -a and -d").code(125));
+    }
+    check_terminal(args.create.tty && args.create.interactive && !args.detach)?;
+    let id = create_container(app, &args.create, args.detach).map_err(|f| f.code(125))?;
+    let containers = app.containers()?;
+    if args.detach {
+        containers.start(&id, &StartOptions::default()).map_err(start_failed)?;
+        output::line(&id);
+        return Ok(0);
+    }
+    let wants = |stream: &str| {
+        args.create.attach.is_empty() || args.create.attach.iter().any(|a| a.eq_ignore_ascii_case(stream))
+    };
+    let mut attach = AttachOptions::new(args.create.interactive);
+    (attach.stdout, attach.stderr) = (wants("stdout"), wants("stderr"));
+    let stream = containers.start(&id, &StartOptions::attach(attach)).map_err(start_failed)?;
+    let session = Session {
+        stdin: args.create.interactive,
+        tty: args.create.tty,
+        keys: args.detach_keys.clone(),
+        signals: args.sig_proxy && !args.create.tty,
+    };
+    session.attach(containers, &id, stream)
+}
+
+/// `create`: pulls the image if need be, and prints the new ID.
+pub(crate) fn create(app: &App, args: &CreateArgs) -> Result<()> {
+    let id = create_container(app, args, false)?;
+    output::line(&id);
+    Ok(())
+}
+
+fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<String> {
+    args.check_cidfile()?;
+    let written = args.image();
+    let here = || -> Result<bool> {
+        match find_image(app.host()?.store(), written) {
+            Err(error) if error.is_not_found() => Ok(false),
+            found => Ok(found.map(|_| true)?),
+        }
+    };
+    match args.pull.as_str() {
+        "never" if !here()? => return Err(Failure::new(format!("No such image: {written}"))),
+        "never" => {}
+        "missing" if here()? => {}
+        "missing" | "always" => {
+            let reference = registry::parse_reference(written)?;
+            if args.pull == "missing" {
+                output::note(&format!("Unable to find image '{}' locally", reference.familiar()));
+            }
+            registry::pull_image(app, &reference, args.platform.as_deref(), args.quiet)?;
+        }
+        other => {
+            return Err(Failure::new(format!(
+                "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+            )));
+        }
+    }
+    let created = app.containers()?.create(&args.request(written, detached)?)?;
+    for warning in &created.warnings {
+        output::note(&format!("WARNING: {warning}"));
+    }
+    args.write_cidfile(&created.id)?;
+    Ok(created.id)
+}
+
+pub(crate) fn start(app: &App, args: &StartArgs) -> Result<u8> {
+    let containers = app.containers()?;
+    if !args.attach && !args.interactive {
+        each(&args.containers, |name| {
+            containers.start(name, &StartOptions::default())?;
+            output::line(name);
+            Ok(())
+        })?;
+        return Ok(0);
+    }
+    let [name] = args.containers.as_slice() else {
+        return Err(Failure::new("you cannot start and attach multiple containers at once"));
+    };
+    let config = containers.inspect(name)?.config;
+    let stdin = args.interactive && config.open_stdin;
+    check_terminal(config.tty && stdin)?;
+    let stream = containers.start(name, &StartOptions::attach(AttachOptions::new(stdin)))?;
+    let session = Session { stdin, tty: config.tty, keys: args.detach_keys.clone(), signals: !config.tty };
+    session.attach(containers, name, stream)
+}
+
+pub(crate) fn attach(app: &App, args: &AttachArgs) -> Result<u8> {
+    let containers = app.containers()?;
+    let inspect = containers.inspect(&args.container)?;
+    if !inspect.state.running {
+        return Err(Failure::new("You cannot attach to a stopped container, start it first"));
+    }
+    if inspect.state.paused {
+        return Err(Failure::new("You cannot attach to a paused container, unpause it first"));
+    }
+    let config = inspect.config;
+    let stdin = config.open_stdin && !args.no_stdin;
+    check_terminal(config.tty && stdin)?;
+    let stream = containers.attach(&args.container, &AttachOptions::new(stdin))?;
+    let session = Session {
+        stdin,
+        tty: config.tty,
+        keys: args.detach_keys.clone(),
+        signals: args.sig_proxy && !config.tty,
+    };
+    session.attach(containers, &args.container, Some(stream))
+}
+
+pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
+    let containers = app.containers()?;
+    let (container, command) = args.container_and_command.split_first().expect("clap asks for two");
+    check_terminal(args.tty && args.interactive && !args.detach)?;
+    let mut request = ExecRequest::new(command);
+    request.env = crate::create::environment(&args.env_file, &args.env)?;
+    request.user.clone_from(&args.user);
+    request.working_dir.clone_from(&args.workdir);
+    request.tty = args.tty;
+    request.privileged = args.privileged;
+    if args.detach {
+        containers
+            .exec(container, &request, [Stdio::Null, Stdio::Null, Stdio::Null])
+            .map_err(start_failed)?;
+        return Ok(0);
+    }
+    let stdin = if args.interactive { Stdio::Inherit } else { Stdio::Null };
+    let process =
+        containers.exec(container, &request, [stdin, Stdio::Inherit, Stdio::Inherit]).map_err(exec_failed)?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut terminal = Terminal::new(stdout.as_fd(), stderr.as_fd());
+    terminal.stdin = args.interactive.then(|| stdin.as_fd());
+    terminal.tty = args.tty;
+    terminal.detach_keys = args.detach_keys.clone().unwrap_or_default();
+    match terminal.exec(process)? {
+        Ended::Exited(code) => Ok(exit_code(code)),
+        Ended::Detached => Ok(0),
+    }
+}
+
+/// How standard streams are joined to a container's.
+struct Session {
+    stdin: bool,
+    tty: bool,
+    keys: Option<DetachKeys>,
+    signals: bool,
+}
+
+impl Session {
+    /// Runs the session; its end is the container's, or the user's detach keys.
+    fn attach(&self, containers: &Containers, name: &str, stream: Option<Stream>) -> Result<u8> {
+        let Some(stream) = stream else {
+            return Ok(exit_code(containers.wait(name, WaitFor::NotRunning)?));
+        };
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let mut terminal = Terminal::new(stdout.as_fd(), stderr.as_fd());
+        terminal.stdin = self.stdin.then(|| stdin.as_fd());
+        terminal.tty = self.tty;
+        terminal.proxy_signals = self.signals;
+        terminal.detach_keys = self.keys.clone().unwrap_or_default();
+        match terminal.attach(stream)? {
+            Ended::Exited(code) => Ok(exit_code(code)),
+            Ended::Detached => {
+                output::note("read escape sequence");
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// Docker refuses `-it` without a terminal.
+fn check_terminal(wanted: bool) -> Result<()> {
+    if wanted && !std::io::stdin().is_terminal() {
+        return Err(Failure::new("the input device is not a TTY"));
+    }
+    Ok(())
+}
+
+fn start_failed(error: Error) -> Failure {
+    let code = exit_code(error.exit_code());
+    Failure::from(error).code(code)
+}
+
+/// `exec` uses 126 and 127 as `run` does, but 1 where the container is the problem.
+fn exec_failed(error: Error) -> Failure {
+    let code = match error.exit_code() {
+        125 => 1,
+        code => exit_code(code),
+    };
+    Failure::from(error).code(code)
+}
+
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+}
+
+/// `wait`
+pub(crate) fn wait(app: &App, names: &[String]) -> Result<()> {
+    each(names, |name| {
+        let code = app.containers()?.wait(name, WaitFor::NotRunning)?;
+        output::line(&code.to_string());
+        Ok(())
+    })
+}
+
+/// `-t SECONDS` and `-s SIGNAL` of `stop` and `restart`.
+pub(crate) fn check_signal(signal: Option<&str>) -> Result<()> {
+    signal.map_or(Ok(()), |s| parse::signal(s).map(drop).map_err(Failure::from))
+}

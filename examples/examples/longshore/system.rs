@@ -1,0 +1,275 @@
+//! `version`, `info`, `system df|prune`, `volume`, `network`.
+
+use std::io::{BufRead, Write};
+
+use clap::{Args, Subcommand};
+use longshore_image::Ctx;
+use longshore_runtime::containers::{Filters, Volume, parse};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::failure::{Failure, Result, each};
+use crate::{output, ps};
+
+/// `volume`
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Create a volume
+    Create(VolumeCreateArgs),
+    /// Display detailed information on one or more volumes
+    Inspect(VolumeInspectArgs),
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(VolumeLsArgs),
+    /// Remove unused local volumes
+    Prune(VolumePruneArgs),
+    /// Remove one or more volumes
+    #[command(visible_alias = "remove")]
+    Rm(VolumeRmArgs),
+}
+
+/// `volume create`
+#[derive(Args, Debug)]
+pub(crate) struct VolumeCreateArgs {
+    /// Set metadata for a volume
+    #[arg(long, value_name = "list")]
+    label: Vec<String>,
+    /// Its name; without one it is anonymous
+    #[arg(value_name = "VOLUME")]
+    name: Option<String>,
+}
+
+/// `volume inspect`
+#[derive(Args, Debug)]
+pub(crate) struct VolumeInspectArgs {
+    /// Format output using a custom template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Volumes
+    #[arg(value_name = "VOLUME", required = true)]
+    names: Vec<String>,
+}
+
+/// `volume ls`
+#[derive(Args, Debug)]
+pub(crate) struct VolumeLsArgs {
+    /// Provide filter values (e.g. "dangling=true")
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Only display volume names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// `volume prune`
+#[derive(Args, Debug)]
+pub(crate) struct VolumePruneArgs {
+    /// Remove all unused volumes, not just anonymous ones
+    #[arg(short, long)]
+    all: bool,
+    /// Provide filter values (e.g. "label=<label>")
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// `volume rm`
+#[derive(Args, Debug)]
+pub(crate) struct VolumeRmArgs {
+    /// Force the removal of one or more volumes
+    #[arg(short, long)]
+    force: bool,
+    /// Volumes
+    #[arg(value_name = "VOLUME", required = true)]
+    names: Vec<String>,
+}
+
+pub(crate) fn volume(app: &App, command: &VolumeCommand) -> Result<()> {
+    let volumes = app.containers()?.volumes();
+    match command {
+        VolumeCommand::Create(args) => {
+            let labels = parse::labels(&args.label)?;
+            output::line(&volumes.create(args.name.as_deref().unwrap_or_default(), &labels)?.name);
+            Ok(())
+        }
+        VolumeCommand::Inspect(args) => {
+            let mut found = Vec::new();
+            let result = each(&args.names, |name| {
+                found.push(serde_json::to_value(volumes.inspect(name)?)?);
+                Ok(())
+            });
+            output::inspected(&found, args.format.as_deref())?;
+            result
+        }
+        VolumeCommand::Ls(args) => {
+            let found = volumes.list(&ps::filters(&args.filter)?)?;
+            if args.quiet && args.format.is_none() {
+                found.iter().for_each(|volume| output::line(&volume.name));
+                return Ok(());
+            }
+            let rows: Vec<Value> = found.iter().map(volume_row).collect();
+            let titles = json!({"Driver": "DRIVER", "Name": "VOLUME NAME", "Mountpoint": "MOUNTPOINT", "Labels": "LABELS", "Scope": "SCOPE"});
+            output::rows(&titles, "table {{.Driver}}\t{{.Name}}", args.format.as_deref(), &rows)
+        }
+        VolumeCommand::Prune(args) => {
+            let what = if args.all { "all local volumes" } else { "anonymous local volumes" };
+            if !args.force
+                && !confirmed(&format!(
+                    "WARNING! This will remove {what} not used by at least one container."
+                ))?
+            {
+                return Ok(());
+            }
+            let pruned = volumes.prune(args.all, &ps::filters(&args.filter)?)?;
+            if !pruned.removed.is_empty() {
+                output::line("Deleted Volumes:");
+                pruned.removed.iter().for_each(|name| output::line(name));
+                output::line("");
+            }
+            output::line(&format!("Total reclaimed space: {}", output::size(pruned.bytes)));
+            Ok(())
+        }
+        VolumeCommand::Rm(args) => each(&args.names, |name| {
+            volumes.remove(name, args.force)?;
+            output::line(name);
+            Ok(())
+        }),
+    }
+}
+
+fn volume_row(volume: &Volume) -> Value {
+    let labels: Vec<String> = volume.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    json!({"Driver": volume.driver, "Name": volume.name, "Mountpoint": volume.mountpoint, "Labels": labels.join(","), "Scope": volume.scope})
+}
+
+/// `system prune`
+#[derive(Args, Debug)]
+pub(crate) struct SystemPruneArgs {
+    /// Remove all unused images not just dangling ones
+    #[arg(short, long)]
+    all: bool,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+    /// Prune anonymous volumes
+    #[arg(long)]
+    volumes: bool,
+}
+
+pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
+    let volumes =
+        if args.volumes { ", all anonymous volumes not used by at least one container" } else { "" };
+    let images = if args.all {
+        "all images without at least one container associated to them"
+    } else {
+        "all dangling images"
+    };
+    if !args.force
+        && !confirmed(&format!("WARNING! This will remove all stopped containers{volumes} and {images}."))?
+    {
+        return Ok(());
+    }
+    let containers = app.containers()?;
+    let gone = containers.prune(&Filters::new())?;
+    let mut bytes = gone.bytes;
+    list("Deleted Containers:", &gone.removed);
+    if args.volumes {
+        let gone = containers.volumes().prune(false, &Filters::new())?;
+        bytes += gone.bytes;
+        list("Deleted Volumes:", &gone.removed);
+    }
+    let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
+    let (untagged, collected) = app.host()?.store().prune(args.all, ctx)?;
+    let ids = collected.images.iter().map(|id| format!("deleted: {id}"));
+    list(
+        "Deleted Images:",
+        &untagged.iter().map(|name| format!("untagged: {name}")).chain(ids).collect::<Vec<_>>(),
+    );
+    output::line(&format!("Total reclaimed space: {}", output::size(bytes + collected.bytes)));
+    Ok(())
+}
+
+pub(crate) fn list(title: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        output::line(title);
+        lines.iter().for_each(|line| output::line(line));
+        output::line("");
+    }
+}
+
+/// `system df`
+pub(crate) fn df(app: &App) -> Result<()> {
+    let usage = app.host()?.store().disk_usage()?;
+    let containers = app.containers()?;
+    let all = containers.list(true, &Filters::new(), true)?;
+    let running = all.iter().filter(|c| c.state == "running").count();
+    let writable = |summary: &longshore_runtime::containers::Summary| summary.size.unwrap_or_default();
+    let idle: u64 = all.iter().filter(|c| c.state != "running").map(writable).sum();
+    let volumes = containers.volumes().list(&Filters::new())?.len();
+    let dangling = containers.volumes().list(&Filters::new().with("dangling", "true"))?.len();
+    let row = |kind: &str, total: usize, active: usize, size: Option<u64>, free: Option<u64>| {
+        let show = |bytes: Option<u64>| bytes.map_or("-".to_owned(), output::size);
+        json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": show(size), "Reclaimable": show(free)})
+    };
+    let rows = [
+        row("Images", usage.images, usage.active, Some(usage.blobs + usage.layers), Some(usage.reclaimable)),
+        row("Containers", all.len(), running, Some(all.iter().map(writable).sum()), Some(idle)),
+        row("Local Volumes", volumes, volumes - dangling.min(volumes), None, None),
+    ];
+    let titles = json!({"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"});
+    let table = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
+    output::rows(&titles, table, None, &rows)
+}
+
+/// Asks on the terminal; anything but `y` is no.
+pub(crate) fn confirmed(warning: &str) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{warning}\nAre you sure you want to continue? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// `version`
+pub(crate) fn version(format: Option<&str>) -> Result<()> {
+    let uname = rustix::system::uname();
+    let value = json!({
+        "Version": env!("CARGO_PKG_VERSION"), "Os": std::env::consts::OS, "Arch": std::env::consts::ARCH,
+        "KernelVersion": uname.release().to_string_lossy(),
+    });
+    if let Some(format) = format {
+        return output::rows(&json!({}), format, Some(format), &[value]);
+    }
+    let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    output::line(&format!("longshore version {}", text("Version")));
+    output::line(&format!(
+        " OS/Arch:  {}/{}\n Kernel:   {}",
+        text("Os"),
+        text("Arch"),
+        text("KernelVersion")
+    ));
+    Ok(())
+}
+
+/// `info`
+pub(crate) fn info(app: &App) -> Result<()> {
+    let all = app.containers()?.list(true, &Filters::new(), false)?;
+    let in_state = |state: &str| all.iter().filter(|c| c.state == state).count();
+    let images = app.host()?.store().images().map_err(Failure::from)?.len();
+    output::line(&format!(
+        "Containers: {}\n Running: {}\n Paused: {}\n Stopped: {}\nImages: {images}\nRoot Dir: {}\nRootless: {}",
+        all.len(),
+        in_state("running"),
+        in_state("paused"),
+        in_state("exited") + in_state("created") + in_state("dead"),
+        app.host()?.layout().root().display(),
+        crate::app::rootless(),
+    ));
+    Ok(())
+}

@@ -1,0 +1,53 @@
+use std::io::Write;
+use std::sync::OnceLock;
+
+use longshore_build::{BoxError, Command, Executor, RuntimeExecutor};
+use longshore_image::Ctx;
+
+use crate::{Host, Result};
+
+/// `RUN` in containers of the host's runtime. Runtime and bridge are opened by the first command: a build that is answered
+/// from the cache needs neither.
+#[derive(Debug)]
+pub struct HostExecutor<'a> {
+    host: &'a Host,
+    opened: OnceLock<RuntimeExecutor>,
+}
+
+impl<'a> HostExecutor<'a> {
+    /// Over this host.
+    pub fn new(host: &'a Host) -> Self {
+        Self { host, opened: OnceLock::new() }
+    }
+
+    fn open(&self) -> Result<RuntimeExecutor> {
+        let options = self.host.options();
+        let scratch = self.host.layout().build().join("run");
+        let executor =
+            RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(options.resolv_conf.as_bytes());
+        if options.rootless {
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            return Ok(executor.rootless(uid.as_raw(), gid.as_raw()));
+        }
+        Ok(executor.bridge(&self.host.networks().open("bridge")?))
+    }
+}
+
+impl Executor for HostExecutor<'_> {
+    fn execute(
+        &self,
+        command: &Command<'_>,
+        output: &mut (dyn Write + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<i32, BoxError> {
+        if self.opened.get().is_none() {
+            // Steps run in parallel: another one may have been quicker, and either will do.
+            let _ = self.opened.set(self.open()?);
+        }
+        self.opened.get().expect("set just now").execute(command, output, ctx)
+    }
+
+    fn mounted_files(&self) -> &[&str] {
+        &["/etc/resolv.conf"]
+    }
+}

@@ -1,0 +1,143 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCache, RegistryResolver};
+use longshore_image::{Ctx, Imported, Store};
+use longshore_registry_client::{Client, DockerConfigFile, Pushed, Reference};
+use longshore_runtime::Runtime;
+use longshore_runtime::containers::{Containers, OpenOptions};
+use oci_spec::image::Platform;
+
+use crate::transfer::{self, Progress};
+use crate::{HostExecutor, HostNetworks, Layout, Result, StoreImages};
+
+/// What the composition takes from its surroundings; the crates read none of it by themselves.
+#[derive(Clone, Debug, Default)]
+pub struct HostOptions {
+    /// Without root's rights: user namespaces, no networks of its own.
+    pub rootless: bool,
+    /// Text of the host's `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// The host's name.
+    pub host_name: String,
+    /// The program that is started as the shim of a container: the caller's own, whose `main` begins with
+    /// [`shim_main`](longshore_runtime::containers::shim_main).
+    pub shim: PathBuf,
+    /// Docker's `config.json`, for the credentials in it.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// Images, containers, networks and builds in one directory.
+#[derive(Clone, Debug)]
+pub struct Host {
+    layout: Layout,
+    options: HostOptions,
+    store: Store,
+}
+
+impl Host {
+    /// Opens `layout`, making what is missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open(layout: Layout, options: HostOptions) -> Result<Self> {
+        let store = Store::open(layout.image())?;
+        Ok(Self { layout, options, store })
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What it took from its surroundings.
+    pub fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    /// The image store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> HostNetworks {
+        HostNetworks::new(self.layout.network(), self.options.rootless)
+    }
+
+    /// The runtime.
+    ///
+    /// # Errors
+    /// When its state cannot be opened.
+    pub fn runtime(&self) -> Result<Runtime> {
+        Ok(Runtime::new(self.layout.runtime())?)
+    }
+
+    /// The containers.
+    ///
+    /// # Errors
+    /// When their directory cannot be opened.
+    pub fn containers(&self) -> Result<Containers> {
+        let options = OpenOptions::new(&self.options.shim)
+            .shim_context(self.layout.root())
+            .resolv_conf(&self.options.resolv_conf)
+            .host_name(&self.options.host_name)
+            .default_network(if self.options.rootless { "host" } else { "bridge" });
+        let images = Arc::new(StoreImages::new(self.store.clone(), self.options.rootless));
+        let networks = Arc::new(self.networks());
+        Ok(Containers::open(self.layout.root(), self.runtime()?, images, networks, options)?)
+    }
+
+    /// A registry client with the user's credentials.
+    ///
+    /// # Errors
+    /// When docker's `config.json` does not parse.
+    pub fn registry(&self) -> Result<Client> {
+        let mut builder = Client::builder();
+        if let Some(file) = self.options.docker_config.as_ref().filter(|f| f.exists()) {
+            builder = builder.credentials(DockerConfigFile::open(file)?);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// Pulls an image into the store.
+    ///
+    /// # Errors
+    /// The registry's and the store's.
+    pub fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        progress: Progress<'_>,
+    ) -> Result<Imported> {
+        transfer::pull(&self.registry()?, &self.store, reference, platform, progress)
+    }
+
+    /// Pushes the image that the store holds under this name.
+    ///
+    /// # Errors
+    /// The registry's and the store's.
+    pub fn push(&self, reference: &Reference, progress: Progress<'_>) -> Result<Pushed> {
+        transfer::push(&self.registry()?, &self.store, reference, progress)
+    }
+
+    /// Builds a Dockerfile. `pull`: base images are looked up in their registry even if the store has them.
+    ///
+    /// # Errors
+    /// The builder's.
+    pub fn build(
+        &self,
+        dockerfile: &str,
+        context: &Context,
+        options: &BuildOptions,
+        pull: bool,
+        events: &mut (dyn FnMut(BuildEvent<'_>) + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<Built> {
+        let resolver = RegistryResolver::new(&self.store, &self.registry()?).always(pull);
+        let cache = FileCache::open(self.layout.build())?;
+        let executor = HostExecutor::new(self);
+        let builder = Builder::new(&self.store, &resolver).cache(&cache).executor(&executor);
+        Ok(builder.build(dockerfile, context, options, events, ctx)?)
+    }
+}

@@ -1,0 +1,81 @@
+use longshore_image::{Image, Store};
+use longshore_registry_client::Reference;
+use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, RootfsSource};
+
+/// Finds an image as Docker does: by name as the user writes it, else by digest or by the start of its ID.
+///
+/// # Errors
+/// [`longshore_image::Error::NoSuchImage`] with the user's own words.
+pub fn find_image(store: &Store, name: &str) -> longshore_image::Result<Image> {
+    if let Ok(reference) = name.parse::<Reference>() {
+        match store.image(&reference.to_string()) {
+            Err(error) if error.is_not_found() => {}
+            found => return found,
+        }
+    }
+    store.image(name)
+}
+
+/// Containers' root file systems as snapshots of an image store.
+#[derive(Clone, Debug)]
+pub struct StoreImages {
+    store: Store,
+    rootless: bool,
+}
+
+impl StoreImages {
+    /// Over this store. `rootless`: the container's own user namespace mounts the overlay.
+    pub fn new(store: Store, rootless: bool) -> Self {
+        Self { store, rootless }
+    }
+}
+
+impl Images for StoreImages {
+    fn config(&self, image: &str) -> Result<Option<ImageInfo>, BoxError> {
+        let image = match find_image(&self.store, image) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            found => found?,
+        };
+        let config = image.config();
+        Ok(Some(ImageInfo {
+            id: image.id().to_string(),
+            config: config.oci.clone(),
+            healthcheck: config.docker.healthcheck.as_ref().map(|h| HealthConfig {
+                test: h.test.clone(),
+                interval: h.interval,
+                timeout: h.timeout,
+                start_period: h.start_period,
+                start_interval: h.start_interval,
+                retries: h.retries.into(),
+            }),
+        }))
+    }
+
+    fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError> {
+        let snapshot = match self.store.open_snapshot(container_id) {
+            Err(error) if error.is_not_found() => {
+                self.store.snapshot(container_id, &self.store.image(image_id)?)?
+            }
+            found => found?,
+        };
+        if !self.rootless {
+            return Ok(RootfsSource::Detached(snapshot.mount()?));
+        }
+        let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
+        let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
+            return Err("the snapshot is read-only".into());
+        };
+        Ok(RootfsSource::Overlay { lower: dirs.lower, upper, work })
+    }
+
+    fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError> {
+        match self.store.remove_snapshot(container_id) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn usage(&self, container_id: &str) -> Result<Option<u64>, BoxError> {
+        Ok(Some(self.store.open_snapshot(container_id)?.usage()?.0))
+    }
+}

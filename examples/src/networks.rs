@@ -1,0 +1,149 @@
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use longshore_network::{Bridge, BridgeOptions, Endpoint, PortMapping, Protocol};
+use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port};
+
+/// The network of containers that ask for no other.
+const DEFAULT: &str = "bridge";
+
+/// Bridge networks of this host, by name; `bridge` is made when it is first used.
+#[derive(Clone, Debug)]
+pub struct HostNetworks {
+    state: PathBuf,
+    rootless: bool,
+}
+
+impl HostNetworks {
+    /// With the networks' state in this directory. `rootless`: nothing can be attached, and the error says so.
+    pub fn new(state: impl Into<PathBuf>, rootless: bool) -> Self {
+        Self { state: state.into(), rootless }
+    }
+
+    /// Opens a network; only `bridge` is made if it is not there.
+    ///
+    /// # Errors
+    /// When there is no such network, or the caller may not have one.
+    pub fn open(&self, name: &str) -> Result<Bridge, BoxError> {
+        self.check(name)?;
+        match name {
+            "default" | DEFAULT => Ok(Bridge::open(&self.state, DEFAULT, &BridgeOptions::new())?),
+            name => Ok(Bridge::find(&self.state, name)?),
+        }
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// When there is one of this name, or the caller may not have one.
+    pub fn create(&self, name: &str, options: &BridgeOptions) -> Result<Bridge, BoxError> {
+        self.check(name)?;
+        if ["default", DEFAULT, "host", "none"].contains(&name) || self.list()?.iter().any(|n| n == name) {
+            return Err(format!("network with name {name} already exists").into());
+        }
+        Ok(Bridge::open(&self.state, name, options)?)
+    }
+
+    /// The names of the networks that there are.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn list(&self) -> Result<Vec<String>, BoxError> {
+        if self.rootless || !self.state.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(Bridge::list(&self.state)?)
+    }
+
+    /// Removes the networks that nothing is attached to; `bridge` too, which comes back when it is needed.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn prune(&self) -> Result<Vec<String>, BoxError> {
+        let mut removed = Vec::new();
+        for name in self.list()? {
+            let bridge = Bridge::find(&self.state, &name)?;
+            if bridge.endpoints()?.is_empty() {
+                bridge.remove()?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn check(&self, name: &str) -> Result<(), BoxError> {
+        if !self.rootless {
+            return Ok(());
+        }
+        Err(format!("network {name} needs root: an ordinary user's containers have --network host or none")
+            .into())
+    }
+}
+
+impl Networks for HostNetworks {
+    fn attach(
+        &self,
+        container_id: &str,
+        netns: BorrowedFd<'_>,
+        request: &NetworkRequest,
+    ) -> Result<Attached, BoxError> {
+        let bridge = self.open(&request.mode)?;
+        let mut endpoint = Endpoint::new().id(container_id);
+        for port in &request.ports {
+            endpoint = endpoint.port(mapping(port)?);
+        }
+        if let Some(ip) = &request.ip {
+            endpoint = endpoint.address(ip.parse::<std::net::IpAddr>()?);
+        }
+        for name in request.aliases.iter().chain([&request.name]).filter(|n| !n.is_empty()) {
+            endpoint = endpoint.name(name);
+        }
+        let lease = bridge.attach(netns, &endpoint)?;
+        let (address, prefix) = lease.address();
+        let attached = Attached {
+            network: bridge.name().to_owned(),
+            address: format!("{address}/{prefix}"),
+            gateway: lease.gateway().map(|g| g.to_string()).unwrap_or_default(),
+            mac: lease.mac(),
+            ports: lease.ports().iter().map(port).collect(),
+            nameservers: Vec::new(),
+        };
+        lease.keep();
+        Ok(attached)
+    }
+
+    fn detach(&self, container_id: &str) -> Result<(), BoxError> {
+        for name in self.list()? {
+            let bridge = Bridge::find(&self.state, &name)?;
+            if bridge.endpoints()?.iter().any(|id| id == container_id) {
+                bridge.detach(container_id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mapping(port: &Port) -> Result<PortMapping, BoxError> {
+    let protocol = match port.protocol.as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        other => return Err(format!("cannot publish a port of protocol {other}").into()),
+    };
+    let mut mapping = PortMapping::new(port.host_port, port.container_port, protocol);
+    if !port.host_ip.is_empty() {
+        mapping.host_ip = Some(port.host_ip.parse()?);
+    }
+    Ok(mapping)
+}
+
+fn port(mapping: &PortMapping) -> Port {
+    Port {
+        host_ip: mapping.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host_port: mapping.host_port,
+        container_port: mapping.container_port,
+        protocol: match mapping.protocol {
+            Protocol::Udp => "udp".into(),
+            _ => "tcp".into(),
+        },
+    }
+}

@@ -1,0 +1,400 @@
+//! The store dies at every step, by kill -9, with the power, on a full disk, without descriptors; and many processes use it at once.
+
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Source, settled, skip, tar};
+use longshore_image::{
+    Ctx, Durability, Error, FaultHook, ImportOptions, LayerOptions, Store, StoreOptions, VerifyOptions,
+};
+use oci_spec::image::Descriptor;
+
+/// Two images that share a layer.
+fn images() -> (Source, Vec<Descriptor>) {
+    let mut source = Source::default();
+    let base = tar(&[("etc/os-release", b"ID=test\n"), ("usr/lib/big", &[9; 400_000])]);
+    let roots = (0..2_u8)
+        .map(|n| source.image(&[base.clone(), tar(&[("own", &[n; 2000]), ("usr/.wh.lib", b"")])]))
+        .collect();
+    (source, roots)
+}
+
+fn named(name: &str) -> ImportOptions {
+    let mut options = ImportOptions::default();
+    options.names = vec![name.to_owned()];
+    options
+}
+
+fn options(directories: bool, durability: Durability) -> StoreOptions {
+    let mut options = StoreOptions::default();
+    options.directories = directories;
+    options.durability = durability;
+    options
+}
+
+/// Everything that changes a store, once.
+fn life(store: &Store, source: &Source, roots: &[Descriptor]) -> Result<(), Error> {
+    let image = store.import(source, &roots[0], &named("a"), Ctx::none())?.image;
+    store.tag(&image, "b")?;
+    let snapshot = store.snapshot("s", &image)?;
+    let layer = store.commit_layer(&snapshot, &LayerOptions::default(), Ctx::none())?;
+    let mut spec = longshore_image::ImageSpec::default();
+    spec.layers = store.layers(&image)?;
+    spec.layers.push(layer);
+    spec.names = vec!["c".to_owned()];
+    store.create_image(&spec)?;
+    store.import(source, &roots[1], &named("a"), Ctx::none())?;
+    store.remove_snapshot("s")?;
+    store.remove("b", false)?;
+    store.collect(Ctx::none())?;
+    store.remove("a", false)?;
+    store.collect(Ctx::none())?;
+    Ok(())
+}
+
+/// Nothing is wrong, whatever is named can be used, and all that is unnamed can be taken away.
+fn sound(store: &Store, what: &str) {
+    let problems = store.verify(&VerifyOptions::default(), Ctx::none()).unwrap().problems;
+    assert_eq!(problems, [], "{what}");
+    for (name, _) in store.names().unwrap() {
+        let image = store.image(&name).unwrap();
+        let key = format!("check-{}", name.replace('/', "-"));
+        store.snapshot(&key, &image).unwrap();
+        store.remove_snapshot(&key).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_stops_after_any_step_is_sound() {
+    let (source, roots) = images();
+    for directories in [true, false] {
+        let mut n = 0;
+        loop {
+            // Hundreds of stores: in memory, where that is possible.
+            let temp = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+            let path = temp.path().join("store");
+            drop(Store::open_with(&path, &options(directories, Durability::None)).unwrap());
+            let empty = settled_at(&path, directories);
+            let left = Arc::new(AtomicI64::new(n));
+            let count = Arc::clone(&left);
+            let mut dying = options(directories, Durability::None);
+            dying.fault = Some(FaultHook(Arc::new(move |_, _| {
+                if count.fetch_sub(1, Ordering::SeqCst) > 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::other("the test stops the store here"))
+                }
+            })));
+            let result = Store::open_with(&path, &dying).and_then(|store| life(&store, &source, &roots));
+            let done = left.load(Ordering::SeqCst) > 0;
+            // Only what is done on drop may fail unseen.
+            assert!(result.is_ok() || !done, "step {n}: {result:?}");
+            let store = reopened(&path, directories);
+            let what = format!("after step {n}, directories: {directories}");
+            sound(&store, &what);
+            for snapshot in store.snapshots().unwrap() {
+                store.remove_snapshot(snapshot.key()).unwrap();
+            }
+            let names: Vec<_> = store.names().unwrap().into_iter().map(|(name, _)| name).collect();
+            for name in names {
+                store.remove(&name, false).unwrap();
+            }
+            store.collect(Ctx::none()).unwrap();
+            assert_eq!(settled(&store), empty, "{what}: something stayed behind");
+            life(&store, &source, &roots).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            if done {
+                assert!(n > 50, "so few steps cannot be all of them");
+                break;
+            }
+            n += 1;
+        }
+    }
+}
+
+fn settled_at(path: &Path, directories: bool) -> Vec<String> {
+    settled(&Store::open_with(path, &options(directories, Durability::None)).unwrap())
+}
+
+/// Opens the store until all leftovers are reclaimed: a thread that still ends, or a process that another test is just forking, shares
+/// the dead store's locks for a moment.
+fn reopened(path: &Path, directories: bool) -> Store {
+    for _ in 0..200 {
+        drop(Store::open_with(path, &options(directories, Durability::None)).unwrap());
+        if fs::read_dir(path.join("tmp")).unwrap().next().is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Store::open_with(path, &options(directories, Durability::None)).unwrap()
+}
+
+/// Runs the test `helper` of this binary in a process of its own, which does `what` on the store in `dir`.
+fn helper_command(what: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "helper", "--nocapture", "--test-threads=1"]);
+    command.env("LONGSHORE_CRASH_HELPER", what).env("LONGSHORE_CRASH_DIR", dir);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: what the others run in processes of their own.
+#[test]
+fn helper() {
+    let Some(what) = std::env::var_os("LONGSHORE_CRASH_HELPER") else { return };
+    let dir = PathBuf::from(std::env::var_os("LONGSHORE_CRASH_DIR").unwrap());
+    let (source, roots) = images();
+    match what.to_str().unwrap() {
+        "live" => loop {
+            let store = Store::open_with(&dir, &options(true, Durability::Durable)).unwrap();
+            let _ = store.remove_snapshot("s");
+            let _ = store.remove("c", true);
+            life(&store, &source, &roots).unwrap();
+        },
+        "mob" => mob(&dir, &source, &roots),
+        "pull" => {
+            let store = Store::open_with(&dir, &options(false, Durability::Durable)).unwrap();
+            store.import(&source, &roots[0], &named("a"), Ctx::none()).unwrap();
+        }
+        "power" => power(&dir, &source, &roots),
+        "power-check" => power_check(&dir),
+        "full" => full(&dir),
+        other => panic!("no helper {other}"),
+    }
+}
+
+#[test]
+fn killed_at_any_time_it_is_sound() {
+    let rounds = std::env::var("LONGSHORE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("store");
+    for round in 0..rounds {
+        let mut child = Killed(helper_command("live", &dir).spawn().unwrap());
+        std::thread::sleep(Duration::from_millis(20 + (round * 37) % 150));
+        assert!(child.0.try_wait().unwrap().is_none(), "the helper failed by itself in round {round}");
+        drop(child);
+        let store = Store::open_with(&dir, &options(true, Durability::Durable)).unwrap();
+        sound(&store, &format!("round {round}"));
+        let tmp = fs::read_dir(dir.join("tmp")).unwrap().count();
+        assert!(tmp <= 8, "{tmp} directories of dead processes stay");
+    }
+    let store = Store::open_with(&dir, &options(true, Durability::Durable)).unwrap();
+    let _ = store.remove_snapshot("s");
+    for (name, _) in store.names().unwrap() {
+        store.remove(&name, false).unwrap();
+    }
+    store.collect(Ctx::none()).unwrap();
+    assert!(
+        !settled(&store).iter().any(|line| line.starts_with("blobs/sha256/") || line.starts_with("layers/"))
+    );
+}
+
+/// Pulls, tags, removes, collects, commits; only the errors that others can cause are allowed.
+fn mob(dir: &Path, source: &Source, roots: &[Descriptor]) {
+    let store = Store::open_with(dir, &options(std::process::id() % 2 == 0, Durability::None)).unwrap();
+    let seconds = std::env::var("LONGSHORE_MOB_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let me = std::process::id();
+    let mut n = me;
+    while Instant::now() < end {
+        n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let name = format!("n{}", n >> 8 & 3);
+        let result = match n >> 16 & 7 {
+            0..=2 => {
+                store.import(source, &roots[(n >> 20 & 1) as usize], &named(&name), Ctx::none()).map(drop)
+            }
+            3 => store.image(&name).and_then(|image| store.tag(&image, &format!("m{}", n >> 20 & 3))),
+            4 => store.remove(&name, n >> 20 & 1 == 0).map(drop),
+            5 => store.collect(Ctx::none()).map(drop),
+            6 => store
+                .add_layer(&mut &tar(&[("x", &n.to_le_bytes())])[..], &LayerOptions::default(), Ctx::none())
+                .map(drop),
+            _ => store.image(&name).and_then(|image| {
+                let key = format!("s{me}-{n}");
+                store.snapshot(&key, &image)?;
+                store.remove_snapshot(&key)
+            }),
+        };
+        match result {
+            Ok(()) | Err(Error::InUse { .. } | Error::SeveralNames { .. }) => {}
+            Err(e) if e.is_not_found() => {}
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+}
+
+#[test]
+fn many_processes_share_a_store() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("store");
+    let children: Vec<_> = (0..8).map(|_| Killed(helper_command("mob", &dir).spawn().unwrap())).collect();
+    for mut child in children {
+        let status = child.0.wait().unwrap();
+        let mut err = String::new();
+        std::io::Read::read_to_string(child.0.stdout.as_mut().unwrap(), &mut err).unwrap();
+        std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut err).unwrap();
+        assert!(status.success(), "{err}");
+    }
+    let store = Store::open_with(&dir, &options(true, Durability::None)).unwrap();
+    sound(&store, "after the mob");
+}
+
+/// Runs a helper in a mount namespace of its own, where `setup` has mounted something on `dir`.
+fn in_mount(setup: &str, what: &str, dir: &Path) -> Option<(bool, String)> {
+    use std::os::unix::fs::MetadataExt;
+    if fs::metadata("/proc/self").is_ok_and(|m| m.uid() != 0) {
+        skip("mounting needs root");
+        return None;
+    }
+    let script = format!("set -e; {setup}; exec \"$@\"");
+    let inner = helper_command(what, dir);
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    for (key, value) in inner.get_envs() {
+        command.env(key, value.unwrap_or_default());
+    }
+    let out = command.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    Some((out.status.success(), text))
+}
+
+#[test]
+fn a_full_disk_is_told_and_does_no_harm() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("mnt");
+    fs::create_dir(&dir).unwrap();
+    let setup = format!("mount -t tmpfs -o size=3m tmpfs {}", dir.display());
+    if let Some((ok, text)) = in_mount(&setup, "full", &dir) {
+        assert!(ok, "{text}");
+    }
+}
+
+/// On 3 MiB: a small image fits, a big one does not.
+fn full(mount: &Path) {
+    let dir = mount.join("store");
+    for directories in [true, false] {
+        let store = Store::open_with(&dir, &options(directories, Durability::Durable)).unwrap();
+        let mut source = Source::default();
+        let small = source.image(&[tar(&[("small", b"x")])]);
+        let mut noise = vec![0; 4 << 20];
+        let mut x = 1_u32;
+        noise.iter_mut().for_each(|b| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *b = (x >> 24) as u8;
+        });
+        // Too big as a blob; and small as a blob, too big unpacked.
+        for big in
+            [source.image(&[tar(&[("noise", &noise)])]), source.image(&[tar(&[("zeros", &[1; 8 << 20])])])]
+        {
+            store.import(&source, &small, &named("small"), Ctx::none()).unwrap();
+            let error = store.import(&source, &big, &named("big"), Ctx::none()).unwrap_err();
+            assert!(error.is_retryable() && matches!(error, Error::Io { .. }), "{error:?}");
+            store.collect(Ctx::none()).unwrap();
+            sound(&store, "full");
+            assert!(store.image("small").is_ok() && store.image("big").is_err());
+            store.remove("small", false).unwrap();
+            store.collect(Ctx::none()).unwrap();
+        }
+        drop(store);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn without_descriptors_the_error_says_so_and_nothing_breaks() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("store");
+    let mut failed = 0;
+    for limit in 8..40 {
+        let inner = helper_command("pull", &dir);
+        let out = Command::new("timeout")
+            .args(["60", "prlimit", &format!("--nofile={limit}:{limit}")])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        if !out.status.success() {
+            failed += 1;
+            // Below a few descriptors it is the test harness that fails, or the loader.
+            let known = ["Too many open files", "code: 24", "cannot open shared object"]
+                .iter()
+                .any(|t| text.contains(t));
+            assert!(known, "with {limit} descriptors: {text}");
+        }
+        if let Ok(store) = Store::open(&dir) {
+            sound(&store, &format!("with {limit} descriptors"));
+        }
+    }
+    assert!(failed > 0, "no limit was too low");
+}
+
+/// Does one thing after another and writes down each that was reported done; then the file system stops.
+fn power(mount: &Path, source: &Source, roots: &[Descriptor]) {
+    let directories = mount.join("directories").exists();
+    let store = Store::open_with(mount.join("store"), &options(directories, Durability::Durable)).unwrap();
+    let image = store.import(source, &roots[0], &named("a"), Ctx::none()).unwrap().image;
+    store.tag(&image, "b").unwrap();
+    let layer = store
+        .add_layer(&mut &tar(&[("late", &[4; 100_000])])[..], &LayerOptions::default(), Ctx::none())
+        .unwrap();
+    let mut spec = longshore_image::ImageSpec::default();
+    spec.layers = store.layers(&image).unwrap();
+    spec.layers.push(layer);
+    spec.names = vec!["c".to_owned()];
+    store.create_image(&spec).unwrap();
+    let status = Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(mount).status().unwrap();
+    assert!(status.success());
+}
+
+fn power_check(mount: &Path) {
+    let directories = mount.join("directories").exists();
+    let store = Store::open_with(mount.join("store"), &options(directories, Durability::Durable)).unwrap();
+    sound(&store, "after power loss");
+    let names: Vec<_> = store.names().unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[test]
+fn what_was_reported_done_survives_power_loss() {
+    if !common::has("xfs_io") || !common::has("mkfs.ext4") {
+        return;
+    }
+    for directories in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let mount = temp.path().join("mnt");
+        fs::create_dir(&mount).unwrap();
+        let disk = temp.path().join("disk");
+        fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+        common::run("mkfs.ext4", &["-q", "-F", &disk.display().to_string()]);
+        let (disk, at) = (disk.display(), mount.display());
+        let mark =
+            if directories { format!("touch {at}/directories; sync -f {at}") } else { "true".to_owned() };
+        let Some((ok, text)) = in_mount(&format!("mount -o loop {disk} {at}; {mark}"), "power", &mount)
+        else {
+            return;
+        };
+        assert!(ok, "{text}");
+        // The loop device goes with the namespace; the next mount replays the journal.
+        let check = format!("mount -o loop {disk} {at}");
+        let (ok, text) = in_mount(&check, "power-check", &mount).expect("root still");
+        assert!(ok, "directories: {directories}: {text}");
+    }
+}

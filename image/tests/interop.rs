@@ -1,0 +1,276 @@
+//! The store's directory and its archives beside skopeo, umoci, podman and docker.
+
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
+mod common;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Source, config, digest, gzip, has, run, skip, stores, tar};
+use longshore_image::{ArchiveFormat, Ctx, Image, ImportOptions, LoadOptions, Store};
+use oci_spec::image::Descriptor;
+use serde_json::{Value, json};
+
+const NAME: &str = "localhost/longshore/test:v1";
+
+/// A small image of three layers, one of them empty, with a whiteout and Docker's own fields.
+fn image(store: &Store) -> Image {
+    let mut source = Source::default();
+    let tars = [
+        tar(&[("bin/hello", b"#!/bin/sh\necho hello\n"), ("etc/gone", b"x"), ("data", &[1; 100_000])]),
+        tar(&[("etc/.wh.gone", b"")]),
+        tar(&[]),
+    ];
+    let layers: Vec<_> =
+        tars.iter().map(|t| ("application/vnd.oci.image.layer.v1.tar+gzip", gzip(t), digest(t))).collect();
+    let mut config = config();
+    config["config"]["Healthcheck"] = json!({"Test": ["CMD", "true"], "Interval": 1_000_000_000});
+    config["config"]["Labels"] = json!({"k": "v"});
+    config["history"] = json!([{"created_by": "a"}, {"created_by": "b"}, {"created_by": "c"}]);
+    let root = source.image_of(&layers, config);
+    let mut options = ImportOptions::default();
+    options.names = vec![NAME.to_owned()];
+    store.import(&source, &root, &options, Ctx::none()).unwrap().image
+}
+
+fn save(store: &Store, names: &[&str], format: ArchiveFormat, to: &Path) {
+    store.save(names, format, &mut File::create(to).unwrap(), Ctx::none()).unwrap();
+}
+
+fn load(store: &Store, from: &Path) -> Vec<longshore_image::Loaded> {
+    store.load(&mut File::open(from).unwrap(), &LoadOptions::default(), Ctx::none()).unwrap()
+}
+
+#[test]
+fn the_directory_is_an_oci_layout_to_others() {
+    if !has("skopeo") || !has("umoci") {
+        return;
+    }
+    for (temp, store) in stores() {
+        let image = image(&store);
+        store.tag(&image, "plain").unwrap();
+        let dir = store.path().display();
+        for name in [NAME, "plain"] {
+            let seen: Value =
+                serde_json::from_str(&run("skopeo", &["inspect", &format!("oci:{dir}:{name}")])).unwrap();
+            assert_eq!(seen["Digest"], image.descriptor().digest().as_ref());
+            assert_eq!(seen["Labels"]["k"], "v");
+        }
+        let copy = temp.path().join("copy");
+        run("skopeo", &["copy", &format!("oci:{dir}:{NAME}"), &format!("oci:{}:x", copy.display())]);
+        let tags = run("umoci", &["ls", "--layout", &dir.to_string()]);
+        assert_eq!(tags.lines().collect::<Vec<_>>(), [NAME, "plain"]);
+        // The copy is a source for a third.
+        let source = layout_source(&copy);
+        let root = layout_root(&copy);
+        let (_temp, third) = stores().remove(0);
+        assert_eq!(
+            third.import(&source, &root, &ImportOptions::default(), Ctx::none()).unwrap().image.id(),
+            image.id()
+        );
+    }
+}
+
+fn layout_root(layout: &Path) -> Descriptor {
+    let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    serde_json::from_value(index["manifests"][0].clone()).unwrap()
+}
+
+fn layout_source(layout: &Path) -> impl longshore_image::BlobSource {
+    let layout = layout.to_owned();
+    longshore_image::from_fn(move |d: &Descriptor, offset| {
+        let mut file = File::open(layout.join("blobs/sha256").join(d.digest().digest()))?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset))?;
+        Ok::<_, std::io::Error>(file)
+    })
+}
+
+#[test]
+fn archives_come_back_as_they_went() {
+    for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
+        for (temp, store) in stores() {
+            let image = image(&store);
+            store.tag(&image, "localhost/other:v2").unwrap();
+            let archive = temp.path().join("a.tar");
+            save(&store, &[NAME, "localhost/other:v2"], format, &archive);
+            let again = temp.path().join("b.tar");
+            save(&store, &[NAME, "localhost/other:v2"], format, &again);
+            assert!(fs::read(&archive).unwrap() == fs::read(&again).unwrap(), "the same images, other bytes");
+            for (_temp, second) in stores() {
+                let loaded = load(&second, &archive);
+                assert_eq!(loaded.len(), 1);
+                assert_eq!(loaded[0].image, image);
+                assert_eq!(loaded[0].names, [NAME, "localhost/other:v2"]);
+                assert_eq!(second.image(NAME).unwrap(), image);
+            }
+            if has("gzip") {
+                run("gzip", &["-k", &archive.display().to_string()]);
+                let (_temp, second) = stores().remove(0);
+                assert_eq!(load(&second, &temp.path().join("a.tar.gz"))[0].image, image);
+            }
+        }
+    }
+}
+
+#[test]
+fn skopeo_reads_both_archives_and_we_read_its() {
+    if !has("skopeo") {
+        return;
+    }
+    let (temp, store) = stores().remove(0);
+    let image = image(&store);
+    let path = |name: &str| temp.path().join(name);
+    for (format, transport) in
+        [(ArchiveFormat::Docker, "docker-archive"), (ArchiveFormat::Oci, "oci-archive")]
+    {
+        let ours = path(transport);
+        save(&store, &[NAME], format, &ours);
+        let theirs = path(&format!("{transport}-theirs"));
+        run(
+            "skopeo",
+            &[
+                "copy",
+                &format!("{transport}:{}", ours.display()),
+                &format!("{transport}:{}:{NAME}", theirs.display()),
+            ],
+        );
+        let (_temp, second) = stores().remove(0);
+        let loaded = load(&second, &theirs);
+        assert_eq!(loaded[0].names, [NAME], "{transport}");
+        assert_eq!(loaded[0].image.id(), image.id(), "{transport}");
+        assert_eq!(loaded[0].image.diff_ids(), image.diff_ids());
+    }
+}
+
+#[test]
+fn podman_loads_and_saves_the_same_image() {
+    if !has("podman") {
+        return;
+    }
+    if !rustix_is_root() {
+        return skip("podman's storage needs root here");
+    }
+    let (temp, store) = stores().remove(0);
+    let image = image(&store);
+    let root = temp.path().join("podman");
+    let (lib, tmp) = (root.join("lib").display().to_string(), root.join("run").display().to_string());
+    let podman = |args: &[&str]| {
+        let mut all =
+            vec!["--root", &lib, "--runroot", &tmp, "--storage-driver", "vfs", "--events-backend", "file"];
+        all.extend(args);
+        run("podman", &all)
+    };
+    let ours = temp.path().join("ours.tar").display().to_string();
+    save(&store, &[NAME], ArchiveFormat::Docker, Path::new(&ours));
+    podman(&["load", "-i", &ours]);
+    let id = podman(&["image", "inspect", "-f", "{{.Id}}", NAME]);
+    assert_eq!(id.trim(), image.id().digest());
+    for format in ["docker-archive", "oci-archive"] {
+        let theirs = temp.path().join(format).display().to_string();
+        podman(&["save", "--format", format, "-o", &theirs, NAME]);
+        let (_temp, second) = stores().remove(0);
+        let loaded = load(&second, Path::new(&theirs));
+        assert_eq!(loaded[0].image.id(), image.id(), "{format}");
+        assert_eq!(loaded[0].names, [NAME]);
+    }
+}
+
+fn rustix_is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// A dockerd of its own, ended when dropped.
+struct Dockerd {
+    child: Child,
+    socket: String,
+}
+
+impl Dockerd {
+    fn start(dir: &Path) -> Option<Self> {
+        let path = |name: &str| dir.join(name).display().to_string();
+        let socket = format!("unix://{}", path("docker.sock"));
+        let log = File::create(dir.join("log")).unwrap();
+        let child = Command::new("dockerd")
+            .args([
+                "--data-root",
+                &path("data"),
+                "--exec-root",
+                &path("exec"),
+                "-p",
+                &path("pid"),
+                "-H",
+                &socket,
+            ])
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "vfs"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let dockerd = Self { child, socket };
+        for _ in 0..150 {
+            if dockerd.command(&["version"]).output().is_ok_and(|o| o.status.success()) {
+                return Some(dockerd);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        skip(&format!("dockerd does not start: {}", fs::read_to_string(dir.join("log")).unwrap_or_default()));
+        None
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["-H", &self.socket]).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let mut all = vec!["-H", &self.socket];
+        all.extend(args);
+        run("docker", &all)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn docker_loads_and_saves_the_same_image() {
+    if !has("dockerd") || !has("docker") {
+        return;
+    }
+    if !rustix_is_root() {
+        return skip("dockerd needs root");
+    }
+    let (temp, store) = stores().remove(0);
+    let image = image(&store);
+    let dir = temp.path().join("docker");
+    fs::create_dir(&dir).unwrap();
+    let Some(docker) = Dockerd::start(&dir) else { return };
+    let ours = temp.path().join("ours.tar").display().to_string();
+    save(&store, &[NAME], ArchiveFormat::Docker, Path::new(&ours));
+    assert!(docker.run(&["load", "-i", &ours]).contains(NAME));
+    let inspect: Value = serde_json::from_str(&docker.run(&["image", "inspect", NAME])).unwrap();
+    assert_eq!(inspect[0]["Id"], image.id().as_ref());
+    assert_eq!(inspect[0]["Config"]["Healthcheck"]["Interval"], 1_000_000_000);
+    let theirs = temp.path().join("theirs.tar").display().to_string();
+    docker.run(&["save", "-o", &theirs, NAME]);
+    for (_temp, second) in stores() {
+        let loaded = load(&second, Path::new(&theirs));
+        assert_eq!(loaded[0].image.id(), image.id());
+        assert_eq!(loaded[0].names, [NAME]);
+        // And once more around.
+        let third = temp.path().join("third.tar").display().to_string();
+        save(&second, &[NAME], ArchiveFormat::Docker, Path::new(&third));
+        docker.run(&["rmi", NAME]);
+        docker.run(&["load", "-i", &third]);
+        let again: Value = serde_json::from_str(&docker.run(&["image", "inspect", NAME])).unwrap();
+        assert_eq!(again[0]["Id"], image.id().as_ref());
+    }
+}

@@ -1,0 +1,237 @@
+//! What the layer tests share: tar archives written byte by byte, and trees compared.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use longshore_image::{Ctx, Durability, Layer, LayerOptions, Snapshot, SnapshotOptions, Store, StoreOptions};
+
+pub(crate) type Tree = BTreeMap<String, String>;
+
+/// Says why a test did not run; where everything is there by agreement, that is a failure.
+pub(crate) fn skip(reason: &str) {
+    assert!(std::env::var_os("LONGSHORE_REQUIRE_ALL").is_none(), "must not be skipped: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A store for throwing away, with one driver or the other.
+pub(crate) fn store(dir: &Path, directories: bool) -> Store {
+    let mut options = StoreOptions::default();
+    options.durability = Durability::None;
+    options.directories = directories;
+    Store::open_with(dir, &options).unwrap()
+}
+
+pub(crate) fn add(store: &Store, mut tar: &[u8]) -> longshore_image::Result<Layer> {
+    store.add_layer(&mut tar, &LayerOptions::default(), Ctx::none())
+}
+
+/// A read-only view of the layers, as a container would see it.
+pub(crate) fn view(store: &Store, layers: &[&Layer]) -> Tree {
+    let ids: Vec<_> = layers.iter().map(|l| l.diff_id.clone()).collect();
+    let mut options = SnapshotOptions::default();
+    options.read_only = true;
+    let snapshot = store.snapshot_layers("view", &ids, &options).unwrap();
+    let mount = snapshot.mount().unwrap();
+    let seen = describe(&path_of(&mount));
+    drop(mount);
+    store.remove_snapshot("view").unwrap();
+    seen
+}
+
+pub(crate) fn writable(store: &Store, key: &str, layers: &[&Layer]) -> Snapshot {
+    let ids: Vec<_> = layers.iter().map(|l| l.diff_id.clone()).collect();
+    store.snapshot_layers(key, &ids, &SnapshotOptions::default()).unwrap()
+}
+
+/// The path under which a detached mount can be walked.
+pub(crate) fn path_of(mount: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}/", mount.as_raw_fd()).into()
+}
+
+/// A tar header and its content, every field as the test wants it.
+#[derive(Clone)]
+pub(crate) struct Raw {
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: u8,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) ids: (u32, u32),
+    pub(crate) mtime: u64,
+    /// The size field, when it shall not be that of the content.
+    pub(crate) size: Option<[u8; 12]>,
+    pub(crate) device: (u32, u32),
+    pub(crate) content: Vec<u8>,
+    pub(crate) gnu: bool,
+    /// Changes the block before its checksum is made.
+    pub(crate) patch: fn(&mut [u8; 512]),
+}
+
+pub(crate) fn raw(name: impl AsRef<[u8]>, kind: u8) -> Raw {
+    Raw {
+        name: name.as_ref().to_vec(),
+        kind,
+        link: Vec::new(),
+        mode: 0o755,
+        ids: (0, 0),
+        mtime: 1_700_000_000,
+        size: None,
+        device: (0, 0),
+        content: Vec::new(),
+        gnu: false,
+        patch: |_| {},
+    }
+}
+
+pub(crate) fn file(name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Raw {
+    Raw { content: content.as_ref().to_vec(), ..raw(name, b'0') }
+}
+
+pub(crate) fn dir(name: impl AsRef<[u8]>) -> Raw {
+    raw(name, b'5')
+}
+
+pub(crate) fn symlink(name: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Raw {
+    Raw { link: to.as_ref().to_vec(), ..raw(name, b'2') }
+}
+
+pub(crate) fn hard(name: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Raw {
+    Raw { link: to.as_ref().to_vec(), ..raw(name, b'1') }
+}
+
+pub(crate) fn device(name: impl AsRef<[u8]>, kind: u8, major: u32, minor: u32) -> Raw {
+    Raw { device: (major, minor), ..raw(name, kind) }
+}
+
+/// An extended header with these records.
+pub(crate) fn pax(records: &[(&str, &[u8])]) -> Raw {
+    let content = records.iter().flat_map(|(key, value)| record(key, value)).collect();
+    Raw { content, ..raw("PaxHeaders/x", b'x') }
+}
+
+pub(crate) fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let body = key.len() + value.len() + 3;
+    let length = (body..).find(|n| body + n.to_string().len() == *n).unwrap();
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+impl Raw {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut block = [0; 512];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &self.name[..self.name.len().min(100)]);
+        put(100, format!("{:07o}", self.mode).as_bytes());
+        put(108, format!("{:07o}", self.ids.0).as_bytes());
+        put(116, format!("{:07o}", self.ids.1).as_bytes());
+        match self.size {
+            Some(size) => put(124, &size),
+            None => put(124, format!("{:011o}", self.content.len()).as_bytes()),
+        }
+        put(136, format!("{:011o}", self.mtime).as_bytes());
+        put(148, b"        ");
+        put(156, &[self.kind]);
+        put(157, &self.link[..self.link.len().min(100)]);
+        put(257, if self.gnu { b"ustar  \0" } else { b"ustar\x0000" });
+        put(329, format!("{:07o}", self.device.0).as_bytes());
+        put(337, format!("{:07o}", self.device.1).as_bytes());
+        (self.patch)(&mut block);
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let mut out = block.to_vec();
+        out.extend_from_slice(&self.content);
+        out.resize(out.len().next_multiple_of(512), 0);
+        out
+    }
+}
+
+pub(crate) fn archive(entries: &[Raw]) -> Vec<u8> {
+    let mut out: Vec<u8> = entries.iter().flat_map(Raw::bytes).collect();
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+/// Everything about a tree that a container could see, one line for each name.
+pub(crate) fn describe(root: &Path) -> Tree {
+    let mut all = BTreeMap::new();
+    let mut links: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(relative) = todo.pop() {
+        let path = root.join(&relative);
+        let shown = format!("/{}", relative.display());
+        let meta =
+            if relative.as_os_str().is_empty() { std::fs::metadata(&path) } else { path.symlink_metadata() };
+        let meta = meta.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let time = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
+        let mut line = format!("{:o} {}:{} {time}", meta.mode(), meta.uid(), meta.gid());
+        if meta.is_dir() {
+            let mut below: Vec<_> =
+                std::fs::read_dir(&path).unwrap().map(|e| relative.join(e.unwrap().file_name())).collect();
+            below.sort();
+            below.reverse();
+            todo.extend(below);
+        } else if meta.is_file() {
+            line += &format!(" {} bytes {:x}", meta.len(), digest(&path));
+        } else if meta.is_symlink() {
+            line += &format!(" -> {}", std::fs::read_link(&path).unwrap().display());
+        } else {
+            line += &format!(" device {:x}", meta.rdev());
+        }
+        if meta.nlink() > 1 && !meta.is_dir() {
+            let first = links.entry((meta.dev(), meta.ino())).or_insert_with(|| shown.clone());
+            line += &format!(" {} links, first {first}", meta.nlink());
+        }
+        for (name, value) in xattrs(&path) {
+            line += &format!(" {name}={}", String::from_utf8_lossy(&value).escape_debug());
+        }
+        all.insert(shown, line);
+    }
+    all
+}
+
+fn digest(path: &Path) -> u64 {
+    use std::hash::Hasher;
+    use std::io::Read;
+    let mut hash = std::hash::DefaultHasher::new();
+    let mut file = std::fs::File::open(path).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).unwrap_or_else(|e| panic!("{}: {e}", path.display())) {
+            0 => return hash.finish(),
+            // Pieces of any size must give the same sum.
+            n => buffer[..n].chunks(8).for_each(|c| hash.write(c)),
+        }
+    }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut names = vec![0; 1 << 16];
+    let n = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let mut found = BTreeMap::new();
+    for name in names[..n].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let mut value = vec![0; 1 << 16];
+        let n = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
+        found.insert(String::from_utf8_lossy(name).into_owned(), value[..n].to_vec());
+    }
+    found
+}
+
+/// Panics with the lines that differ, not with two whole trees.
+pub(crate) fn assert_same(left: &Tree, right: &Tree) {
+    let mut wrong = Vec::new();
+    for key in left.keys().chain(right.keys()).collect::<std::collections::BTreeSet<_>>() {
+        if left.get(key) != right.get(key) {
+            wrong.push(format!("{key}\n  {:?}\n  {:?}", left.get(key), right.get(key)));
+        }
+    }
+    let count = wrong.len();
+    wrong.truncate(20);
+    assert!(wrong.is_empty(), "{count} differ:\n{}", wrong.join("\n"));
+}

@@ -1,0 +1,167 @@
+//! What is attached to an image: signatures, inventories, attestations (distribution-spec, "Listing Referrers").
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use oci_spec::image::{Descriptor, Digest};
+use serde_json::json;
+
+use crate::auth::Scopes;
+use crate::endpoint::Endpoint;
+use crate::exchange::{Call, Payload};
+use crate::manifest::{self, Graph, Kind};
+use crate::push::Push;
+use crate::transport::{Headers, Method, Response};
+use crate::{Client, Error, Reference, Result, Source, digest};
+
+const ALGORITHM_MAX: usize = 32;
+const ENCODED_MAX: usize = 64;
+/// How often the fallback list is written again because another client was faster.
+const RACES_MAX: usize = 5;
+
+impl Client {
+    /// Descriptors of the manifests that are attached to `subject` in the reference's repository, of one artifact type or of all.
+    ///
+    /// Where the registry has no referrers API, the list that clients keep under the tag `ALGORITHM-ENCODED` answers.
+    pub fn referrers(
+        &self,
+        reference: &Reference,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        let subject = digest::parse(subject.as_ref())?;
+        let source = self.source(reference)?;
+        let endpoint = &source.registry.server;
+        let listed = match source.referrers_api(endpoint, &subject, artifact_type)? {
+            Some(listed) => listed,
+            None => source.referrers_tag(endpoint, &subject)?.map(|(listed, _)| listed).unwrap_or_default(),
+        };
+        let fits = |d: &Descriptor| {
+            artifact_type.is_none_or(|t| d.artifact_type().as_ref().is_some_and(|a| a.as_ref() == t))
+        };
+        Ok(listed.into_iter().filter(fits).collect())
+    }
+}
+
+impl Source {
+    /// `None` where the registry has no such API.
+    fn referrers_api(
+        &self,
+        endpoint: &Endpoint,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Option<Vec<Descriptor>>> {
+        if endpoint.quirks.no_referrers.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut path = format!("/{}/referrers/{subject}", self.repository);
+        if let Some(wanted) = artifact_type {
+            path.push_str("?artifactType=");
+            crate::url::encode(wanted, &mut path);
+        }
+        let scopes = Scopes::repository(&self.repository, "pull");
+        let mut listed = Vec::new();
+        let asked = self.inner.each_page(endpoint, &path, &scopes, manifest::OCI_INDEX, |body| {
+            let graph = manifest::parse(&body, Some(manifest::OCI_INDEX))?;
+            listed.extend(graph.manifests);
+            if listed.len() > self.inner.limits.entries {
+                return Err(Error::TooLarge {
+                    what: "a list".into(),
+                    limit: self.inner.limits.entries as u64,
+                });
+            }
+            Ok(())
+        });
+        match asked {
+            Ok(()) => Ok(Some(listed)),
+            Err(Error::Status { status: 404 | 405 | 501, .. }) => {
+                endpoint.quirks.no_referrers.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            // Some answer every unknown path with a page of their own.
+            Err(Error::Manifest { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The list under the fallback tag, with its validator.
+    fn referrers_tag(
+        &self,
+        endpoint: &Endpoint,
+        subject: &Digest,
+    ) -> Result<Option<(Vec<Descriptor>, Option<String>)>> {
+        let path = format!("/{}/manifests/{}", self.repository, fallback_tag(subject));
+        let mut call =
+            Call::new(Method::Get, &path, Scopes::repository(&self.repository, "pull"), &self.cancel);
+        call.headers = Headers::new().with("accept", manifest::OCI_INDEX);
+        let reply = match self.inner.call(endpoint, &call) {
+            Err(e) if e.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let validator = reply.headers.get("etag").map(str::to_owned);
+        let url = endpoint.url(&path)?;
+        let body =
+            crate::exchange::read_capped(reply, self.inner.limits.manifest, "a list of referrers", &url)?;
+        let graph = manifest::parse(&body, None)?;
+        if graph.kind != Kind::Index {
+            return Err(Error::manifest("the tag of the referrers' list holds something else"));
+        }
+        Ok(Some((graph.manifests, validator)))
+    }
+}
+
+impl Push<'_> {
+    /// Where the manifest is attached to another: makes sure that it is listed there. A registry that does so by itself says so.
+    pub(crate) fn attach(
+        &self,
+        root: &Descriptor,
+        graph: &Graph,
+        reply: &Response,
+        source: &Source,
+    ) -> Result<()> {
+        let Some(subject) = &graph.subject else { return Ok(()) };
+        if reply.headers.get("oci-subject").is_some() {
+            return Ok(());
+        }
+        let mut entry = root.clone();
+        // By the spec the config's type stands for an artifact's that has none.
+        let kind =
+            graph.artifact_type.clone().or_else(|| graph.blobs.first().map(|c| c.media_type().clone()));
+        entry.set_artifact_type(kind);
+        entry.set_annotations(graph.annotations.clone());
+        for _ in 0..RACES_MAX {
+            let (mut listed, validator) =
+                source.referrers_tag(self.endpoint, subject.digest())?.unwrap_or_default();
+            if listed.iter().any(|d| d.digest() == root.digest()) {
+                return Ok(());
+            }
+            listed.push(entry.clone());
+            let list = json!({ "schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": listed });
+            match self.put_list(&fallback_tag(subject.digest()), list.to_string().into(), validator) {
+                Err(Error::Status { status: 412, .. }) => {}
+                other => return other,
+            }
+        }
+        Err(Error::protocol(self.endpoint.origin(), "the list of referrers changes too fast to add to it"))
+    }
+
+    fn put_list(&self, tag: &str, list: Bytes, validator: Option<String>) -> Result<()> {
+        let path = format!("/{}/manifests/{tag}", self.repository);
+        let mut call = Call::new(Method::Put, &path, self.scopes(), self.cancel);
+        call.headers = Headers::new().with("content-type", manifest::OCI_INDEX);
+        if let Some(validator) = validator {
+            call.headers.push("if-match", validator);
+        }
+        call.body = Payload::Bytes(list);
+        self.inner.call(self.endpoint, &call).map(drop)
+    }
+}
+
+/// distribution-spec, "Referrers Tag Schema".
+fn fallback_tag(subject: &Digest) -> String {
+    let clean = |text: &str, max: usize| -> String {
+        let keep = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        text.chars().take(max).map(|c| if keep(c) { c } else { '-' }).collect()
+    };
+    format!("{}-{}", clean(subject.algorithm().as_ref(), ALGORITHM_MAX), clean(subject.digest(), ENCODED_MAX))
+}

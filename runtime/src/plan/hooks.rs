@@ -1,0 +1,38 @@
+//! Hooks that run as part of the plan: `createContainer` and `startContainer`.
+
+use super::compile::Input;
+use super::{Arg, Builder};
+use crate::error::Result;
+use crate::hooks::{document, of};
+use crate::state::Status;
+use crate::sys::bytes_of;
+use crate::sys::wire::{Hook, PID_DIGITS, op};
+
+/// Adds the hooks of a kind. The PID in the state is known only after `clone3`: the helper writes it over these blanks.
+pub(super) fn hooks(b: &mut Builder, input: &Input<'_>, kind: &'static str, status: Status) -> Result<()> {
+    for hook in of(input.spec, kind) {
+        b.label(format!("{kind} hook {}", hook.path().display()));
+        let blanks = " ".repeat(PID_DIGITS - 1) + "0";
+        let state = document(input.spec, input.id, status, Some(&blanks), input.bundle);
+        let offset = state.find(&format!("\"pid\":{blanks}")).map_or(0, |at| at + 6);
+        let text = b.bytes(state.as_bytes());
+        let path = b.text("hooks.path", hook.path().as_os_str().as_encoded_bytes())?;
+        let given = hook.args().as_deref().unwrap_or_default();
+        let argv = if given.is_empty() { b.pointers(&[path]) } else { b.texts("hooks.args", given)? };
+        let envp = b.texts("hooks.env", hook.env().as_deref().unwrap_or_default())?;
+        let timeout = hook.timeout().map_or(-1, |s| s.saturating_mul(1000));
+        let record = Hook {
+            path,
+            argv,
+            envp,
+            input: text,
+            input_len: state.len() as u64,
+            pid: text + offset as u64,
+            timeout,
+        };
+        let record = b.bytes(bytes_of(&record));
+        b.set_hook(kind, hook.path());
+        b.op("run", op::HOOK, [Arg::from(record)]);
+    }
+    Ok(())
+}
