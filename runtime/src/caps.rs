@@ -50,8 +50,6 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Number of `CAP_SYS_ADMIN`.
-pub(crate) const SYS_ADMIN: u32 = 21;
 /// Number of `CAP_SETGID`.
 pub(crate) const SETGID: u32 = 6;
 /// Number of `CAP_SYS_RESOURCE`.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
+use crate::cgroup::Stats;
 use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::launch::wake;
@@ -151,6 +152,20 @@ impl Container {
         let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
         Ok(pids.filter(|pid| namespace(*pid) == own).collect())
+    }
+
+    /// Changes its limits; what `resources` leaves out stays.
+    pub fn update(&self, resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
+        let record = self.dir.read()?;
+        match self.status(&record) {
+            Status::Stopped => Err(Error::WrongStatus { action: "update", status: Status::Stopped.as_str() }),
+            _ => record.groups.apply(resources),
+        }
+    }
+
+    /// What it uses now.
+    pub fn stats(&self) -> Result<Stats> {
+        Ok(self.dir.read()?.groups.stats())
     }
 
     /// Freezes it.

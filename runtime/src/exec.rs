@@ -74,6 +74,7 @@ impl Container {
             joins: &joins,
             in_user_namespace,
             may_set_groups: record.may_set_groups,
+            oom_score_adj: None,
             caps: Some(sets),
             available_caps: available,
             filter: filter.as_ref(),

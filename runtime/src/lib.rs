@@ -23,6 +23,7 @@ mod stdio;
 mod sys;
 mod sysctl;
 
+pub use cgroup::Stats;
 pub use container::Container;
 pub use created::{Created, Exit, Running};
 pub use error::{Error, Result};

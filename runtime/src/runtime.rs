@@ -132,10 +132,15 @@ impl Runtime {
         if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
             making.groups.apply(resources)?;
         }
+        if !in_user_namespace {
+            // In a user namespace no device node can be made, and none of the file system's is honoured.
+            making.groups.apply_devices(linux.and_then(|l| l.resources().as_ref()))?;
+        }
         let available = if in_user_namespace { caps::all() } else { caps::own() };
         let (sets, missing) =
             caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
         warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
+        let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
         let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
@@ -163,6 +168,7 @@ impl Runtime {
             joins: &joins,
             in_user_namespace,
             may_set_groups,
+            oom_score_adj,
             caps: Some(sets),
             available_caps: available,
             filter: filter.as_ref(),
@@ -337,6 +343,21 @@ fn time_offsets(linux: Option<&Linux>) -> String {
         .collect();
     lines.sort();
     lines.concat()
+}
+
+/// Lowering the score below its present value is for `CAP_SYS_RESOURCE`.
+fn may_adjust_oom(wanted: i32, warnings: &mut Vec<String>) -> bool {
+    let own = fs::read_to_string("/proc/self/oom_score_adj")
+        .ok()
+        .and_then(|s| s.trim().parse::<i32>().ok())
+        .unwrap_or(0);
+    let may = wanted >= own || caps::own() & 1 << caps::SYS_RESOURCE != 0;
+    if !may {
+        warnings.push(format!(
+            "process.oomScoreAdj {wanted} is below {own}, and CAP_SYS_RESOURCE is missing: left as it is"
+        ));
+    }
+    may
 }
 
 /// A spec without capabilities grants none.

@@ -16,6 +16,41 @@ pub(super) fn apply(groups: &Groups, resources: &LinuxResources) -> Result<()> {
         let value = if limit <= 0 { "max".to_owned() } else { limit.to_string() };
         set(groups, "pids", "linux.resources.pids", "pids.max", "pids.max", &value)?;
     }
+    block_io(groups, resources)?;
+    for limit in resources.hugepage_limits().iter().flatten() {
+        let value = if limit.limit() < 0 { "max".to_owned() } else { limit.limit().to_string() };
+        let size = limit.page_size();
+        if size.contains('/') {
+            return Err(Error::spec("linux.resources.hugepageLimits.pageSize", "contains a slash"));
+        }
+        let (v1, v2) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
+        set(groups, "hugetlb", "linux.resources.hugepageLimits", &v1, &v2, &value)?;
+    }
+    if let Some(network) = resources.network() {
+        if let Some(class) = network.class_id().filter(|c| *c != 0) {
+            set(
+                groups,
+                "net_cls",
+                "linux.resources.network.classID",
+                "net_cls.classid",
+                "",
+                &class.to_string(),
+            )?;
+        }
+        for priority in network.priorities().iter().flatten() {
+            let line = format!("{} {}", priority.name(), priority.priority());
+            set(groups, "net_prio", "linux.resources.network.priorities", "net_prio.ifpriomap", "", &line)?;
+        }
+    }
+    for (device, limit) in resources.rdma().iter().flatten() {
+        let number = |n: Option<u32>| n.map_or("max".to_owned(), |n| n.to_string());
+        let line = format!(
+            "{device} hca_handle={} hca_object={}",
+            number(limit.hca_handles()),
+            number(limit.hca_objects())
+        );
+        set(groups, "rdma", "linux.resources.rdma", "rdma.max", "rdma.max", &line)?;
+    }
     for (file, value) in resources.unified().iter().flatten() {
         let Some(dir) = &groups.v2 else { return Err(missing("linux.resources.unified")) };
         if file.contains('/') || !file.contains('.') {
@@ -139,6 +174,40 @@ fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     }
     if let Some(mems) = cpu.mems().as_deref().filter(|c| !c.is_empty()) {
         set(groups, "cpuset", field, "cpuset.mems", "cpuset.mems", mems)?;
+    }
+    Ok(())
+}
+
+fn block_io(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    let Some(io) = resources.block_io() else { return Ok(()) };
+    let field = "linux.resources.blockIO";
+    let v1 = groups.controller("blkio").is_some();
+    if let Some(weight) = io.weight().filter(|w| *w != 0) {
+        // v1's 10..1000 to v2's 1..10000.
+        let v2_weight = 1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990;
+        match groups.controller("blkio") {
+            Some(dir) if !dir.join("blkio.weight").exists() => {
+                set(groups, "blkio", field, "blkio.bfq.weight", "", &weight.to_string())?;
+            }
+            Some(_) => set(groups, "blkio", field, "blkio.weight", "", &weight.to_string())?,
+            None => set(groups, "blkio", field, "", "io.weight", &format!("default {v2_weight}"))?,
+        }
+    }
+    let throttles = [
+        (io.throttle_read_bps_device(), "blkio.throttle.read_bps_device", "rbps"),
+        (io.throttle_write_bps_device(), "blkio.throttle.write_bps_device", "wbps"),
+        (io.throttle_read_iops_device(), "blkio.throttle.read_iops_device", "riops"),
+        (io.throttle_write_iops_device(), "blkio.throttle.write_iops_device", "wiops"),
+    ];
+    for (devices, file, key) in throttles {
+        for device in devices.iter().flatten() {
+            let number = format!("{}:{}", device.major(), device.minor());
+            if v1 {
+                set(groups, "blkio", field, file, "", &format!("{number} {}", device.rate()))?;
+            } else {
+                set(groups, "blkio", field, "", "io.max", &format!("{number} {key}={}", device.rate()))?;
+            }
+        }
     }
     Ok(())
 }

@@ -4,10 +4,13 @@
 //! through `tasks`: a thread that moves only itself takes no global lock, where writing another's PID to `cgroup.procs` waits for an RCU
 //! grace period (8-16 ms after idle).
 
+mod devices;
 mod layout;
 mod limits;
+mod stats;
 
 pub(crate) use layout::{Layout, join};
+pub use stats::Stats;
 
 use std::fs;
 use std::io;
@@ -91,6 +94,11 @@ impl Groups {
     /// Sets the limits.
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
         limits::apply(self, resources)
+    }
+
+    /// Sets the device rules.
+    pub(crate) fn apply_devices(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        devices::apply(self, resources)
     }
 
     /// Moves the calling thread into the v1 groups.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::{Arg, Builder, Plan, StepExt, devices, hooks, mounts, options, process, slot};
+use super::{Arg, Builder, Plan, StepExt, attributes, devices, hooks, mounts, options, process, slot};
 use crate::caps;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
@@ -69,6 +69,7 @@ pub(crate) struct Input<'a> {
     pub(crate) in_user_namespace: bool,
     /// `setgroups(2)` is permitted.
     pub(crate) may_set_groups: bool,
+    pub(crate) oom_score_adj: Option<i32>,
     pub(crate) caps: Option<caps::Sets>,
     /// What the process has before it drops.
     pub(crate) available_caps: u64,
@@ -104,8 +105,14 @@ pub(crate) fn compile(input: &Input<'_>) -> Result<Plan> {
         [libc::PR_SET_NAME.into(), name.into(), 0.into(), 0.into(), 0.into()],
     );
     close_others(b, input.keep);
+    if input.mode == Mode::Exec {
+        attributes::affinity(b, input, false)?;
+    }
     if input.has_outer() {
         outer(b, input)?;
+    }
+    if input.mode == Mode::Init {
+        attributes::early(b, input);
     }
     not_dumpable(b);
     match input.mode {
@@ -366,6 +373,11 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     }
     process::session(b, input);
     process::rlimits(b, input)?;
+    attributes::late(b, input)?;
+    if input.mode == Mode::Exec {
+        attributes::affinity(b, input, true)?;
+    }
+    attributes::labels(b, input)?;
     let early_filter = input.process.no_new_privileges() != Some(true);
     if early_filter && let Some(filter) = input.filter {
         filter.load(b);

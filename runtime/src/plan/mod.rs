@@ -2,6 +2,7 @@
 //!
 //! [`Builder`] lays out steps and data for the helper's address space; [`compile`] decides which steps a spec needs, in which order.
 
+mod attributes;
 mod compile;
 mod devices;
 mod hooks;

@@ -4,10 +4,12 @@
     reason = "clone3, waitid with resource usage and descriptor passing have no safe wrapper"
 )]
 
+mod bpf;
 mod spawn;
 mod wait;
 pub(crate) mod wire;
 
+pub(crate) use bpf::attach_device_program;
 pub(crate) use spawn::{Spawn, spawn};
 pub(crate) use wait::{Ended, readable, wait};
 
