@@ -3,6 +3,7 @@
 
 mod caps;
 mod cgroup;
+pub mod console;
 mod container;
 #[cfg(feature = "containers")]
 pub mod containers;

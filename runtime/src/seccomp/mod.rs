@@ -9,19 +9,14 @@ mod table;
 pub(crate) use profile::default_profile;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag,
 };
 
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, sendmsg, socket_with,
-};
-
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::hooks;
 use crate::plan::{Arg, Builder, StepExt, slot};
 use crate::state::{Record, Status};
@@ -202,18 +197,7 @@ pub(crate) fn pass_listener(record: &Record, fd: &OwnedFd) -> Result<()> {
         record.spec.version(),
         record.pid
     );
-    let what = "hand over the seccomp listener";
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(what)?;
-    connect(&socket, &SocketAddrUnix::new(path).context(what)?).context(what)?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let fds = [fd.as_fd()];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent =
-        sendmsg(&socket, &[std::io::IoSlice::new(document.as_bytes())], &mut control, SendFlags::NOSIGNAL)
-            .context(what)?;
-    if sent == document.len() { Ok(()) } else { Err(Error::os(what)(std::io::ErrorKind::WriteZero.into())) }
+    crate::console::pass(path, document.as_bytes(), fd, "hand over the seccomp listener")
 }
 
 #[cfg(test)]
