@@ -97,6 +97,11 @@ fn number(capability: &Capability) -> Option<u32> {
     NAMES.iter().position(|n| *n == name).map(|n| n as u32)
 }
 
+/// All names, by number.
+pub(crate) fn names() -> Vec<String> {
+    NAMES.iter().map(|name| format!("CAP_{name}")).collect()
+}
+
 /// Highest capability that the kernel knows.
 pub(crate) fn last() -> u32 {
     fs::read_to_string("/proc/sys/kernel/cap_last_cap")

@@ -1,0 +1,493 @@
+//! The commands.
+
+use std::error::Error as _;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use longshore_runtime::{
+    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, console, spec,
+};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+use serde_json::json;
+
+use crate::args::{Args, Command, Create, Exec, Update};
+use crate::terminal;
+
+/// What ends a command: one line, with the causes.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        // Engines tell 127 and 126 by runc's words.
+        if let Error::Exec { program, source, .. } = &error {
+            return Self(match (error.is_program_not_found(), program.contains('/')) {
+                (true, false) => format!("exec: {program:?}: executable file not found in $PATH"),
+                (true, true) => format!("exec: {program:?}: stat {program}: no such file or directory"),
+                (false, _) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    format!("exec: {program:?}: permission denied")
+                }
+                (false, _) => format!("exec: {program:?}: {source}"),
+            });
+        }
+        if error.is_not_found() {
+            return Self("container does not exist".to_owned());
+        }
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self(text)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self(format!("JSON: {error}"))
+    }
+}
+
+type Result<T, E = Failure> = std::result::Result<T, E>;
+
+fn failed<T>(message: impl Into<String>) -> Result<T> {
+    Err(Failure(message.into()))
+}
+
+/// Runs the command: the exit code.
+pub(crate) fn run(args: &Args) -> Result<u8> {
+    match &args.command {
+        Command::Spec { bundle, rootless } => return write_spec(bundle.as_deref(), *rootless),
+        Command::Features => return features(),
+        _ => {}
+    }
+    if args.systemd_cgroup {
+        return failed("--systemd-cgroup: the systemd cgroup driver is not supported");
+    }
+    let runtime = Runtime::new(root(args))?;
+    let open = |id: &str| runtime.open(id);
+    match &args.command {
+        Command::Create(create) => return make(args, &runtime, create, false),
+        Command::Run(create) => return make(args, &runtime, create, true),
+        Command::Start { id } => open(id)?.start()?,
+        Command::State { id } => {
+            println!("{}", serde_json::to_string_pretty(&state(&open(id)?, &open(id)?.state()?))?)
+        }
+        Command::List { format, quiet } => list(&runtime, format, *quiet)?,
+        Command::Kill { id, signal, all } => {
+            open(id)?.kill(number(signal)?, *all).map_err(|error| match error {
+                // containerd looks for these words.
+                Error::WrongStatus { .. } => Failure("container not running".to_owned()),
+                error => error.into(),
+            })?
+        }
+        Command::Delete { id, force } => match open(id).and_then(|c| c.delete(*force)) {
+            Err(error) if *force && error.is_not_found() => {}
+            result => result?,
+        },
+        Command::Exec(exec) => return execute(&open(&exec.id)?, exec),
+        Command::Ps { id, format, options } => ps(&open(id)?, format, options)?,
+        Command::Pause { id } => open(id)?.pause()?,
+        Command::Resume { id } => open(id)?.resume()?,
+        Command::Update(arguments) => update(&open(&arguments.id)?, arguments)?,
+        Command::Events { id, stats, interval } => events(&open(id)?, *stats, interval)?,
+        Command::Spec { .. } | Command::Features => {}
+    }
+    Ok(0)
+}
+
+fn root(args: &Args) -> PathBuf {
+    if let Some(root) = &args.root {
+        return root.clone();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !rustix::process::geteuid().is_root() => Path::new(&dir).join("longshore-oci"),
+        _ => PathBuf::from("/run/longshore-oci"),
+    }
+}
+
+/// `create` and `run`.
+fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result<u8> {
+    let bundle = arguments
+        .bundle
+        .canonicalize()
+        .map_err(|e| Failure(format!("bundle {}: {e}", arguments.bundle.display())))?;
+    let config = bundle.join("config.json");
+    let text = fs::read(&config).map_err(|e| Failure(format!("{}: {e}", config.display())))?;
+    let spec: Spec =
+        serde_json::from_slice(&text).map_err(|e| Failure(format!("{}: {e}", config.display())))?;
+    let terminal = spec.process().as_ref().and_then(Process::terminal) == Some(true);
+    let foreground = run && !arguments.detach;
+    if terminal && !foreground && arguments.console_socket.is_none() {
+        return failed("cannot allocate tty if runc will detach without setting console socket");
+    }
+    if !terminal && arguments.console_socket.is_some() {
+        return failed("cannot use console socket if runc will not detach or allocate tty");
+    }
+    let mut options = CreateOptions::default();
+    options.bundle = Some(bundle);
+    options.no_pivot = arguments.no_pivot;
+    options.preserve_fds = inherited(arguments.preserve_fds)?;
+    let mut created = runtime.create(&arguments.id, &spec, options)?;
+    for warning in created.warnings() {
+        crate::log(args, "warning", warning);
+    }
+    let console = created.take_console();
+    if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
+        console::send(socket, console)?;
+    }
+    write_pid(arguments.pid_file.as_deref(), created.pid())?;
+    if !run {
+        created.detach();
+        return Ok(0);
+    }
+    let mut running = created.start()?;
+    if !foreground {
+        running.detach();
+        return Ok(0);
+    }
+    let attached =
+        console.filter(|_| arguments.console_socket.is_none()).map(terminal::attach).transpose()?;
+    forward_signals(running.container())?;
+    let exit = wait(|time| running.wait(time))?;
+    if let Some((raw, copy)) = attached {
+        let _ = copy.join();
+        drop(raw);
+    }
+    if arguments.keep {
+        running.detach();
+    }
+    Ok(exit)
+}
+
+fn wait(mut wait: impl FnMut(Option<Duration>) -> longshore_runtime::Result<Option<Exit>>) -> Result<u8> {
+    loop {
+        if let Some(exit) = wait(None)? {
+            return Ok(exit.code.clamp(0, 255) as u8);
+        }
+    }
+}
+
+/// What our own process is told, the container's is.
+fn forward_signals(container: &Container) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
+        let container = container.clone();
+        terminal::on_signal(signal, move || {
+            // It may have ended just now; then there is nobody to tell.
+            let _ = container.kill(signal, false);
+        })?;
+    }
+    Ok(())
+}
+
+/// Descriptors 3 and up that our caller left open for the container.
+fn inherited(count: u32) -> Result<Vec<OwnedFd>> {
+    (3..3 + count as i32)
+        .map(|n| {
+            let file = fs::File::open(format!("/proc/self/fd/{n}"));
+            file.map(OwnedFd::from).map_err(|e| Failure(format!("descriptor {n}: {e}")))
+        })
+        .collect()
+}
+
+fn write_pid(file: Option<&Path>, pid: u32) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    // Whole or not at all: an engine may be watching for it.
+    let new = file.with_file_name(format!(".{}", file.file_name().unwrap_or_default().to_string_lossy()));
+    fs::write(&new, pid.to_string())?;
+    Ok(fs::rename(new, file)?)
+}
+
+fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
+    let process = process(container, arguments)?;
+    let terminal = process.terminal() == Some(true);
+    if container.state()?.status == Status::Paused && !arguments.ignore_paused {
+        return failed("cannot exec in a paused container (use --ignore-paused to override)");
+    }
+    if terminal && arguments.detach && arguments.console_socket.is_none() {
+        return failed("cannot allocate tty if runc will detach without setting console socket");
+    }
+    let mut options = ExecOptions::default();
+    options.preserve_fds = inherited(arguments.preserve_fds)?;
+    let mut running = container.exec(&process, options)?;
+    let console = running.take_console();
+    if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
+        console::send(socket, console)?;
+    }
+    write_pid(arguments.pid_file.as_deref(), running.pid())?;
+    if arguments.detach {
+        return Ok(0);
+    }
+    let attached =
+        console.filter(|_| arguments.console_socket.is_none()).map(terminal::attach).transpose()?;
+    let code = wait(|time| running.wait(time))?;
+    if let Some((raw, copy)) = attached {
+        let _ = copy.join();
+        drop(raw);
+    }
+    Ok(code)
+}
+
+fn process(container: &Container, arguments: &Exec) -> Result<Process> {
+    if let Some(file) = &arguments.process {
+        let mut process: Process = serde_json::from_slice(&fs::read(file)?)?;
+        if arguments.tty {
+            process.set_terminal(Some(true));
+        }
+        return Ok(process);
+    }
+    let spec = container.spec()?;
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(arguments.command.clone())).set_terminal(Some(arguments.tty));
+    process.set_exec_cpu_affinity(None);
+    if let Some(cwd) = &arguments.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    if let Some(env) = process.env_mut() {
+        env.extend(arguments.env.iter().cloned());
+    }
+    if let Some(user) = &arguments.user {
+        let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
+        let id = |text: &str| {
+            text.parse::<u32>().map_err(|_| Failure(format!("user {user:?}: UID[:GID] in digits is wanted")))
+        };
+        process.user_mut().set_uid(id(uid)?);
+        if let Some(gid) = gid {
+            process.user_mut().set_gid(id(gid)?);
+        }
+    }
+    if !arguments.additional_gids.is_empty() {
+        process.user_mut().set_additional_gids(Some(arguments.additional_gids.clone()));
+    }
+    if arguments.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(mut capabilities) = process.capabilities().clone().filter(|_| !arguments.cap.is_empty()) {
+        let more = |set: &Option<std::collections::HashSet<_>>| -> Result<_> {
+            let mut set = set.clone().unwrap_or_default();
+            for name in &arguments.cap {
+                set.insert(serde_json::from_value(json!(name))?);
+            }
+            Ok(Some(set))
+        };
+        capabilities.set_bounding(more(capabilities.bounding())?);
+        capabilities.set_effective(more(capabilities.effective())?);
+        capabilities.set_permitted(more(capabilities.permitted())?);
+        process.set_capabilities(Some(capabilities));
+    }
+    if arguments.apparmor.is_some() {
+        process.set_apparmor_profile(arguments.apparmor.clone());
+    }
+    if arguments.process_label.is_some() {
+        process.set_selinux_label(arguments.process_label.clone());
+    }
+    Ok(process)
+}
+
+fn state(container: &Container, state: &State) -> serde_json::Value {
+    let spec = container.spec().ok();
+    let bundle = state.bundle.clone().unwrap_or_default();
+    let rootfs = spec.as_ref().and_then(|s| s.root().as_ref()).map(|r| bundle.join(r.path()));
+    json!({
+        "ociVersion": spec.map_or_else(|| "1.0.0".to_owned(), |s| s.version().clone()),
+        "id": state.id,
+        "pid": state.pid.unwrap_or(0),
+        "status": state.status.as_str(),
+        "bundle": bundle,
+        "rootfs": rootfs,
+        "created": created(state),
+        "annotations": state.annotations,
+        "owner": "",
+    })
+}
+
+fn created(state: &State) -> String {
+    jiff::Timestamp::from_second(state.created as i64).unwrap_or_default().to_string()
+}
+
+fn list(runtime: &Runtime, format: &str, quiet: bool) -> Result<()> {
+    let states = runtime.list()?;
+    if quiet {
+        states.iter().for_each(|s| println!("{}", s.id));
+    } else if format == "json" {
+        let all: Vec<_> = states.iter().filter_map(|s| Some(state(&runtime.open(&s.id).ok()?, s))).collect();
+        println!("{}", serde_json::to_string(&all)?);
+    } else {
+        println!("{:<30} {:<10} {:<10} {:<40} CREATED", "ID", "PID", "STATUS", "BUNDLE");
+        for s in states {
+            let bundle = s.bundle.clone().unwrap_or_default();
+            println!(
+                "{:<30} {:<10} {:<10} {:<40} {}",
+                s.id,
+                s.pid.unwrap_or(0),
+                s.status,
+                bundle.display(),
+                created(&s)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn ps(container: &Container, format: &str, options: &[String]) -> Result<()> {
+    let pids = container.processes()?;
+    if format == "json" {
+        println!("{}", serde_json::to_string(&pids)?);
+        return Ok(());
+    }
+    let options = if options.is_empty() { vec!["-ef".to_owned()] } else { options.to_vec() };
+    let output = std::process::Command::new("ps").args(options).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines();
+    let head = lines.next().unwrap_or_default();
+    let Some(column) = head.split_whitespace().position(|c| c == "PID") else {
+        return failed("ps shows no PID");
+    };
+    println!("{head}");
+    let pid = |line: &str| line.split_whitespace().nth(column)?.parse::<u32>().ok();
+    lines.filter(|line| pid(line).is_some_and(|pid| pids.contains(&pid))).for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn update(container: &Container, arguments: &Update) -> Result<()> {
+    let mut resources: LinuxResources = match &arguments.resources {
+        Some(file) if file == Path::new("-") => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text)?;
+            serde_json::from_str(&text)?
+        }
+        Some(file) => serde_json::from_slice(&fs::read(file)?)?,
+        None => serde_json::from_value(json!({}))?,
+    };
+    let bytes = |text: &Option<String>| text.as_deref().map(bytes).transpose();
+    let (memory, reservation, swap) =
+        (bytes(&arguments.memory)?, bytes(&arguments.memory_reservation)?, bytes(&arguments.memory_swap)?);
+    if memory.or(reservation).or(swap).is_some() {
+        let given = json!({"limit": memory, "reservation": reservation, "swap": swap});
+        resources.set_memory(Some(serde_json::from_value(given)?));
+    }
+    let cpu = json!({
+        "shares": arguments.cpu_share, "quota": arguments.cpu_quota, "period": arguments.cpu_period, "burst": arguments.cpu_burst,
+        "idle": arguments.cpu_idle, "cpus": arguments.cpuset_cpus, "mems": arguments.cpuset_mems,
+    });
+    if cpu.as_object().is_some_and(|cpu| cpu.values().any(|v| !v.is_null())) {
+        resources.set_cpu(Some(serde_json::from_value(cpu)?));
+    }
+    if let Some(limit) = arguments.pids_limit {
+        resources.set_pids(Some(serde_json::from_value(json!({"limit": limit}))?));
+    }
+    if let Some(weight) = arguments.blkio_weight {
+        resources.set_block_io(Some(serde_json::from_value(json!({"weight": weight}))?));
+    }
+    Ok(container.update(&resources)?)
+}
+
+/// `64m`, `1g`, `-1`, plain bytes.
+fn bytes(text: &str) -> Result<i64> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g', 't']);
+    let shift = match lower.trim_end_matches('b').chars().last() {
+        Some('k') => 10,
+        Some('m') => 20,
+        Some('g') => 30,
+        Some('t') => 40,
+        _ => 0,
+    };
+    let value: i64 = digits.parse().map_err(|_| Failure(format!("{text:?} is no size")))?;
+    value.checked_mul(1 << shift).ok_or_else(|| Failure(format!("{text:?} is too large")))
+}
+
+fn events(container: &Container, once: bool, interval: &str) -> Result<()> {
+    let seconds: f64 =
+        interval.trim_end_matches('s').parse().map_err(|_| Failure(format!("interval {interval:?}")))?;
+    loop {
+        let stats = container.stats()?;
+        let nanoseconds = |d: Option<Duration>| d.map(|d| d.as_nanos() as u64);
+        println!(
+            "{}",
+            json!({"type": "stats", "id": container.id(), "data": {
+                "cpu": {
+                    "usage": {
+                        "total": nanoseconds(stats.cpu), "user": nanoseconds(stats.cpu_user), "kernel": nanoseconds(stats.cpu_system),
+                    },
+                    "throttling": {"throttledPeriods": stats.throttled_periods},
+                },
+                "memory": {
+                    "usage": {"usage": stats.memory, "max": stats.memory_peak, "limit": stats.memory_limit},
+                    "raw": {"total_inactive_file": stats.memory_inactive_file},
+                },
+                "pids": {"current": stats.pids, "limit": stats.pids_limit},
+            }})
+        );
+        if once || container.state()?.status == Status::Stopped {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs_f64(seconds.max(0.01)));
+    }
+}
+
+fn write_spec(bundle: Option<&Path>, rootless: bool) -> Result<u8> {
+    let file = bundle.unwrap_or(Path::new(".")).join("config.json");
+    if file.exists() {
+        return failed(format!("file {} exists. Remove it first", file.display()));
+    }
+    let mut spec = match rootless {
+        true => spec::rootless_spec(
+            ["sh"],
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+        false => spec::default_spec(["sh"]),
+    };
+    spec.set_hostname(Some("longshore".to_owned()));
+    if let Some(process) = spec.process_mut() {
+        process.set_terminal(Some(true));
+    }
+    fs::write(file, serde_json::to_string_pretty(&spec)?)?;
+    Ok(0)
+}
+
+fn features() -> Result<u8> {
+    println!("{}", serde_json::to_string_pretty(&longshore_runtime::features())?);
+    Ok(0)
+}
+
+/// `SIGTERM`, `term`, `15`.
+fn number(signal: &str) -> Result<i32> {
+    if let Ok(number) = signal.parse::<i32>()
+        && (0..=64).contains(&number)
+    {
+        return Ok(number);
+    }
+    let name = signal.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    SIGNALS
+        .iter()
+        .position(|s| *s == name)
+        .map_or_else(|| failed(format!("unknown signal {signal:?}")), |n| Ok(n as i32 + 1))
+}
+
+/// signal(7), x86 and ARM, from 1.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];

@@ -1,0 +1,47 @@
+//! `longshore-oci`: a stand-in for `runc` over `longshore-runtime`. Argument parsing and printing; what a container is, the crate knows.
+
+mod args;
+mod commands;
+mod terminal;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match commands::run(&args) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            let message = failure.to_string();
+            log(&args, "error", &message);
+            if args.log.is_some() {
+                eprintln!("{message}");
+            }
+            ExitCode::from(match args.command {
+                // runc's own, for what never became the container's process.
+                Command::Exec(_) => 255,
+                _ => 1,
+            })
+        }
+    }
+}
+
+/// Appends to `--log`, as an engine reads it; without one, to standard error. A container's own output comes there too, so nothing else.
+fn log(args: &Args, level: &str, message: &str) {
+    let Some(path) = &args.log else {
+        eprintln!("{message}");
+        return;
+    };
+    let time = jiff::Timestamp::now();
+    let line = match args.log_format.as_str() {
+        "json" => serde_json::json!({"level": level, "msg": message, "time": time.to_string()}).to_string(),
+        _ => format!("time=\"{time}\" level={level} msg={}", serde_json::Value::from(message)),
+    };
+    // Nobody is left to tell when the log itself cannot be written.
+    let _ =
+        OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
+}
