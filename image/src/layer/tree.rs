@@ -215,9 +215,14 @@ impl Tree {
     }
 
     fn make_other(&mut self, parent: Id, name: Vec<u8>, entry: Entry) -> Placed {
+        let mut meta = entry.meta;
         let body = match entry.kind {
             Kind::File(data) => Body::File(Box::new(data)),
-            Kind::Symlink(target) => Body::Symlink(target.into()),
+            Kind::Symlink(target) => {
+                // Linux knows no other.
+                meta.mode = 0o777;
+                Body::Symlink(target.into())
+            }
             // Overlay takes it for a whiteout, wherever it comes from; so it means the same as `.wh.NAME`.
             Kind::Char(0, 0) => {
                 self.hide(parent, name);
@@ -228,7 +233,7 @@ impl Tree {
             Kind::Fifo => Body::Fifo,
             Kind::Dir | Kind::HardLink(_) => unreachable!("placed elsewhere"),
         };
-        let node = self.push(entry.meta, body, entry.xattrs);
+        let node = self.push(meta, body, entry.xattrs);
         self.put(parent, name, node)
     }
 
