@@ -29,11 +29,13 @@ fn main() -> Result<(), BoxError> {
     Race::new(&format!("read all of {files} small files, cold"))
         .add("longshore, EROFS", || disk.fresh(|at| read_cold(at, &tar, false)))
         .add("longshore, directory", || disk.fresh(|at| read_cold(at, &tar, true)))
-        .add("GNU tar's directory", || disk.fresh(|at| {
-            untar(at, &tar)?;
-            drop_caches()?;
-            read(&at.join("root"))
-        }))
+        .add("GNU tar's directory", || {
+            disk.fresh(|at| {
+                untar(at, &tar)?;
+                drop_caches()?;
+                read(&at.join("root"))
+            })
+        })
         .run(3);
     Race::new(&format!("commit after touching 10 of {files} files"))
         .add("longshore, EROFS", || disk.fresh(|at| commit(at, &tar, false)))
@@ -46,10 +48,12 @@ fn main() -> Result<(), BoxError> {
     Race::new(&format!("remove a layer of {files} files"))
         .add("longshore, EROFS", || disk.fresh(|at| remove(at, &tar, false)))
         .add("longshore, directory", || disk.fresh(|at| remove(at, &tar, true)))
-        .add("rm -rf", || disk.fresh(|at| {
-            untar(at, &tar)?;
-            command(Command::new("rm").arg("-rf").arg(at.join("root")))
-        }))
+        .add("rm -rf", || {
+            disk.fresh(|at| {
+                untar(at, &tar)?;
+                command(Command::new("rm").arg("-rf").arg(at.join("root")))
+            })
+        })
         .run(3);
     Ok(())
 }

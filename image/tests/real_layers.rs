@@ -6,7 +6,9 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Raw, add, archive, assert_same, describe, device, dir, file, hard, is_root, pax, raw, skip, symlink, view};
+use common::{
+    Raw, add, archive, assert_same, describe, device, dir, file, hard, is_root, pax, raw, skip, symlink, view,
+};
 use longshore_image::{ImageSpec, Layer, Store};
 
 /// GNU tar's idea of the archive.
@@ -47,7 +49,10 @@ fn umoci(store: &Store, layers: &[&Layer], to: &Path) -> common::Tree {
     let mut spec = ImageSpec::default();
     spec.layers = layers.iter().map(|l| (*l).clone()).collect();
     spec.names = vec!["odd".to_owned()];
-    spec.config.oci = serde_json::from_str(r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
+    spec.config.oci = serde_json::from_str(
+        r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#,
+    )
+    .unwrap();
     store.create_image(&spec).unwrap();
     let image = format!("{}:odd", store.path().display());
     let out = Command::new("umoci").args(["raw", "unpack", "--image", &image]).arg(to).output().unwrap();
@@ -60,32 +65,72 @@ fn odd_but_honest_layers_are_what_umoci_unpacks() {
     if !is_root() || Command::new("umoci").arg("--version").output().is_err() {
         return skip("needs root and umoci");
     }
-    let gnu_long = |name: &str| Raw { content: format!("{name}\0").into_bytes(), gnu: true, ..raw("././@LongLink", b'L') };
+    let gnu_long = |name: &str| Raw {
+        content: format!("{name}\0").into_bytes(),
+        gnu: true,
+        ..raw("././@LongLink", b'L')
+    };
     let long = format!("long/{}", "n".repeat(200));
     let base = archive(&[
         Raw { mode: 0o750, ids: (1, 2), ..dir("./") },
-        dir("etc"), file("etc/passwd", "root"), file("./etc//./group", "root"),
-        Raw { mtime: 0, ..file("/usr/bin/tool", "tool") }, symlink("bin", "usr/bin"), file("bin/through", "a link"),
-        symlink("abs", "/usr"), file("abs/share", "through an absolute link"),
-        dir("d"), file("d/1", "1"), file("d/2", "2"), dir("d/sub"), file("d/sub/3", "3"),
-        hard("d/hard", "d/1"), hard("hardsym", "bin"), file("seven", "7"),
+        dir("etc"),
+        file("etc/passwd", "root"),
+        file("./etc//./group", "root"),
+        Raw { mtime: 0, ..file("/usr/bin/tool", "tool") },
+        symlink("bin", "usr/bin"),
+        file("bin/through", "a link"),
+        symlink("abs", "/usr"),
+        file("abs/share", "through an absolute link"),
+        dir("d"),
+        file("d/1", "1"),
+        file("d/2", "2"),
+        dir("d/sub"),
+        file("d/sub/3", "3"),
+        hard("d/hard", "d/1"),
+        hard("hardsym", "bin"),
+        file("seven", "7"),
         Raw { kind: 0, patch: |b| b[257..265].fill(0), ..file("v7", "v7") },
         Raw { kind: 0, patch: |b| b[257..265].fill(0), ..file("v7dir/", "") },
-        gnu_long(&long), Raw { gnu: true, ..file("x", "long") },
-        device("null", b'3', 1, 3), device("blk", b'4', 259, 70_000), raw("fifo", b'6'),
-        pax(&[("path", "d/ü-\u{1F980}".as_bytes()), ("mtime", b"1500000000.25")]), file("x", "unicode"),
-        file("twice", "first"), Raw { mode: 0o600, ..file("twice", "second") },
-        dir("was-dir"), file("was-dir/x", "x"), file("was-dir", "a file now"),
-        file("was-file", "x"), dir("was-file"), file("was-file/x", "x"),
-        Raw { mode: 0o1777, ..dir("tmp") }, Raw { mode: 0o4711, ids: (5, 6), ..file("suid", "s") },
+        gnu_long(&long),
+        Raw { gnu: true, ..file("x", "long") },
+        device("null", b'3', 1, 3),
+        device("blk", b'4', 259, 70_000),
+        raw("fifo", b'6'),
+        pax(&[("path", "d/ü-\u{1F980}".as_bytes()), ("mtime", b"1500000000.25")]),
+        file("x", "unicode"),
+        file("twice", "first"),
+        Raw { mode: 0o600, ..file("twice", "second") },
+        dir("was-dir"),
+        file("was-dir/x", "x"),
+        file("was-dir", "a file now"),
+        file("was-file", "x"),
+        dir("was-file"),
+        file("was-file/x", "x"),
+        Raw { mode: 0o2770, ids: (3, 4), ..dir("srv") },
+        pax(&[("SCHILY.xattr.user.a", b"b")]),
+        Raw { mode: 0o700, ids: (3, 4), ..dir("srv/www") },
+        Raw { mode: 0o1777, ..dir("tmp") },
+        Raw { mode: 0o4711, ids: (5, 6), ..file("suid", "s") },
     ]);
     let middle = archive(&[
-        file("etc/.wh.group", ""), dir("d"), file("d/.wh..wh..opq", ""), file("d/new", "new"), file(".wh.seven", ""),
-        dir("was-dir"), file("was-dir/again", "a directory"), file(".wh.nothing", ""),
+        file("etc/.wh.group", ""),
+        dir("d"),
+        file("d/.wh..wh..opq", ""),
+        file("d/new", "new"),
+        file(".wh.seven", ""),
+        dir("was-dir"),
+        file("was-dir/again", "a directory"),
+        file(".wh.nothing", ""),
+        file("srv/www/html/x", "implies three"),
     ]);
     let top = archive(&[
-        file("seven", "back"), dir("d"), file("d/.wh.new", ""), dir("d/sub"), file("d/sub/fresh", "x"),
-        symlink("was-file", "d"), Raw { mode: 0o700, ids: (9, 9), ..dir("etc") },
+        file("seven", "back"),
+        dir("d"),
+        file("d/.wh.new", ""),
+        dir("d/sub"),
+        file("d/sub/fresh", "x"),
+        symlink("was-file", "d"),
+        Raw { mode: 0o700, ids: (9, 9), ..dir("etc") },
     ]);
     for directories in [false, true] {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Layer tars from what has changed on disk.
 
-mod walk;
+pub(crate) mod walk;
 pub(crate) mod writer;
 
 use std::collections::HashMap;

@@ -17,17 +17,22 @@ pub(super) struct Item {
 }
 
 /// What the attributes of a file mean to a layer.
-pub(super) struct Attributes {
+pub(crate) struct Attributes {
     /// Those that belong into the layer, by name.
-    pub(super) kept: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) kept: Vec<(Vec<u8>, Vec<u8>)>,
     /// Overlay's mark: what is below does not show through.
-    pub(super) opaque: bool,
+    pub(crate) opaque: bool,
 }
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
     rfs::openat(CWD, path, DIR, Mode::empty()).map_err(at("open", path))
+}
+
+/// Makes a descriptor of a mount, or one that only names a directory, readable.
+pub(crate) fn reopen(dir: &OwnedFd) -> Result<OwnedFd> {
+    rfs::openat(dir, ".", DIR, Mode::empty()).map_err(at("open", "a layer"))
 }
 
 /// A descriptor with a position of its own.
@@ -36,7 +41,7 @@ pub(super) fn again(dir: &OwnedFd, shown: &Path) -> Result<Option<OwnedFd>> {
 }
 
 /// Opens a directory below `root`; `None` when it is gone or something else by now.
-pub(super) fn open_below(root: &OwnedFd, path: &[u8], shown: &Path) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_below(root: &OwnedFd, path: &[u8], shown: &Path) -> Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // The kernel takes paths of up to 4095 bytes at a time.
     let mut at_fd: Option<OwnedFd> = None;
@@ -121,7 +126,7 @@ pub(super) fn read_dir(dir: &OwnedFd, shown: &Path) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-pub(super) fn xattrs(file: impl AsFd, shown: &Path) -> Result<Attributes> {
+pub(crate) fn xattrs(file: impl AsFd, shown: &Path) -> Result<Attributes> {
     let mut found = Attributes { kept: Vec::new(), opaque: false };
     let file = file.as_fd();
     let names = match grow(|buffer| rfs::flistxattr(file, buffer)) {

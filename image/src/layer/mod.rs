@@ -93,6 +93,8 @@ pub(crate) enum Form {
 
 /// What the first bytes of an EROFS layer say, in the part that EROFS leaves free.
 const MARK: &[u8; 16] = b"longshore layer\n";
+/// More than a record can need.
+const RECORD_MOST: u64 = 16 << 20;
 
 impl Layers {
     /// Makes its directories below the store's if they are not there.
@@ -189,12 +191,15 @@ impl Layers {
     /// Takes it out of sight at once; `false` when it was not there.
     pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
         let _single = self.lock(diff_id)?;
-        let mut removed = self.dir.remove_file(&self.path(diff_id, ".erofs"))?;
-        let directory = self.path(diff_id, "");
-        if directory.exists() {
+        let mut removed = false;
+        for (suffix, name) in [(".erofs", "file"), ("", "directory")] {
+            let path = self.path(diff_id, suffix);
+            if !path.exists() {
+                continue;
+            }
             let grave = self.dir.staging("removed")?;
-            self.dir.step("rename", &directory)?;
-            fs::rename(&directory, grave.path().join("layer")).map_err(at("rename", &directory))?;
+            self.dir.step("rename", &path)?;
+            fs::rename(&path, grave.path().join(name)).map_err(at("rename", &path))?;
             in_background(grave);
             removed = true;
         }
@@ -364,6 +369,9 @@ pub(crate) struct Record {
     skipped: u64,
     /// Owner and mode of the root directory, if the layer says anything about it.
     pub(crate) root: Option<RootMeta>,
+    /// Directories that the layer has but says nothing about, as far as that is worth a record.
+    #[serde(default)]
+    pub(crate) implied: Vec<String>,
 }
 
 /// Owner and mode of a root directory.
@@ -379,7 +387,7 @@ impl Record {
         let meta = tree.node(tree::ROOT).meta;
         let told = tree.dir(tree::ROOT).is_some_and(|dir| !dir.implied);
         let root = told.then_some(RootMeta { mode: meta.mode, uid: meta.uid, gid: meta.gid });
-        Self { unpacked, skipped, root }
+        Self { unpacked, skipped, root, implied: tree.implied() }
     }
 }
 
@@ -406,17 +414,29 @@ fn check(hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Resul
     Ok((source.finish(), unpacked))
 }
 
-/// EROFS leaves the first 1024 bytes free.
+/// EROFS leaves the first 1024 bytes free, and does not mind what follows its last block.
 fn write_mark(file: &File, path: &Path, record: &Record) -> Result<()> {
-    let json = serde_json::to_vec(record).expect("numbers become JSON");
-    file.write_all_at(&[&MARK[..], &json].concat(), 0).map_err(at("write", path))
+    let json = serde_json::to_vec(record).expect("numbers and strings become JSON");
+    let write = || -> io::Result<()> {
+        let end = file.metadata()?.len();
+        file.write_all_at(&json, end)?;
+        let place = [end.to_le_bytes(), (json.len() as u64).to_le_bytes()].concat();
+        file.write_all_at(&[&MARK[..], &place].concat(), 0)
+    };
+    write().map_err(at("write", path))
 }
 
 fn read_mark(file: &File, path: &Path) -> Result<Record> {
-    let mut mark = [0; 1024];
+    let mut mark = [0; 32];
     file.read_exact_at(&mut mark, 0).map_err(at("read", path))?;
-    let text = mark.strip_prefix(MARK).and_then(|text| text.split(|b| *b == 0).next()).unwrap_or_default();
-    serde_json::from_slice(text).map_err(|e| Error::invalid(path.display().to_string(), &e))
+    let number = |at: usize| u64::from_le_bytes(mark[at..at + 8].try_into().expect("8 bytes"));
+    let (place, length) = (number(16), number(24));
+    if mark[..16] != *MARK || length > RECORD_MOST {
+        return Err(Error::invalid(path.display().to_string(), &"not a layer of ours"));
+    }
+    let mut json = vec![0; length as usize];
+    file.read_exact_at(&mut json, place).map_err(at("read", path))?;
+    serde_json::from_slice(&json).map_err(|e| Error::invalid(path.display().to_string(), &e))
 }
 
 /// Deletes what has been moved out of sight; a process that ends meanwhile leaves the rest to whoever opens the store next.

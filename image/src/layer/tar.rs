@@ -117,7 +117,7 @@ impl<'a, 's> TarReader<'a, 's> {
                 }
                 let name = pending.name(&header).to_vec();
                 return self
-                    .entry(header, &block, pending)
+                    .entry(&header, &block, pending)
                     .map_err(|e| match e {
                         Stop::Fault(reason) => entry_error(&name, reason),
                         Stop::Error(e) => e,
@@ -171,27 +171,27 @@ impl<'a, 's> TarReader<'a, 's> {
         Ok(true)
     }
 
-    fn entry(&mut self, header: Header, block: &[u8; BLOCK], pending: Pending) -> Result<Entry, Stop> {
-        let name = pending.name(&header).to_vec();
-        let link = pending.link(&header).to_vec();
+    fn entry(&mut self, header: &Header, block: &[u8; BLOCK], pending: Pending) -> Result<Entry, Stop> {
+        let name = pending.name(header).to_vec();
+        let link = pending.link(header).to_vec();
         let pax = pending.pax.unwrap_or_default();
         let sparse_name = pax.sparse.as_ref().and_then(|s| s.name.clone());
         let size = pax.size.unwrap_or(header.size);
         let path = normalise(sparse_name.as_ref().unwrap_or(&name), self.limits)?;
-        let meta = meta(&header, &pax)?;
+        let meta = meta(header, &pax)?;
         if !matches!(header.kind, b'0' | b'S') && pax.sparse.is_some() {
             return Err("sparse records on what is not a file".to_owned().into());
         }
         let kind = match header.kind {
-            b'0' | b'S' => Kind::File(self.file(&header, block, size, pax.sparse)?),
+            b'0' | b'S' => Kind::File(self.file(header, block, size, pax.sparse)?),
             // The size of a hard link tells that of its target in some archives; no reader takes it for content.
             b'1' => Kind::HardLink(normalise(&link, self.limits)?),
             _ if size != 0 => {
                 return Err("content where there can be none".to_owned().into());
             }
             b'2' => Kind::Symlink(target(link, self.limits)?),
-            b'3' => device(&header).map(|(major, minor)| Kind::Char(major, minor))?,
-            b'4' => device(&header).map(|(major, minor)| Kind::Block(major, minor))?,
+            b'3' => device(header).map(|(major, minor)| Kind::Char(major, minor))?,
+            b'4' => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
             b'5' => Kind::Dir,
             b'6' => Kind::Fifo,
             other => return Err(format!("unsupported entry type {:?}", char::from(other)).into()),

@@ -125,6 +125,28 @@ impl Tree {
         }
     }
 
+    /// Paths of the directories that no entry describes, the root aside. Only so many, and only those in UTF-8: it is a
+    /// repair for sloppy archives, not worth more.
+    pub(crate) fn implied(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut todo = vec![(ROOT, String::new())];
+        while let Some((id, path)) = todo.pop() {
+            for (name, child) in self.dir(id).iter().flat_map(|dir| &dir.children) {
+                let (Some(dir), Ok(name)) = (self.dir(*child), std::str::from_utf8(name)) else { continue };
+                let below = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+                if below.len() > 1024 || found.len() == 1024 {
+                    continue;
+                }
+                if dir.implied {
+                    found.push(below.clone());
+                }
+                todo.push((*child, below));
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// Number of nodes, replaced ones included.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()

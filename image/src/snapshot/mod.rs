@@ -4,8 +4,11 @@
 //! snapshots/KEY/snapshot.json   the layers, the image, what the root directory was like
 //! snapshots/KEY/upper           changes, in overlay's form
 //! snapshots/KEY/work            overlay's own
+//! snapshots/KEY/mend            directories that layers only imply, with the owner and mode that others give them
 //! snapshots/KEY/empty/{a,b}     stand in for layers where overlay wants more of them
 //! ```
+
+mod mend;
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,9 +21,10 @@ use std::sync::Arc;
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::diff::walk;
 use crate::dir::StoreDir;
 use crate::error::at;
-use crate::layer::{Form, Layers, Owner, RootMeta, in_background, mount};
+use crate::layer::{self, Form, Layers, Owner, RootMeta, in_background, mount};
 use crate::{Ctx, Error, Result, diff};
 
 /// A container's writable root file system over an image's layers: kept on disk until removed, mounted only where asked.
@@ -43,6 +47,9 @@ struct Record {
     read_only: bool,
     userxattr: bool,
     root: RootMeta,
+    /// Whether `mend` lies on top of the layers.
+    #[serde(default)]
+    mended: bool,
 }
 
 /// The directories of an overlay mount, for whoever mounts it in a user namespace of its own.
@@ -84,7 +91,8 @@ impl Snapshot {
     }
     /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`].
     pub fn overlay(&self) -> Option<OverlayDirs> {
-        let mut lower = Vec::with_capacity(self.layers().len() + 1);
+        let mut lower = Vec::with_capacity(self.layers().len() + 2);
+        lower.extend(self.mended());
         for layer in self.layers().iter().rev() {
             match self.0.layers.find(layer)? {
                 Form::Directory(path) => lower.push(path),
@@ -104,13 +112,12 @@ impl Snapshot {
     ///
     /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time.
     pub fn mount(&self) -> Result<OwnedFd> {
-        let mut lower = Vec::with_capacity(self.layers().len() + 1);
+        let mut lower = Vec::with_capacity(self.layers().len() + 2);
+        if let Some(path) = self.mended() {
+            lower.push(mount::directory(&path)?);
+        }
         for layer in self.layers().iter().rev() {
-            lower.push(match self.0.layers.find(layer) {
-                None => return Err(Error::NoSuchLayer { diff_id: layer.clone() }),
-                Some(Form::Erofs(path)) => mount::erofs(&path)?,
-                Some(Form::Directory(path)) => mount::directory(&path)?,
-            });
+            lower.push(open_layer(&self.0.layers, layer)?);
         }
         for path in self.stand_ins() {
             lower.push(mount::directory(&path)?);
@@ -149,10 +156,14 @@ impl Snapshot {
         if self.0.record.userxattr { Owner::User } else { Owner::Root }
     }
 
+    fn mended(&self) -> Option<PathBuf> {
+        self.0.record.mended.then(|| self.0.path.join("mend"))
+    }
+
     /// Overlay wants one lower directory under a writable one, and two different ones without.
     fn stand_ins(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let wanted = if self.0.record.read_only { 2 } else { 1_usize };
-        let missing = wanted.saturating_sub(self.layers().len());
+        let missing = wanted.saturating_sub(self.layers().len() + usize::from(self.0.record.mended));
         ["a", "b"].into_iter().take(missing).map(|name| self.0.path.join("empty").join(name))
     }
 }
@@ -178,15 +189,22 @@ impl Snapshots {
         options: &SnapshotOptions,
     ) -> Result<Snapshot> {
         let path = self.path(key)?;
-        let record = Record {
+        let told: Vec<_> = layers.iter().map(|layer| self.layers.record(layer)).collect::<Result<_>>()?;
+        let plain = RootMeta { mode: 0o755, uid: 0, gid: 0 };
+        let mut record = Record {
             layers: layers.to_vec(),
             image: options.image.clone(),
             read_only: options.read_only,
             userxattr: self.layers.owner() == Owner::User,
-            root: self.root(layers)?,
+            // What the topmost layer that speaks about it says.
+            root: told.iter().rev().find_map(|told| told.root).unwrap_or(plain),
+            mended: false,
         };
         let staging = self.dir.staging("snapshot")?;
         let draft = staging.path().join("snapshot");
+        self.dir.step("mkdir", &draft)?;
+        fs::create_dir(&draft).map_err(at("create", &draft))?;
+        record.mended = self.mend(&draft.join("mend"), layers, &told, &record)?;
         self.draft(&draft, &record)?;
         self.dir.step("rename", &path)?;
         loop {
@@ -269,19 +287,33 @@ impl Snapshots {
         Ok(self.dir.join("snapshots").join(key))
     }
 
-    /// What the topmost layer that speaks about it says of the root directory.
-    fn root(&self, layers: &[Digest]) -> Result<RootMeta> {
-        let mut root = RootMeta { mode: 0o755, uid: 0, gid: 0 };
-        for layer in layers {
-            root = self.layers.record(layer)?.root.unwrap_or(root);
+    /// See [`mend`]. Costs nothing for layers that name every directory, as most do.
+    fn mend(&self, to: &Path, layers: &[Digest], told: &[layer::Record], record: &Record) -> Result<bool> {
+        let implies = |told: &layer::Record| !told.implied.is_empty();
+        // A writable layer's root directory speaks for itself.
+        let only_root = !record.read_only || told.last().is_none_or(|top| top.root.is_some());
+        if !told.iter().skip(1).any(implies) && only_root {
+            return Ok(false);
         }
-        Ok(root)
+        let mut opened = Vec::with_capacity(layers.len());
+        for (layer, told) in layers.iter().zip(told).rev() {
+            // A mount is opened by path only; its root is what the layer holds.
+            let root = walk::reopen(&open_layer(&self.layers, layer)?)?;
+            opened.push(mend::Opened {
+                root,
+                implied: told.implied.iter().cloned().collect(),
+                says: told.root,
+            });
+        }
+        let owner = if record.userxattr { Owner::User } else { Owner::Root };
+        mend::mend(to, &opened, record.root, owner)
     }
 
     fn draft(&self, draft: &Path, record: &Record) -> Result<()> {
         self.dir.step("mkdir", draft)?;
         let make = || -> io::Result<()> {
-            fs::create_dir_all(draft.join("empty").join("a"))?;
+            fs::create_dir(draft.join("empty"))?;
+            fs::create_dir(draft.join("empty").join("a"))?;
             fs::create_dir(draft.join("empty").join("b"))?;
             if !record.read_only {
                 fs::create_dir(draft.join("work"))?;
@@ -295,6 +327,14 @@ impl Snapshots {
             fs::write(draft.join("snapshot.json"), serde_json::to_vec(record)?)
         };
         make().map_err(at("create", draft))
+    }
+}
+
+fn open_layer(layers: &Layers, layer: &Digest) -> Result<OwnedFd> {
+    match layers.find(layer) {
+        None => Err(Error::NoSuchLayer { diff_id: layer.clone() }),
+        Some(Form::Erofs(path)) => mount::erofs(&path),
+        Some(Form::Directory(path)) => mount::directory(&path),
     }
 }
 
