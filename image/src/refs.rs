@@ -77,18 +77,20 @@ impl Refs {
         {
             return Ok(());
         }
+        let mut changed = names.is_empty();
         for name in names {
-            if let Some(old) = self.get(name)?
-                && !same(&old, record)
-            {
-                self.write("", &old)?;
+            match self.get(name)? {
+                Some(old) if same(&old, record) => continue,
+                Some(old) => self.write("", &old)?,
+                None => {}
             }
             self.write(name, record)?;
+            changed = true;
         }
         if names.is_empty() {
             self.write("", record)?;
         }
-        self.derive_index()
+        if changed { self.derive_index() } else { Ok(()) }
     }
 
     /// Takes names away; with `keep` images stay as dangling ones. The images that have no name and no keeper left.

@@ -16,6 +16,9 @@ use oci_spec::image::{Descriptor, Digest, MediaType};
 use super::ContentWrite;
 use crate::Error;
 
+/// What every panic about an unexpected error says first.
+const WORKS: &str = "the implementation refused what it must do";
+
 /// Runs every check, each on a store that `fresh` has just made.
 pub fn all<C: ContentWrite>(fresh: &mut dyn FnMut() -> C) {
     round_trip(&fresh());
@@ -38,91 +41,91 @@ fn describe(bytes: &[u8]) -> Descriptor {
 
 fn content(store: &dyn ContentWrite, digest: &Digest) -> Vec<u8> {
     let mut bytes = Vec::new();
-    store.open(digest).unwrap().read_to_end(&mut bytes).unwrap();
+    store.open(digest).expect(WORKS).read_to_end(&mut bytes).expect(WORKS);
     bytes
 }
 
 /// What was written comes back, is listed, and is not taken in twice.
 pub fn round_trip(store: &dyn ContentWrite) {
     let d = describe(b"hello");
-    let mut ingest = store.ingest(Some(&d)).unwrap().expect("an empty store wants the blob");
-    ingest.write_all(b"hel").unwrap();
+    let mut ingest = store.ingest(Some(&d)).expect(WORKS).expect("an empty store wants the blob");
+    ingest.write_all(b"hel").expect(WORKS);
     assert_eq!(ingest.offset(), 3);
-    assert_eq!(store.size(d.digest()).unwrap(), None, "visible before commit");
-    assert!(store.list().unwrap().is_empty(), "listed before commit");
-    ingest.write_all(b"lo").unwrap();
-    assert_eq!(ingest.commit().unwrap(), *d.digest());
-    assert_eq!(store.size(d.digest()).unwrap(), Some(5));
+    assert_eq!(store.size(d.digest()).expect(WORKS), None, "visible before commit");
+    assert!(store.list().expect(WORKS).is_empty(), "listed before commit");
+    ingest.write_all(b"lo").expect(WORKS);
+    assert_eq!(ingest.commit().expect(WORKS), *d.digest());
+    assert_eq!(store.size(d.digest()).expect(WORKS), Some(5));
     assert_eq!(content(store, d.digest()), b"hello");
-    assert_eq!(store.list().unwrap(), [d.digest().clone()]);
-    assert!(store.ingest(Some(&d)).unwrap().is_none(), "a present blob is not wanted again");
+    assert_eq!(store.list().expect(WORKS), [d.digest().clone()]);
+    assert!(store.ingest(Some(&d)).expect(WORKS).is_none(), "a present blob is not wanted again");
 }
 
 /// Content without a descriptor is named by its SHA-256; dropped, it leaves nothing; written twice, it is there once.
 pub fn unnamed_content(store: &dyn ContentWrite) {
     let d = describe(b"hello");
-    let mut dropped = store.ingest(None).unwrap().expect("unnamed content is always wanted");
-    dropped.write_all(b"half").unwrap();
+    let mut dropped = store.ingest(None).expect(WORKS).expect("unnamed content is always wanted");
+    dropped.write_all(b"half").expect(WORKS);
     drop(dropped);
     for _ in 0..2 {
-        let mut ingest = store.ingest(None).unwrap().expect("unnamed content is always wanted");
+        let mut ingest = store.ingest(None).expect(WORKS).expect("unnamed content is always wanted");
         assert_eq!(ingest.offset(), 0);
-        ingest.write_all(b"hello").unwrap();
-        assert_eq!(ingest.commit().unwrap(), *d.digest());
+        ingest.write_all(b"hello").expect(WORKS);
+        assert_eq!(ingest.commit().expect(WORKS), *d.digest());
     }
-    assert_eq!(store.list().unwrap(), [d.digest().clone()]);
+    assert_eq!(store.list().expect(WORKS), [d.digest().clone()]);
     assert_eq!(content(store, d.digest()), b"hello");
 }
 
 /// A blob can be read from anywhere.
 pub fn seeks(store: &dyn ContentWrite) {
     let d = describe(b"0123456789");
-    super::put(store, &d, b"0123456789").unwrap();
-    let mut blob = store.open(d.digest()).unwrap();
-    blob.seek(SeekFrom::Start(7)).unwrap();
+    super::put(store, &d, b"0123456789").expect(WORKS);
+    let mut blob = store.open(d.digest()).expect(WORKS);
+    blob.seek(SeekFrom::Start(7)).expect(WORKS);
     let mut tail = String::new();
-    blob.read_to_string(&mut tail).unwrap();
+    blob.read_to_string(&mut tail).expect(WORKS);
     assert_eq!(tail, "789");
-    assert_eq!(blob.seek(SeekFrom::End(-10)).unwrap(), 0);
+    assert_eq!(blob.seek(SeekFrom::End(-10)).expect(WORKS), 0);
 }
 
 /// A blob that is not there is told so, and not by another error.
 pub fn missing_blobs(store: &dyn ContentWrite) {
     let d = describe(b"nothing");
     assert!(matches!(store.open(d.digest()), Err(Error::NoSuchBlob { .. })));
-    assert_eq!(store.size(d.digest()).unwrap(), None);
-    assert!(!store.remove(d.digest()).unwrap());
+    assert_eq!(store.size(d.digest()).expect(WORKS), None);
+    assert!(!store.remove(d.digest()).expect(WORKS));
 }
 
 /// Other bytes than promised are refused and thrown away.
 pub fn wrong_digest(store: &dyn ContentWrite) {
     let d = describe(b"right");
-    let mut ingest = store.ingest(Some(&d)).unwrap().unwrap();
-    ingest.write_all(b"wrong").unwrap();
+    let mut ingest = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+    ingest.write_all(b"wrong").expect(WORKS);
     match ingest.commit() {
         Err(Error::DigestMismatch { expected, .. }) => assert_eq!(expected, *d.digest()),
         other => panic!("wrong bytes were answered with {other:?}"),
     }
-    assert_eq!(store.size(d.digest()).unwrap(), None);
-    let again = store.ingest(Some(&d)).unwrap().unwrap();
+    assert_eq!(store.size(d.digest()).expect(WORKS), None);
+    let again = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
     assert_eq!(again.offset(), 0, "wrong bytes were kept");
 }
 
 /// Too few bytes fail at commit, too many at once.
 pub fn wrong_size(store: &dyn ContentWrite) {
     let d = describe(b"right");
-    let mut short = store.ingest(Some(&d)).unwrap().unwrap();
-    short.write_all(b"righ").unwrap();
+    let mut short = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+    short.write_all(b"righ").expect(WORKS);
     assert!(matches!(short.commit(), Err(Error::SizeMismatch { expected: 5, found: 4, .. })));
-    let mut long = store.ingest(Some(&d)).unwrap().unwrap();
+    let mut long = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
     if long.offset() > 0 {
-        long.restart().unwrap();
+        long.restart().expect(WORKS);
     }
-    long.write_all(b"right").unwrap();
-    let error = long.write_all(b"!").unwrap_err();
+    long.write_all(b"right").expect(WORKS);
+    let error = long.write_all(b"!").expect_err("more bytes than promised are refused");
     assert!(matches!(Error::from_io(error), Error::SizeMismatch { expected: 5, .. }));
     drop(long);
-    assert_eq!(store.size(d.digest()).unwrap(), None);
+    assert_eq!(store.size(d.digest()).expect(WORKS), None);
 }
 
 /// A broken off ingest goes on where it was, in any number of pieces.
@@ -130,48 +133,48 @@ pub fn resume(store: &dyn ContentWrite) {
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     let d = describe(&bytes);
     for end in [1, 65_536, 65_537, 399_999] {
-        let mut ingest = store.ingest(Some(&d)).unwrap().unwrap();
-        let at = usize::try_from(ingest.offset()).unwrap();
+        let mut ingest = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+        let at = usize::try_from(ingest.offset()).expect(WORKS);
         assert!(at <= end, "more than was written");
         let mut before = Vec::new();
-        ingest.written().unwrap().read_to_end(&mut before).unwrap();
+        ingest.written().expect(WORKS).read_to_end(&mut before).expect(WORKS);
         assert_eq!(before, bytes[..at]);
-        ingest.write_all(&bytes[at..end]).unwrap();
+        ingest.write_all(&bytes[at..end]).expect(WORKS);
     }
-    let mut last = store.ingest(Some(&d)).unwrap().unwrap();
-    let at = usize::try_from(last.offset()).unwrap();
+    let mut last = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+    let at = usize::try_from(last.offset()).expect(WORKS);
     assert_eq!(at, 399_999, "a finished write is kept");
-    last.write_all(&bytes[at..]).unwrap();
-    last.commit().unwrap();
+    last.write_all(&bytes[at..]).expect(WORKS);
+    last.commit().expect(WORKS);
     assert_eq!(content(store, d.digest()), bytes);
 }
 
 /// After a restart only what came later counts.
 pub fn restart(store: &dyn ContentWrite) {
     let d = describe(b"right");
-    let mut first = store.ingest(Some(&d)).unwrap().unwrap();
-    first.write_all(b"wro").unwrap();
+    let mut first = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+    first.write_all(b"wro").expect(WORKS);
     drop(first);
-    let mut ingest = store.ingest(Some(&d)).unwrap().unwrap();
-    ingest.restart().unwrap();
+    let mut ingest = store.ingest(Some(&d)).expect(WORKS).expect("an absent blob is wanted");
+    ingest.restart().expect(WORKS);
     assert_eq!(ingest.offset(), 0);
-    ingest.write_all(b"right").unwrap();
-    ingest.commit().unwrap();
+    ingest.write_all(b"right").expect(WORKS);
+    ingest.commit().expect(WORKS);
     assert_eq!(content(store, d.digest()), b"right");
 }
 
 /// A removed blob is gone for new readers, and stays for those who have it open.
 pub fn removal(store: &dyn ContentWrite) {
     let d = describe(b"hello");
-    super::put(store, &d, b"hello").unwrap();
-    let mut open = store.open(d.digest()).unwrap();
-    assert!(store.remove(d.digest()).unwrap());
-    assert!(!store.remove(d.digest()).unwrap());
-    assert_eq!(store.size(d.digest()).unwrap(), None);
+    super::put(store, &d, b"hello").expect(WORKS);
+    let mut open = store.open(d.digest()).expect(WORKS);
+    assert!(store.remove(d.digest()).expect(WORKS));
+    assert!(!store.remove(d.digest()).expect(WORKS));
+    assert_eq!(store.size(d.digest()).expect(WORKS), None);
     let mut bytes = Vec::new();
-    open.read_to_end(&mut bytes).unwrap();
+    open.read_to_end(&mut bytes).expect(WORKS);
     assert_eq!(bytes, b"hello");
-    super::put(store, &d, b"hello").unwrap();
+    super::put(store, &d, b"hello").expect(WORKS);
     assert_eq!(content(store, d.digest()), b"hello");
 }
 
@@ -183,15 +186,15 @@ pub fn single_flight(store: &dyn ContentWrite) {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                if let Some(mut ingest) = store.ingest(Some(&d)).unwrap() {
+                if let Some(mut ingest) = store.ingest(Some(&d)).expect(WORKS) {
                     writers.fetch_add(1, Ordering::Relaxed);
-                    let at = usize::try_from(ingest.offset()).unwrap();
+                    let at = usize::try_from(ingest.offset()).expect(WORKS);
                     for piece in bytes[at..].chunks(10_000) {
-                        ingest.write_all(piece).unwrap();
+                        ingest.write_all(piece).expect(WORKS);
                     }
-                    ingest.commit().unwrap();
+                    ingest.commit().expect(WORKS);
                 }
-                assert_eq!(store.size(d.digest()).unwrap(), Some(1 << 20));
+                assert_eq!(store.size(d.digest()).expect(WORKS), Some(1 << 20));
             });
         }
     });
@@ -205,17 +208,17 @@ pub fn other_algorithms(store: &dyn ContentWrite) {
         "sha384:59e1748777448c69de6b800d7a33bbfb9ff1b463e44354c3553bcdb9c666fa90125a3c79f90397bdf5f6a13de828684f",
         "sha512:9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c4663475c2e5c3adef46f73bcdec043",
     ] {
-        let d = Descriptor::new(MediaType::ImageLayer, 5, digest.parse::<Digest>().unwrap());
-        super::put(store, &d, b"hello").unwrap();
+        let d = Descriptor::new(MediaType::ImageLayer, 5, digest.parse::<Digest>().expect(WORKS));
+        super::put(store, &d, b"hello").expect(WORKS);
         assert_eq!(content(store, d.digest()), b"hello");
-        assert!(store.list().unwrap().contains(d.digest()));
-        assert!(store.remove(d.digest()).unwrap());
+        assert!(store.list().expect(WORKS).contains(d.digest()));
+        assert!(store.remove(d.digest()).expect(WORKS));
         assert!(super::put(store, &d, b"hell0").is_err());
     }
 }
 
 /// A digest that cannot be computed is refused, not trusted.
 pub fn unknown_algorithm(store: &dyn ContentWrite) {
-    let d = Descriptor::new(MediaType::ImageLayer, 5, "crc32:3610a686".parse::<Digest>().unwrap());
+    let d = Descriptor::new(MediaType::ImageLayer, 5, "crc32:3610a686".parse::<Digest>().expect(WORKS));
     assert!(matches!(store.ingest(Some(&d)), Err(Error::Unsupported { .. })));
 }

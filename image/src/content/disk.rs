@@ -1,6 +1,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::image::{Descriptor, Digest, DigestAlgorithm};
 use rustix::fs::{FlockOperation, flock};
@@ -11,6 +12,8 @@ use crate::dir::{Staging, StoreDir};
 use crate::error::at;
 use crate::{Error, Result};
 
+/// Pause between two looks at a lock that another holds.
+const BETWEEN: Duration = Duration::from_millis(10);
 const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
 
 /// `blobs/` and `ingest/` of a store.
@@ -48,7 +51,12 @@ impl Blobs {
         Ok(freed)
     }
 
-    fn resume(&self, expected: &Descriptor) -> Result<Option<Box<dyn Ingest>>> {
+    /// [`ContentWrite::ingest`] that gives up waiting for another's ingest when `check` fails.
+    pub(crate) fn resume(
+        &self,
+        expected: &Descriptor,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<Box<dyn Ingest>>> {
         let digest = expected.digest();
         let blob = self.path(digest)?;
         let path = self.dir.join("ingest").join(digest.as_ref().replace(':', "-"));
@@ -64,10 +72,13 @@ impl Blobs {
                 .truncate(false)
                 .open(&path)
                 .map_err(at("open", &path))?;
-            match flock(&file, FlockOperation::LockExclusive) {
+            check()?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if same_file(&file, &path) => break file,
                 // Whom we waited for has published it or given it up.
                 Ok(()) | Err(rustix::io::Errno::INTR) => {}
+                // Asked again and again instead of waiting in the kernel, where no flag can end it.
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BETWEEN),
                 Err(e) => return Err(at("lock", &path)(e)),
             }
         };
@@ -153,7 +164,7 @@ impl ContentRead for Blobs {
 impl ContentWrite for Blobs {
     fn ingest(&self, expected: Option<&Descriptor>) -> Result<Option<Box<dyn Ingest>>> {
         match expected {
-            Some(descriptor) => self.resume(descriptor),
+            Some(descriptor) => self.resume(descriptor, &|| Ok(())),
             None => self.fresh().map(Some),
         }
     }

@@ -121,7 +121,13 @@ impl Store {
             lease.hold([descriptor.digest(), diff_id])?;
             if self.0.layers.contains(diff_id) && self.blob_size(descriptor.digest())?.is_some() {
                 let diff_id = diff_id.clone();
-                return Ok(Some(Layer { descriptor, diff_id, size: diff.size, entries: diff.entries, _lease: lease }));
+                return Ok(Some(Layer {
+                    descriptor,
+                    diff_id,
+                    size: diff.size,
+                    entries: diff.entries,
+                    _lease: lease,
+                }));
             }
         }
         Ok(None)

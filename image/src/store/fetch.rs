@@ -32,7 +32,7 @@ pub(super) fn fetch_layer(
     let store = &job.store.0;
     let flow =
         Flow { job, descriptor, diff_id, stop, error: Mutex::new(None), compressed: AtomicU64::new(0) };
-    let Some(mut ingest) = store.blobs.ingest(Some(descriptor))? else {
+    let Some(mut ingest) = wait_for(job, descriptor, stop)? else {
         flow.check_present_size()?;
         let known = diff_id.is_none_or(|id| {
             store.layers.contains(id) && store.diffs.knows(id, descriptor.digest()).is_some()
@@ -69,6 +69,14 @@ pub(super) fn fetch_layer(
     ingest.commit()?;
     (job.ctx.progress)(Event::Stored { digest: descriptor.digest() });
     Ok(Fetched { blob: true, bytes })
+}
+
+/// Waits while another process fetches the same blob, until it is done, the caller cancels, or another layer of the image has failed.
+fn wait_for(job: &Job<'_>, descriptor: &Descriptor, stop: &AtomicBool) -> Result<Option<Box<dyn Ingest>>> {
+    job.store.0.blobs.resume(descriptor, &|| {
+        job.ctx.check()?;
+        if stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    })
 }
 
 struct Flow<'a> {
