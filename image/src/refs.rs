@@ -79,10 +79,13 @@ impl Refs {
         }
         let mut changed = names.is_empty();
         for name in names {
-            match self.get(name)? {
-                Some(old) if same(&old, record) => continue,
-                Some(old) => self.write("", &old)?,
-                None => {}
+            match self.get(name) {
+                Ok(Some(old)) if same(&old, record) => continue,
+                Ok(Some(old)) => self.write("", &old)?,
+                // A damaged one is replaced.
+                Ok(None) => {}
+                Err(e) if e.is_bad_content() => {}
+                Err(e) => return Err(e),
             }
             self.write(name, record)?;
             changed = true;

@@ -3,10 +3,6 @@
 //! ```
 //! longshore_image::content::conformance::all(&mut longshore_image::content::Memory::new);
 //! ```
-#![expect(
-    clippy::unwrap_used,
-    reason = "a conformance suite is a test: it panics where the implementation is wrong"
-)]
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,7 +8,7 @@ use oci_spec::image::{Descriptor, Digest};
 
 use super::import::{Job, fetch_error};
 use crate::compress;
-use crate::content::{ContentRead, ContentWrite, Ingest};
+use crate::content::{ContentRead, Ingest};
 use crate::digest::{HashSink, Hasher};
 use crate::layer::{Limits, Unpacked};
 use crate::pipe::{Receive, Sender, pipe, read_piece};
