@@ -24,7 +24,7 @@ impl<'a> HostExecutor<'a> {
         let options = self.host.options();
         let scratch = self.host.layout().build().join("run");
         let executor =
-            RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(options.resolv_conf.as_bytes());
+            RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(self.host.resolv_conf());
         if options.rootless {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             return Ok(executor.rootless(uid.as_raw(), gid.as_raw()));

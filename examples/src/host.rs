@@ -16,8 +16,8 @@ use crate::{HostExecutor, HostNetworks, Layout, Result, StoreImages};
 pub struct HostOptions {
     /// Without root's rights: user namespaces, no networks of its own.
     pub rootless: bool,
-    /// Text of the host's `/etc/resolv.conf`.
-    pub resolv_conf: String,
+    /// The host's `resolv.conf`, usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// The host's name.
     pub host_name: String,
     /// The program that is started as the shim of a container: the caller's own, whose `main` begins with
@@ -62,7 +62,12 @@ impl Host {
 
     /// The networks.
     pub fn networks(&self) -> HostNetworks {
-        HostNetworks::new(self.layout.network(), self.options.rootless)
+        HostNetworks::new(self.layout.network(), &self.options.resolv_conf, self.options.rootless)
+    }
+
+    /// The text of the host's `resolv.conf`; empty if there is none.
+    pub fn resolv_conf(&self) -> String {
+        std::fs::read_to_string(&self.options.resolv_conf).unwrap_or_default()
     }
 
     /// The runtime.
@@ -80,7 +85,7 @@ impl Host {
     pub fn containers(&self) -> Result<Containers> {
         let options = OpenOptions::new(&self.options.shim)
             .shim_context(self.layout.root())
-            .resolv_conf(&self.options.resolv_conf)
+            .resolv_conf(self.resolv_conf())
             .host_name(&self.options.host_name)
             .default_network(if self.options.rootless { "host" } else { "bridge" });
         let images = Arc::new(StoreImages::new(self.store.clone(), self.options.rootless));

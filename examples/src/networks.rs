@@ -1,23 +1,34 @@
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longshore_network::{Bridge, BridgeOptions, Endpoint, PortMapping, Protocol};
+use longshore_network::{
+    Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, PortMapping, Protocol,
+};
 use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port};
 
 /// The network of containers that ask for no other.
 const DEFAULT: &str = "bridge";
 
 /// Bridge networks of this host, by name; `bridge` is made when it is first used.
+///
+/// As with Docker, containers find each other by name on every network but `bridge`: the container's shim, which attaches it,
+/// runs its name server.
 #[derive(Clone, Debug)]
 pub struct HostNetworks {
     state: PathBuf,
+    resolv_conf: PathBuf,
     rootless: bool,
+    /// By container ID, in the process that attached it.
+    servers: Arc<Mutex<HashMap<String, DnsServer>>>,
 }
 
 impl HostNetworks {
-    /// With the networks' state in this directory. `rootless`: nothing can be attached, and the error says so.
-    pub fn new(state: impl Into<PathBuf>, rootless: bool) -> Self {
-        Self { state: state.into(), rootless }
+    /// With the networks' state in this directory, and the host's `resolv.conf` for what the networks do not know.
+    /// `rootless`: nothing can be attached, and the error says so.
+    pub fn new(state: impl Into<PathBuf>, resolv_conf: impl Into<PathBuf>, rootless: bool) -> Self {
+        Self { state: state.into(), resolv_conf: resolv_conf.into(), rootless, servers: Arc::default() }
     }
 
     /// Opens a network; only `bridge` is made if it is not there.
@@ -71,6 +82,23 @@ impl HostNetworks {
         Ok(removed)
     }
 
+    fn serve_names(&self, id: &str, netns: BorrowedFd<'_>, bridge: &Bridge) -> Result<Vec<String>, BoxError> {
+        if bridge.name() == DEFAULT {
+            return Ok(Vec::new());
+        }
+        let mut options = DnsOptions::new();
+        if bridge.gateway().is_some() {
+            options = options.resolv_conf(&self.resolv_conf);
+        }
+        let server = DnsServer::start(netns, vec![Arc::new(bridge.clone())], options)?;
+        self.servers().insert(id.to_owned(), server);
+        Ok(vec![DNS_ADDRESS.to_string()])
+    }
+
+    fn servers(&self) -> MutexGuard<'_, HashMap<String, DnsServer>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check(&self, name: &str) -> Result<(), BoxError> {
         if !self.rootless {
             return Ok(());
@@ -106,13 +134,14 @@ impl Networks for HostNetworks {
             gateway: lease.gateway().map(|g| g.to_string()).unwrap_or_default(),
             mac: lease.mac(),
             ports: lease.ports().iter().map(port).collect(),
-            nameservers: Vec::new(),
+            nameservers: self.serve_names(container_id, netns, &bridge)?,
         };
         lease.keep();
         Ok(attached)
     }
 
     fn detach(&self, container_id: &str) -> Result<(), BoxError> {
+        self.servers().remove(container_id);
         for name in self.list()? {
             let bridge = Bridge::find(&self.state, &name)?;
             if bridge.endpoints()?.iter().any(|id| id == container_id) {

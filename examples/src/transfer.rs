@@ -1,8 +1,9 @@
 use std::io::Read;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use longshore_image::{ImportOptions, Imported, Store, from_fn};
-use longshore_registry_client::{Client, Content, Pushed, Reference};
+use longshore_registry_client::{CancelToken, Client, Content, Pushed, Reference};
 use oci_spec::image::{Descriptor, Platform};
 
 use crate::Result;
@@ -42,13 +43,29 @@ pub(crate) fn pull(
     progress: Progress<'_>,
 ) -> Result<Imported> {
     let root = client.resolve(reference)?;
-    let source = client.source(reference)?;
+    let token = CancelToken::new();
+    let source = client.source(reference)?.with_cancel(token.clone());
     let source = from_fn(move |descriptor, offset| source.open(descriptor, offset));
     let mut options = ImportOptions::default();
     options.platform = platform.cloned();
     options.names = vec![reference.to_string()];
     let ctx = longshore_image::Ctx { progress: progress.image, cancel: progress.cancel };
-    Ok(store.import(&source, &root, &options, ctx)?)
+    // A download that stands still is interrupted too, not only one that moves.
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if progress.cancel.load(Ordering::Relaxed) {
+                    token.cancel();
+                }
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        });
+        let imported = store.import(&source, &root, &options, ctx);
+        done.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+        Ok(imported?)
+    })
 }
 
 /// Pushes what the store holds under `reference`.

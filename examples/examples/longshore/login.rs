@@ -4,9 +4,9 @@ use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use longshore_registry_client::{Credential, DockerConfigFile};
+use longshore_registry_client::{Client, Credential, DockerConfigFile, StaticCredentials};
 
-use crate::app;
+use crate::app::{self, App};
 use crate::failure::{Failure, Result};
 use crate::output;
 
@@ -38,7 +38,7 @@ pub(crate) struct LogoutArgs {
     server: Option<String>,
 }
 
-pub(crate) fn login(args: &LoginArgs) -> Result<()> {
+pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
     let username = match &args.username {
         Some(name) => name.clone(),
         None if args.password_stdin => {
@@ -63,7 +63,18 @@ pub(crate) fn login(args: &LoginArgs) -> Result<()> {
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    DockerConfigFile::login(&file, server, &Credential::basic(username, password))?;
+    let credential = Credential::basic(username, password);
+    let registry =
+        args.server.as_deref().unwrap_or("docker.io").trim_start_matches("https://").trim_end_matches('/');
+    let known = StaticCredentials::new().with(registry, credential.clone());
+    // Only a login that the registry takes is kept.
+    Client::builder().credentials(known).build()?.ping(registry).map_err(|e| {
+        Failure::new(format!("login attempt to {registry} failed: {}", crate::failure::chain(&e)))
+    })?;
+    if app.cancelled() {
+        return Err(Failure::new("cancelled"));
+    }
+    DockerConfigFile::login(&file, server, &credential)?;
     output::line("Login Succeeded");
     Ok(())
 }

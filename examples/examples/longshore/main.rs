@@ -90,6 +90,9 @@ enum Command {
     Logout(login::LogoutArgs),
     /// Fetch the logs of a container
     Logs(ps::LogsArgs),
+    /// Show what a registry has under a name
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
     /// Manage networks
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -116,6 +119,8 @@ enum Command {
     Run(run::RunArgs),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
     Save(archive::SaveArgs),
+    /// Search Docker Hub for images
+    Search(registry::SearchArgs),
     /// Start one or more stopped containers
     Start(run::StartArgs),
     /// Stop one or more running containers
@@ -200,6 +205,8 @@ enum ContainerCommand {
 enum ImageCommand {
     /// Build an image from a Dockerfile
     Build(build::BuildArgs),
+    /// Copy an image from registry to registry, without storing it
+    Copy(registry::CopyArgs),
     /// Show the history of an image
     History(images::HistoryArgs),
     /// Import the contents from a tarball to create a filesystem image
@@ -232,6 +239,16 @@ enum ImageCommand {
     },
     /// Read everything in the store again and compare it with its digests
     Verify(images::VerifyArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ManifestCommand {
+    /// Display an image manifest, or manifest list
+    Inspect {
+        /// Name, and tag or digest
+        #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -307,9 +324,10 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Inspect(args) => ps::inspect(app, &args)?,
         Command::Kill(args) => lifecycle::kill(app, &args)?,
         Command::Load(args) => archive::load(app, &args)?,
-        Command::Login(args) => login::login(&args)?,
+        Command::Login(args) => login::login(app, &args)?,
         Command::Logout(args) => login::logout(&args)?,
         Command::Logs(args) => ps::logs(app, &args)?,
+        Command::Manifest(ManifestCommand::Inspect { name }) => registry::manifest(app, &name)?,
         Command::Network(command) => network::network(app, &command)?,
         Command::Pause(args) => lifecycle::pause(app, &args.names)?,
         Command::Port(args) => ps::port(app, &args)?,
@@ -321,6 +339,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Rm(args) => lifecycle::rm(app, &args)?,
         Command::Rmi(args) => images::rmi(app, &args)?,
         Command::Save(args) => archive::save(app, &args)?,
+        Command::Search(args) => registry::search(app, &args)?,
         Command::Stop(args) => lifecycle::stop(app, &args)?,
         Command::System(SystemCommand::Df) => system::df(app)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
@@ -367,6 +386,7 @@ fn container(app: &App, command: ContainerCommand) -> Result<u8> {
 fn image(app: &App, command: ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Build(args) => build::build(app, &args),
+        ImageCommand::Copy(args) => registry::copy(app, &args),
         ImageCommand::History(args) => images::history(app, &args),
         ImageCommand::Import(args) => archive::import(app, &args),
         ImageCommand::Inspect(args) => ps::inspect(app, &args.of("image")),

@@ -1,18 +1,22 @@
-//! `pull`, `push`.
+//! `pull`, `push`, `search`, `manifest inspect`, `image copy`.
 
 use clap::Args;
 use longshore_examples::Progress;
-use longshore_registry_client::Reference;
-use oci_spec::image::Platform;
+use longshore_registry_client::{Event, Reference};
+use oci_spec::image::{Digest, Platform};
+use serde_json::json;
 
 use crate::app::App;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::output;
 use crate::progress::Blobs;
 
 /// `pull`
 #[derive(Args, Debug)]
 pub(crate) struct PullArgs {
+    /// Download all tagged images in the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// Set platform if server is multi-platform capable
     #[arg(long)]
     platform: Option<String>,
@@ -40,12 +44,49 @@ pub(crate) struct PushArgs {
 
 pub(crate) fn pull(app: &App, args: &PullArgs) -> Result<()> {
     let reference = parse_reference(&args.name)?;
+    if args.all_tags {
+        return pull_all(app, args, &reference);
+    }
     if !args.quiet && !args.name.contains('@') && !has_tag(&args.name) {
         output::line("Using default tag: latest");
     }
     pull_image(app, &reference, args.platform.as_deref(), args.quiet)?;
     output::line(&reference.to_string());
     Ok(())
+}
+
+fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
+    if has_tag(&args.name) {
+        return Err(Failure::new("tag can't be used with --all-tags/-a"));
+    }
+    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    for tag in client.tags(reference).map_err(|e| refused(&e, reference))? {
+        pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), args.quiet)?;
+    }
+    output::line(&format!("{}/{}", reference.registry(), reference.repository()));
+    Ok(())
+}
+
+/// Docker's words for what a registry does not have or does not give.
+fn refused(error: &longshore_registry_client::Error, reference: &Reference) -> Failure {
+    let name = reference.familiar();
+    if error.is_not_found() {
+        return Failure::new(format!("manifest for {name} not found: {}", chain(error)));
+    }
+    if error.is_auth() {
+        return Failure::new(format!(
+            "access denied for {name}, may require 'longshore login': {}",
+            chain(error)
+        ));
+    }
+    Failure::from(error)
+}
+
+fn failed(error: &longshore_examples::BoxError, reference: &Reference) -> Failure {
+    match error.downcast_ref::<longshore_registry_client::Error>() {
+        Some(error) => refused(error, reference),
+        None => Failure::from(&**error),
+    }
 }
 
 /// Pulls with docker's words up to `Status:`.
@@ -68,7 +109,8 @@ pub(crate) fn pull_image(
         _ => {}
     };
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
-    let pulled = app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| Failure::from(&*e))?;
+    let pulled =
+        app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(&e, reference))?;
     for layer in pulled.image.manifest().layers() {
         let word = if blobs.knows(layer.digest()) { "Pull complete" } else { "Already exists" };
         blobs.ended(layer.digest(), word);
@@ -119,26 +161,13 @@ fn push_image(app: &App, reference: &Reference, quiet: bool) -> Result<()> {
     };
     blobs.line(&format!("The push refers to repository [{repository}]"));
     let layers: Vec<String> = image.manifest().layers().iter().map(|l| l.digest().to_string()).collect();
-    let is_layer = |digest: &dyn ToString| layers.contains(&digest.to_string());
-    let registry = |event: longshore_registry_client::Event<'_>| {
-        use longshore_registry_client::Event;
-        match event {
-            Event::Started { digest, size } if is_layer(digest) => {
-                blobs.moved(digest, "Pushing", "Pushing", 0, size)
-            }
-            Event::Bytes { digest, done, size } if is_layer(digest) => {
-                blobs.moved(digest, "Pushing", "Pushing", done, size);
-            }
-            Event::Exists { digest } if is_layer(digest) => blobs.told(digest, "Layer already exists"),
-            Event::Mounted { digest } if is_layer(digest) => {
-                blobs.told(digest, "Mounted from another repository")
-            }
-            Event::Done { digest } if is_layer(digest) => blobs.ended(digest, "Pushed"),
-            _ => {}
+    let registry = |event: Event<'_>| {
+        if digest_of(&event).is_some_and(|digest| layers.contains(&digest.to_string())) {
+            show(&blobs, &event, "Pushing", "Pushed");
         }
     };
     let progress = Progress { image: &|_| {}, registry: &registry, cancel: app.cancel() };
-    let pushed = app.host()?.push(reference, progress).map_err(|e| Failure::from(&*e))?;
+    let pushed = app.host()?.push(reference, progress).map_err(|e| failed(&e, reference))?;
     if quiet {
         output::line(&reference.to_string());
     } else {
@@ -150,6 +179,99 @@ fn push_image(app: &App, reference: &Reference, quiet: bool) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn digest_of<'a>(event: &Event<'a>) -> Option<&'a Digest> {
+    match event {
+        Event::Started { digest, .. }
+        | Event::Bytes { digest, .. }
+        | Event::Resumed { digest, .. }
+        | Event::Exists { digest }
+        | Event::Mounted { digest }
+        | Event::Done { digest } => Some(digest),
+        _ => None,
+    }
+}
+
+/// Shows one event of a push or copy.
+fn show(blobs: &Blobs, event: &Event<'_>, doing: &str, done: &str) {
+    match event {
+        Event::Started { digest, size } => blobs.moved(digest, doing, doing, 0, *size),
+        Event::Bytes { digest, done: bytes, size } => blobs.moved(digest, doing, doing, *bytes, *size),
+        Event::Exists { digest } => blobs.told(digest, "Layer already exists"),
+        Event::Mounted { digest } => blobs.told(digest, "Mounted from another repository"),
+        Event::Done { digest } => blobs.ended(digest, done),
+        _ => {}
+    }
+}
+
+/// `image copy`
+#[derive(Args, Debug)]
+pub(crate) struct CopyArgs {
+    /// Name, and tag or digest
+    #[arg(value_name = "SOURCE_IMAGE")]
+    from: String,
+    /// Name and tag
+    #[arg(value_name = "TARGET_IMAGE")]
+    to: String,
+}
+
+/// Copies from registry to registry; nothing is stored here.
+pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
+    let (from, to) = (parse_reference(&args.from)?, parse_reference(&args.to)?);
+    let blobs = Blobs::new(false);
+    let progress = |event: Event<'_>| show(&blobs, &event, "Copying", "Copied");
+    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let ctx = longshore_registry_client::Ctx { progress: &progress, cancel: app.cancel() };
+    let copied = client.copy(&from, &to, ctx).map_err(|e| refused(&e, &from))?;
+    output::line(&format!("{to}: digest: {} size: {}", copied.descriptor.digest(), copied.descriptor.size()));
+    Ok(())
+}
+
+/// `manifest inspect`: the manifest or index as the registry has it.
+pub(crate) fn manifest(app: &App, name: &str) -> Result<()> {
+    let reference = parse_reference(name)?;
+    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let (_, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
+    output::bytes(&bytes);
+    output::line("");
+    Ok(())
+}
+
+/// `search`
+#[derive(Args, Debug)]
+pub(crate) struct SearchArgs {
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Max number of search results
+    #[arg(long, default_value_t = 25)]
+    limit: usize,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Term, with a registry before a slash if it is not Docker Hub
+    #[arg(value_name = "TERM")]
+    term: String,
+}
+
+pub(crate) fn search(app: &App, args: &SearchArgs) -> Result<()> {
+    let (registry, term) = match args.term.split_once('/') {
+        Some((host, term)) if host.contains(['.', ':']) || host == "localhost" => (host, term),
+        _ => ("docker.io", args.term.as_str()),
+    };
+    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let cut = |text: &str| if args.no_trunc { text.to_owned() } else { output::ellipsis(text, 45) };
+    let rows = client.search(registry, term)?.into_iter().take(args.limit).map(|found| {
+        json!({
+            "Name": found.name, "Description": cut(&found.description.replace(['\n', '\r'], " ")),
+            "StarCount": found.stars.to_string(), "IsOfficial": if found.official { "[OK]" } else { "" },
+        })
+    });
+    let titles =
+        json!({"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"});
+    let table = "table {{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}";
+    output::rows(&titles, table, args.format.as_deref(), &rows.collect::<Vec<_>>())
 }
 
 /// Parses a name, with docker's word for one that is not.

@@ -1,0 +1,74 @@
+//! The quickstart ends well and leaves nothing behind, as root and as an ordinary user.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Command;
+
+use common::{example, have, skip, succeed};
+
+/// In a network namespace of its own, where every link and every table can only be the quickstart's.
+#[test]
+fn as_root() {
+    if !common::root() {
+        return skip("this is the test of root's quickstart");
+    }
+    if !have(&["unshare", "ip", "nft"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = "set -e; ip link set lo up; ip -o link >\"$2/before\"; \"$1\"; ip -o link >\"$2/after\"; nft list ruleset >\"$2/rules\"";
+    let seen = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", script, "sh"]).arg(example("quickstart")).arg(seen.path());
+    let said = succeed(command.env("TMPDIR", dir.path()), 60);
+    assert!(said.contains("published port") && said.contains("Welcome to my web site"), "{said}");
+    assert!(said.contains("0 executed"), "the second build says that all was cached: {said}");
+    let read = |name: &str| fs::read_to_string(seen.path().join(name)).expect("what the script saw");
+    assert_eq!(read("before"), read("after"));
+    assert_eq!(read("rules"), "");
+    assert_clean(dir.path(), &said);
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    if !common::root() {
+        // Already one.
+        let dir = tempfile::tempdir().expect("a directory");
+        let said = succeed(Command::new(example("quickstart")).env("TMPDIR", dir.path()), 60);
+        return assert_rootless(dir.path(), &said);
+    }
+    if !have(&["setpriv"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    chown(dir.path(), Some(1000), Some(1000)).expect("chown");
+    // The user may not be able to reach the target directory.
+    let program = dir.path().join("quickstart");
+    fs::copy(example("quickstart"), &program).expect("copy");
+    let work = dir.path().join("tmp");
+    fs::create_dir(&work).expect("mkdir");
+    chown(&work, Some(1000), Some(1000)).expect("chown");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "1000", "--regid", "1000", "--clear-groups", "env", "-i"]);
+    command.arg(format!("TMPDIR={}", work.display())).arg("PATH=/usr/bin:/bin").arg(&program);
+    let said = succeed(command.current_dir("/"), 60);
+    assert_rootless(&work, &said);
+}
+
+fn assert_rootless(work: &Path, said: &str) {
+    assert!(said.contains("user namespace") && said.contains("Welcome to my web site"), "{said}");
+    assert!(said.contains("left out"), "it says what it left out: {said}");
+    assert_clean(work, said);
+}
+
+fn assert_clean(work: &Path, said: &str) {
+    let left: Vec<_> = fs::read_dir(work).expect("the directory").flatten().map(|e| e.file_name()).collect();
+    assert!(left.is_empty(), "files left behind: {left:?}");
+    let id =
+        said.lines().find_map(|line| line.split("container ").nth(1)).expect("the container's ID").trim();
+    assert_eq!(id.len(), 12, "{id}");
+    common::assert_no_traces(&[id, &work.display().to_string()]);
+}
