@@ -26,7 +26,9 @@ pub mod transport;
 mod upload;
 mod url;
 
-pub use auth::{Credential, Credentials, DockerConfigFile, StaticCredentials};
+pub use auth::{
+    Credential, Credentials, DockerConfigFile, StaticCredentials, conformance as credentials_conformance,
+};
 pub use client::{Client, ClientBuilder, Limits, Retry};
 pub use ctx::{CancelToken, Ctx, Event};
 pub use error::{ApiError, BoxError, Error, Purpose, Result};

@@ -94,3 +94,46 @@ impl Credentials for Vec<Box<dyn Credentials>> {
         Ok(None)
     }
 }
+
+/// Checks of [`Credentials`] that any implementation can run in its tests.
+pub mod conformance {
+    use super::{Credential, Credentials};
+
+    /// `registry` has this credential, and nobody whose name only resembles it gets it. The error says which rule was broken.
+    pub fn exact_hosts_only(
+        credentials: &dyn Credentials,
+        registry: &str,
+        expected: &Credential,
+    ) -> Result<(), String> {
+        let get = |name: &str| credentials.get(name).map_err(|e| format!("{name}: {e}"));
+        for _ in 0..2 {
+            if get(registry)?.as_ref() != Some(expected) {
+                return Err(format!("{registry} does not get its credential"));
+            }
+        }
+        let host = registry.split(':').next().unwrap_or(registry);
+        let strangers = [
+            format!("evil.{registry}"),
+            format!("{host}.evil"),
+            format!("{host}:1"),
+            format!("evil{registry}"),
+            format!("{registry}@evil"),
+            String::new(),
+        ];
+        for stranger in strangers.iter().filter(|s| *s != registry) {
+            if get(stranger).ok().flatten().as_ref() == Some(expected) {
+                return Err(format!("{stranger} gets the credential of {registry}"));
+            }
+        }
+        let shown = format!("{expected:?}");
+        let secret = match expected {
+            Credential::Basic { password, .. } => password,
+            Credential::IdentityToken(token) | Credential::RegistryToken(token) => token,
+        };
+        if !secret.is_empty() && shown.contains(secret.as_str()) {
+            Err("it shows its secret".into())
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -5,7 +5,7 @@ mod credentials;
 pub(crate) mod docker_config;
 mod token;
 
-pub use credentials::{Credential, Credentials, StaticCredentials};
+pub use credentials::{Credential, Credentials, StaticCredentials, conformance};
 pub use docker_config::DockerConfigFile;
 
 use std::collections::HashMap;
