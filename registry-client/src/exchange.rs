@@ -87,8 +87,8 @@ impl Inner {
         loop {
             call.cancel.check()?;
             attempt += 1;
-            let (hop, sent) = self.follow(endpoint, call, authorization.as_deref())?;
-            if self.was_meant_for_tls(endpoint, &sent) && endpoint.turn_to_tls() {
+            let (hop, mut sent) = self.follow(endpoint, call, authorization.as_deref())?;
+            if !endpoint.is_proven() && was_meant_for_tls(&mut sent) && endpoint.turn_to_tls() {
                 continue;
             }
             if call.repeatable
@@ -249,17 +249,6 @@ impl Inner {
         full / 2 + full.mul_f64(random() / 2.0)
     }
 
-    fn was_meant_for_tls(&self, endpoint: &Endpoint, sent: &Result<Response, TransportError>) -> bool {
-        if endpoint.is_proven() {
-            return false;
-        }
-        match sent {
-            Err(e) => matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol),
-            // What Go's, nginx's and Apache's servers say to HTTP on a TLS port; no registry answers so before it knows us.
-            Ok(reply) => reply.status == 400,
-        }
-    }
-
     fn pass_warnings(&self, endpoint: &Endpoint, reply: &Response) {
         let Some(sink) = &self.warnings else { return };
         for header in reply.headers.all("warning").take(WARNINGS_MAX) {
@@ -281,6 +270,24 @@ impl Inner {
         if let Some(sink) = &self.warnings {
             sink(endpoint.name(), text);
         }
+    }
+}
+
+/// Whether the other side does not seem to speak plain HTTP. What Go's, nginx's and Apache's servers say to it on a TLS port is a 400
+/// whose body names HTTPS; others just hang up.
+fn was_meant_for_tls(sent: &mut Result<Response, TransportError>) -> bool {
+    match sent {
+        Err(e) => matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol),
+        Ok(reply) if reply.status == 400 => {
+            let mut start = Vec::new();
+            // What cannot be read says nothing, here or later.
+            let _ = reply.body.by_ref().take(4096).read_to_end(&mut start);
+            let text = String::from_utf8_lossy(&start).to_ascii_uppercase();
+            let rest = std::mem::replace(&mut reply.body, Box::new(std::io::empty()));
+            reply.body = Box::new(std::io::Cursor::new(start).chain(rest));
+            text.contains("HTTPS") || text.contains("SSL-ENABLED")
+        }
+        Ok(_) => false,
     }
 }
 

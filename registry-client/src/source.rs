@@ -92,6 +92,21 @@ impl Source {
         }
     }
 
+    /// Asks for a blob's size by HEAD: a descriptor for [`open`](Self::open) where there is only a digest.
+    pub fn stat(&self, digest: &Digest) -> Result<Descriptor> {
+        let digest = digest::parse(digest.as_ref())?;
+        let path = format!("/{}/blobs/{digest}", self.repository);
+        self.try_each(true, |endpoint| {
+            let call =
+                Call::new(Method::Head, &path, Scopes::repository(&self.repository, "pull"), &self.cancel);
+            let reply = self.inner.call(endpoint, &call)?;
+            let size = reply.content_length();
+            let size =
+                size.ok_or_else(|| Error::protocol(endpoint.origin(), "the blob's size is missing"))?;
+            Ok(Descriptor::new("application/octet-stream".into(), size, digest.clone()))
+        })
+    }
+
     /// The registry itself only.
     pub(crate) fn without_mirrors(mut self) -> Self {
         self.registry = Arc::new(Registry { server: Arc::clone(&self.registry.server), mirrors: Vec::new() });

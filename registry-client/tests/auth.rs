@@ -254,9 +254,9 @@ fn pull_through_mirrors_and_their_failures() {
     // One that hands out rubbish under the right names.
     let liar = Server::start(|seen, conn| {
         if seen.target.contains("/blobs/") {
-            conn.reply(200, &[], &[0; 50])
+            conn.reply(200, &[], &[0; 50]);
         } else {
-            conn.reply(404, &[], b"")
+            conn.reply(404, &[], b"");
         }
     });
     let client = with(vec![http(&liar.address.to_string())], http(&upstream.address));

@@ -173,18 +173,16 @@ struct BadLink {
 }
 
 impl BadLink {
-    fn start(to: &str, mean: f64, silent: bool) -> Self {
+    fn start(to: &str, mean: f64, silent: bool, run: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, breaks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (over, count, to) = (Arc::clone(&stop), Arc::clone(&breaks), to.to_owned());
         std::thread::spawn(move || {
-            let mut seed = 12345;
-            for near in listener.incoming() {
+            for (seed, near) in (1000 * (run as u64 + 1)..).zip(listener.incoming()) {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                seed += 1;
                 let (near, far, count) =
                     (near.unwrap(), TcpStream::connect(&to).unwrap(), Arc::clone(&count));
                 std::thread::spawn(move || carry(near, far, exponential(seed) * mean, silent, &count));
@@ -268,7 +266,7 @@ fn images_arrive_over_links_that_break() {
     let total: u64 = sizes.iter().map(|s| *s as u64).sum();
     for run in 0..runs {
         let silent = run % 4 == 2;
-        let link = BadLink::start(&registry.address, 60e6, silent);
+        let link = BadLink::start(&registry.address, 60e6, silent, run);
         let mut timeouts = Timeouts::default();
         timeouts.stall = Duration::from_millis(500);
         let fetched = Arc::new(AtomicU64::new(0));

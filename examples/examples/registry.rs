@@ -1,0 +1,229 @@
+//! Looks into registries and moves images between them: tags, manifests, blobs, referrers, copies, deletion.
+//! Thin on purpose: all that it can is `longshore-registry-client`.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use longshore_registry_client::{Client, Ctx, DockerConfigFile, Event, HostsDir, Platforms, Reference};
+use oci_spec::image::{Digest, Platform};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Parser, Debug)]
+#[command(name = "registry", version, about)]
+struct Args {
+    /// Logins, as `docker login` writes them [default: config.json of $DOCKER_CONFIG or ~/.docker]
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Registries to talk plain HTTP to (loopback needs no mention)
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    insecure: Vec<String>,
+    /// Token servers that may see a registry's login although they look like strangers
+    #[arg(long, global = true, value_name = "REGISTRY=HOST")]
+    trust_realm: Vec<String>,
+    /// Directories of hosts.toml files or certificates
+    #[arg(long, global = true, value_name = "DIR", default_values = ["/etc/containerd/certs.d", "/etc/docker/certs.d"])]
+    hosts_dir: Vec<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// List a repository's tags
+    Tags {
+        /// The repository
+        name: String,
+    },
+    /// List a registry's repositories
+    Catalog {
+        /// The registry's host
+        registry: String,
+    },
+    /// Print a manifest or index as it is
+    Manifest {
+        /// The image
+        name: Reference,
+        /// Of an index, the manifest for this platform (os/architecture[/variant])
+        #[arg(long)]
+        platform: Option<String>,
+        /// Print media type, size and digest instead
+        #[arg(long)]
+        descriptor: bool,
+    },
+    /// Write a blob to standard output, verified
+    Blob {
+        /// The repository and the blob's digest, NAME@DIGEST
+        name: Reference,
+    },
+    /// List what is attached to an image
+    Referrers {
+        /// The image
+        name: Reference,
+        /// Only this type
+        #[arg(long)]
+        artifact_type: Option<String>,
+    },
+    /// Copy an image with all its platforms
+    Copy {
+        /// From here
+        from: Reference,
+        /// To here
+        to: Reference,
+    },
+    /// Delete a tag, or a manifest by digest
+    Delete {
+        /// NAME:TAG or NAME@DIGEST
+        name: Reference,
+        /// The digest is a blob's
+        #[arg(long)]
+        blob: bool,
+    },
+    /// Pull an image into an OCI layout directory
+    Pull {
+        /// The image
+        name: Reference,
+        /// The directory
+        layout: PathBuf,
+        /// All platforms of an index
+        #[arg(long)]
+        all_platforms: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut next = error.source();
+            while let Some(cause) = next {
+                text += &format!(": {cause}");
+                next = cause.source();
+            }
+            eprintln!("registry: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Error> {
+    let client = client(&args)?;
+    match args.command {
+        Command::Tags { name } => {
+            for tag in client.tags(&Reference::parse_untagged(&name)?)? {
+                println!("{tag}");
+            }
+        }
+        Command::Catalog { registry } => {
+            for repository in client.catalog(&registry)? {
+                println!("{repository}");
+            }
+        }
+        Command::Manifest { name, platform, descriptor } => {
+            manifest(&client, &name, platform.as_deref(), descriptor)?
+        }
+        Command::Blob { name } => {
+            let digest = digest(&name)?;
+            let source = client.source(&name)?;
+            let mut reader = source.open(&source.stat(digest)?, 0)?;
+            io::copy(&mut reader, &mut io::stdout().lock())?;
+        }
+        Command::Referrers { name, artifact_type } => {
+            let subject = client.resolve(&name)?;
+            for found in client.referrers(&name, subject.digest(), artifact_type.as_deref())? {
+                let kind = found.artifact_type().as_ref().map_or("-", AsRef::as_ref);
+                println!("{}  {}  {kind}", found.digest(), found.size());
+            }
+        }
+        Command::Copy { from, to } => {
+            let pushed = client.copy(&from, &to, Ctx { progress: &report, ..Ctx::none() })?;
+            println!("{}  {} blobs sent, {} reused", pushed.descriptor.digest(), pushed.sent, pushed.reused);
+        }
+        Command::Delete { name, blob: true } => client.delete_blob(&name, digest(&name)?)?,
+        Command::Delete { name, blob: false } => client.delete(&name)?,
+        Command::Pull { name, layout, all_platforms } => {
+            let layout = longshore_registry_client::Layout::open(layout)?;
+            let platforms = if all_platforms { Platforms::All } else { Platforms::Host };
+            let pulled = client.pull(&name, &platforms, &layout, Ctx { progress: &report, ..Ctx::none() })?;
+            layout.set(name.tag().unwrap_or("latest"), &pulled.root)?;
+            println!("{}  {} blobs fetched, {} reused", pulled.root.digest(), pulled.fetched, pulled.reused);
+        }
+    }
+    Ok(())
+}
+
+fn client(args: &Args) -> Result<Client, Error> {
+    let config = args.config.clone().or_else(|| {
+        let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+        let directory =
+            directory.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+        Some(directory.join("config.json"))
+    });
+    let mut builder = Client::builder()
+        .hosts(HostsDir::new(&args.hosts_dir))
+        .warnings(|registry, text| eprintln!("registry: {registry} warns: {text}"));
+    if let Some(config) = config {
+        builder = builder.credentials(DockerConfigFile::open(config)?);
+    }
+    for host in &args.insecure {
+        builder = builder.insecure(host);
+    }
+    for pair in &args.trust_realm {
+        let (registry, host) = pair.split_once('=').ok_or("--trust-realm wants REGISTRY=HOST")?;
+        builder = builder.trust_realm(registry, host);
+    }
+    Ok(builder.build()?)
+}
+
+fn manifest(
+    client: &Client,
+    name: &Reference,
+    platform: Option<&str>,
+    descriptor: bool,
+) -> Result<(), Error> {
+    let (mut found, mut bytes) = client.manifest(name)?;
+    if let Some(platform) = platform {
+        let child = client.select(&bytes, Some(&parse_platform(platform)?))?;
+        (found, bytes) = client.manifest(&name.with_digest(child.digest().clone()))?;
+    }
+    if descriptor {
+        println!("{}  {}  {}", found.media_type(), found.size(), found.digest());
+    } else {
+        io::stdout().lock().write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+fn digest(name: &Reference) -> Result<&Digest, Error> {
+    name.digest().ok_or_else(|| "a digest is needed: NAME@DIGEST".into())
+}
+
+fn parse_platform(text: &str) -> Result<Platform, Error> {
+    let mut parts = text.split('/');
+    let (Some(os), Some(architecture), variant, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("a platform is os/architecture[/variant]".into());
+    };
+    let mut platform = Platform::default();
+    platform.set_os(os.into());
+    platform.set_architecture(architecture.into());
+    platform.set_variant(variant.map(str::to_owned));
+    Ok(platform)
+}
+
+fn report(event: Event<'_>) {
+    match event {
+        Event::Resumed { digest, offset } => eprintln!("{digest}: connection broke, going on at {offset}"),
+        Event::Exists { digest } => eprintln!("{digest}: is there"),
+        Event::Mounted { digest } => eprintln!("{digest}: mounted"),
+        Event::Skipped { digest } => eprintln!("{digest}: left out, foreign"),
+        Event::Done { digest } => eprintln!("{digest}: done"),
+        _ => {}
+    }
+}
