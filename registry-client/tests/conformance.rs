@@ -1,7 +1,5 @@
 //! The crate's own implementations against its conformance checks.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
-
 use std::time::Duration;
 
 use longshore_registry_client::credentials_conformance::exact_hosts_only;
