@@ -91,6 +91,12 @@ pub enum Error {
         /// How many.
         endpoints: usize,
     },
+    /// The store that hosts share does not answer, or not with a majority behind it. What is programmed stays.
+    #[error("the store of peers is unavailable")]
+    StoreUnavailable {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The kernel refused.
     #[error("cannot {doing}")]
     Kernel {
@@ -123,6 +129,7 @@ impl Error {
                 | Self::AddressInUse { .. }
                 | Self::PoolExhausted { .. }
                 | Self::NetworkInUse { .. }
+                | Self::StoreUnavailable { .. }
         )
     }
 

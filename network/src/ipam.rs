@@ -32,7 +32,7 @@ pub trait Ipam: Send + Sync {
     /// Frees the address if it is `owner`'s; otherwise does nothing.
     fn release(&self, subnet: IpNet, address: IpAddr, owner: &str) -> Result<()>;
 
-    /// Every address in use, with its owner.
+    /// Every address that was given out here, with its owner.
     fn list(&self, subnet: IpNet) -> Result<Vec<(IpAddr, String)>>;
 }
 
@@ -197,7 +197,7 @@ impl Ipam for MemoryIpam {
     }
 }
 
-fn check(subnet: IpNet, reserved: &[IpAddr], address: IpAddr) -> Result<()> {
+pub(crate) fn check(subnet: IpNet, reserved: &[IpAddr], address: IpAddr) -> Result<()> {
     let number = to_number(address);
     let (first, last) = bounds(subnet);
     if !subnet.contains(&address) || number < first || number > last {
@@ -207,7 +207,7 @@ fn check(subnet: IpNet, reserved: &[IpAddr], address: IpAddr) -> Result<()> {
 }
 
 /// Every usable address once, beginning after `last`.
-fn candidates(subnet: IpNet, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn candidates(subnet: IpNet, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let (low, high) = bounds(subnet);
     let start = last
         .filter(|l| subnet.contains(l))

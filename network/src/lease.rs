@@ -28,6 +28,10 @@ impl Lease {
         let address = self.record.addresses[0];
         (address.addr(), address.prefix_len())
     }
+    /// All its addresses with their prefix lengths: one for each subnet of the network, IPv4 first.
+    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
+        self.record.addresses.iter().map(|a| (a.addr(), a.prefix_len())).collect()
+    }
     /// The gateway, if the network has one.
     pub fn gateway(&self) -> Option<IpAddr> {
         self.bridge.gateway()

@@ -10,7 +10,9 @@ mod ipam;
 mod lease;
 mod netlink;
 mod netns;
+mod overlay;
 mod state;
+mod store;
 
 pub use bridge::{Bridge, BridgeOptions, Repaired};
 pub use dns::{DNS_ADDRESS, DnsOptions, DnsServer, MemoryNames, Names};
@@ -18,6 +20,8 @@ pub use endpoint::{Endpoint, PortMapping, Protocol};
 pub use error::{Error, Result};
 pub use ipam::{DirIpam, Ipam, MemoryIpam};
 pub use lease::Lease;
+pub use overlay::{Overlay, OverlayOptions, Reconciled, Reconciler};
+pub use store::{DirStore, Entry, MemoryStore, PeerStore};
 
 /// Bytes that nobody guesses.
 pub(crate) fn random<const N: usize>() -> [u8; N] {

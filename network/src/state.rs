@@ -29,6 +29,16 @@ pub(crate) struct Network {
     pub(crate) chosen: bool,
     pub(crate) internal: bool,
     pub(crate) mtu: Option<u32>,
+    #[serde(default)]
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// This host's end of a VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tunnel {
+    pub(crate) vni: u32,
+    pub(crate) vtep: std::net::Ipv4Addr,
+    pub(crate) port: u16,
 }
 
 /// One endpoint, as intended; whether the kernel has it all is found out from the kernel.
@@ -208,10 +218,14 @@ fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
     write().map_err(Error::state(path))
 }
 
-/// A name for a kernel object that any process derives again: FNV-1a, 48 bits.
+/// A name for a kernel object that any process derives again.
 pub(crate) fn hashed(prefix: &str, parts: &[&str]) -> String {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = fnv(parts);
     format!("{prefix}{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
+}
+
+/// FNV-1a, 64 bits, of the parts with a NUL after each.
+fn fnv(parts: &[&str]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -165,3 +165,36 @@ fn what_others_drop_is_told() {
     lab.host.sh("nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'");
     assert_eq!(bridge.obstacles().unwrap(), ["ip filter FORWARD"]);
 }
+
+#[test]
+fn both_kinds_of_addresses_work_alike() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    // A router has anycast addresses too; not what is looked at here.
+    lab.host.sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; ip addr add fd99::1/64 dev eth0 nodad; ip route add default via fd99::2");
+    lab.client.sh("ip addr add fd99::2/64 dev eth0 nodad; ip route add fd42::/64 via fd99::1");
+    let before = lab.host.dump();
+    let bridge = lab.open("dual", &BridgeOptions::new().subnet6("fd42::/64".parse().unwrap()));
+    let (web, other) = (Netns::new(), Netns::new());
+    let lease = bridge.attach(web.as_fd(), &Endpoint::new().id("web").publish(8080, 80)).unwrap();
+    let _other = bridge.attach(other.as_fd(), &Endpoint::new().id("other")).unwrap();
+    let addresses: Vec<_> = lease.addresses().iter().map(|(address, _)| address.to_string()).collect();
+    assert_eq!(addresses, ["172.17.0.2", "fd42::2"]);
+    let (_web, _outside) = (web.serve(80, "web"), lab.client.serve(80, "outside"));
+    let web_page = Some("web".to_owned());
+    assert_eq!(web.curl("http://[fd99::2]/").as_deref(), Some("outside"));
+    assert_eq!(other.curl("http://[fd42::2]/"), web_page, "container to container");
+    assert_eq!(lab.client.curl("http://[fd99::1]:8080/"), web_page, "another host");
+    assert_eq!(lab.host.curl("http://[fd99::1]:8080/"), web_page, "the host by its address");
+    assert_eq!(web.curl("http://[fd99::1]:8080/"), web_page, "hairpin");
+    assert_eq!(lab.client.curl(&format!("http://{HOST}:8080/")), web_page);
+    assert!(lab.client.blocked("http://[fd42::2]/"), "not by a route to it");
+    let listener = lab.host.run(|| std::net::TcpListener::bind("[::]:8081").unwrap());
+    let taken = bridge.attach(Netns::new().as_fd(), &Endpoint::new().publish(8081, 80)).unwrap_err();
+    assert!(matches!(taken, Error::PortAllocated { port: 8081, .. }), "{taken}");
+    drop((listener, lease, _other));
+    bridge.remove().unwrap();
+    assert_same(&before, &lab.host.dump());
+}

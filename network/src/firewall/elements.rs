@@ -6,10 +6,11 @@ use ipnet::IpNet;
 
 use super::{
     BRIDGES, EndpointRules, INTERNAL, NetworkRules, PINNED, PINS_IP4, PINS_MAC, PORTS4, PORTS4_AT, PORTS6,
-    PORTS6_AT, SUBNETS4, SUBNETS6, WITHIN,
+    PORTS6_AT, SUBNETS4, SUBNETS6, TUNNEL_ENDS, TUNNELS, WITHIN,
 };
 use crate::netlink::link::octets;
 use crate::netlink::nft::{Element, Set};
+use crate::state::Tunnel;
 use crate::{Error, PortMapping};
 
 /// An element, and the set that it is in.
@@ -24,11 +25,23 @@ pub(super) fn network(network: &NetworkRules<'_>) -> Vec<Entry> {
     if network.internal {
         entries.push((&INTERNAL, element(name)));
     }
+    entries.extend(network.tunnel.map(|tunnel| (&TUNNELS, element(tunnel_key(tunnel)))));
     entries.extend(network.subnets.iter().map(|subnet| {
         let set = if subnet.addr().is_ipv4() { &SUBNETS4 } else { &SUBNETS6 };
         (set, Element { end: Some(after(*subnet)), ..element(octets(subnet.network())) })
     }));
     entries
+}
+
+/// A host that may send into a tunnel.
+pub(super) fn tunnel_end(link: &str, tunnel: Tunnel, end: Ipv4Addr) -> Entry {
+    let key = [tunnel_key(tunnel), end.octets().to_vec()].concat();
+    (&TUNNEL_ENDS, Element { key, comment: link.to_owned(), ..Element::default() })
+}
+
+fn tunnel_key(tunnel: Tunnel) -> Vec<u8> {
+    let [_, vni @ ..] = tunnel.vni.to_be_bytes();
+    [padded(&tunnel.port.to_be_bytes()), padded(&vni)].concat()
 }
 
 /// An endpoint's, with the port that each stands for.

@@ -7,7 +7,7 @@ mod elements;
 mod rules;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::netlink::message::errno;
 use crate::netlink::nft::{self, Element, SET_INTERVAL, SET_MAP, Set, Table, datatype};
 use crate::netlink::{Message, Netlink};
+use crate::state::Tunnel;
 use crate::{Error, PortMapping, Result};
 use elements::Entry;
 
@@ -26,6 +27,7 @@ const MAC: (u32, u32) = (datatype::ETHER, 6);
 const V4: (u32, u32) = (datatype::IPV4, 4);
 const V6: (u32, u32) = (datatype::IPV6, 16);
 const PROTOCOL: (u32, u32) = (datatype::PROTOCOL, 1);
+const VNI: (u32, u32) = (datatype::INTEGER, 3);
 const PORT: (u32, u32) = (datatype::PORT, 2);
 
 const fn set(name: &'static str, flags: u32, key: &'static [(u32, u32)]) -> Set {
@@ -57,7 +59,12 @@ static PINNED: Set = pin("pinned", &[NAME]);
 static PINS_MAC: Set = pin("pins_mac", &[NAME, MAC]);
 static PINS_IP4: Set = pin("pins_ip4", &[NAME, V4]);
 
-static NETWORK_SETS: [&Set; 5] = [&BRIDGES, &INTERNAL, &WITHIN, &SUBNETS4, &SUBNETS6];
+/// Tunnels of ours, by port and VNI, and the hosts that may send into them.
+static TUNNELS: Set = set("tunnels", 0, &[PORT, VNI]);
+static TUNNEL_ENDS: Set = set("tunnel_ends", 0, &[PORT, VNI, V4]);
+
+static NETWORK_SETS: [&Set; 6] = [&BRIDGES, &INTERNAL, &WITHIN, &SUBNETS4, &SUBNETS6, &TUNNELS];
+static TUNNEL_SETS: [&Set; 1] = [&TUNNEL_ENDS];
 static ENDPOINT_SETS: [&Set; 7] = [&PORTS4, &PORTS6, &PORTS4_AT, &PORTS6_AT, &PINNED, &PINS_MAC, &PINS_IP4];
 
 /// What a network is to the tables.
@@ -66,6 +73,7 @@ pub(crate) struct NetworkRules<'a> {
     pub(crate) link: &'a str,
     pub(crate) subnets: Vec<IpNet>,
     pub(crate) internal: bool,
+    pub(crate) tunnel: Option<Tunnel>,
 }
 
 /// What an endpoint is to the tables.
@@ -84,7 +92,7 @@ pub(crate) struct Firewall<'a>(pub(crate) &'a mut Netlink);
 impl Firewall<'_> {
     /// Makes the tables what they should be, in one transaction. Elements stay.
     pub(crate) fn install(&mut self) -> Result<()> {
-        let sets = NETWORK_SETS.iter().chain(&ENDPOINT_SETS).zip(1..);
+        let sets = NETWORK_SETS.iter().chain(&TUNNEL_SETS).chain(&ENDPOINT_SETS).zip(1..);
         let mut batch = vec![TABLE.create(), BRIDGE_TABLE.create()];
         batch.extend(sets.map(|(set, id)| set.create(id)));
         batch.extend(rules::CHAINS.map(nft::Chain::create));
@@ -127,6 +135,7 @@ impl Firewall<'_> {
             });
         }
         let mut owned = self.owned(&NETWORK_SETS, |comment| comment == link)?;
+        owned.extend(self.owned(&TUNNEL_SETS, |comment| comment == link)?);
         owned.extend(self.owned(&ENDPOINT_SETS, |comment| below(comment, link).is_some())?);
         self.delete(&owned).map_err(Error::kernel(doing()))
     }
@@ -136,6 +145,19 @@ impl Firewall<'_> {
         // Creating one that is there changes nothing, and makes deleting it succeed.
         let batch = vec![TABLE.create(), TABLE.delete(), BRIDGE_TABLE.create(), BRIDGE_TABLE.delete()];
         self.0.transaction(batch, generation).map_err(|(_, e)| e)
+    }
+
+    /// Makes these hosts the only ones whose packets a tunnel takes.
+    pub(crate) fn set_tunnel_ends(&mut self, link: &str, tunnel: Tunnel, ends: &[Ipv4Addr]) -> Result<()> {
+        let wanted: Vec<_> = ends.iter().map(|end| elements::tunnel_end(link, tunnel, *end)).collect();
+        let present = self.owned(&TUNNEL_SETS, |comment| comment == link)?;
+        let without = |entries: &[Entry], others: &[Entry]| -> Vec<Entry> {
+            let there = |key: &[u8]| others.iter().any(|(_, e)| e.key == key);
+            entries.iter().filter(|(_, e)| !there(&e.key)).cloned().collect()
+        };
+        let doing = || Error::kernel(format!("set the tunnel ends of `{link}`"));
+        self.delete(&without(&present, &wanted)).map_err(doing())?;
+        self.add(&without(&wanted, &present)).map_err(|(_, e)| doing()(e))
     }
 
     /// Adds an endpoint in one transaction; a port that is taken makes it fail as a whole.

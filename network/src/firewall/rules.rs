@@ -3,7 +3,7 @@
 use super::elements::ifname;
 use super::{
     BRIDGES, INTERNAL, PINNED, PINS_IP4, PINS_MAC, PORTS4, PORTS4_AT, PORTS6, PORTS6_AT, SUBNETS4, SUBNETS6,
-    WITHIN,
+    TUNNEL_ENDS, TUNNELS, WITHIN,
 };
 use crate::netlink::nft::{
     self, Base, Chain, Conntrack, Expression, Meta, REGISTER, Set, differs, equal, lookup, mask, meta,
@@ -118,7 +118,23 @@ fn guard_rules() -> Vec<Rule> {
         let other = vec![differs(REGISTER, &ifname("lo"))];
         rule(GUARD, [family.is().into(), addressed, outside, other, drop()])
     }));
+    rules.push(rule(GUARD, [FAMILIES[0].is().into(), foreign_tunnel_end(), drop()]));
     rules
+}
+
+/// A VXLAN packet for a tunnel of ours, of a host that is not at its other end: anyone could forge frames otherwise.
+fn foreign_tunnel_end() -> Vec<Expression> {
+    const UDP: u8 = 17;
+    const VNI_AFTER_UDP: u32 = 12;
+    vec![
+        meta(REGISTER, Meta::Protocol),
+        equal(REGISTER, &[UDP]),
+        payload(REGISTER, Base::Transport, 2, 2),
+        payload(REGISTER + 1, Base::Transport, VNI_AFTER_UDP, 3),
+        lookup(&TUNNELS, REGISTER, false),
+        payload(REGISTER + 2, Base::Network, FAMILIES[0].source, 4),
+        lookup(&TUNNEL_ENDS, REGISTER, true),
+    ]
 }
 
 /// New connections reach a container from its own network, or by a published port.

@@ -3,6 +3,7 @@
 pub(crate) mod conntrack;
 pub(crate) mod link;
 pub(crate) mod message;
+pub(crate) mod neighbour;
 pub(crate) mod nft;
 
 use std::io;
@@ -40,6 +41,9 @@ impl Netlink {
     /// returned with the index of its message.
     pub(crate) fn apply(&mut self, messages: Vec<Message>) -> Result<(), (usize, io::Error)> {
         let count = messages.len();
+        if count == 0 {
+            return Ok(());
+        }
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         for message in messages {

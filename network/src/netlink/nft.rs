@@ -24,6 +24,7 @@ const ELEM_INTERVAL_END: u32 = 1;
 
 /// `nft`'s own numbers of data types; they let it print our sets as it prints its own.
 pub(crate) mod datatype {
+    pub(crate) const INTEGER: u32 = 4;
     pub(crate) const IPV4: u32 = 7;
     pub(crate) const IPV6: u32 = 8;
     pub(crate) const ETHER: u32 = 9;

@@ -42,7 +42,8 @@ impl Netns {
             File::open("/proc/thread-self/ns/net").expect("open netns")
         });
         let netns = Self(fd.join().expect("thread").into());
-        netns.sh("ip link set lo up");
+        // Addresses count at once, without looking for others that have them.
+        netns.sh("ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/default/dad_transmits");
         netns
     }
 
@@ -225,7 +226,9 @@ impl Lab {
         host.sh(&format!("ip route add default via {CLIENT}"));
         // Settled, so that a dump now compares with one later.
         client.sh(&format!("busybox ping -c1 -W2 {HOST} >/dev/null"));
-        wait_for("IPv6 addresses", || !host.sh("ip addr").contains("tentative"));
+        for netns in [&host, &client] {
+            wait_for("IPv6 addresses", || !netns.sh("ip addr").contains("tentative"));
+        }
         Self { host, client, state: tempfile::tempdir().expect("tempdir") }
     }
 

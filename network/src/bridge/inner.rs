@@ -1,0 +1,251 @@
+//! What a bridge does under its lock.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use super::settings::{choose_ports, host_settings, plug, tunnel_settings};
+use super::sockets::Sockets;
+use crate::firewall::{EndpointRules, NetworkRules};
+use crate::ipam::Ipam;
+use crate::netlink::link;
+use crate::netns::{self, Host};
+use crate::state::{Lock, Network, Record, State, hashed};
+use crate::{Endpoint, Error, Result};
+
+pub(crate) struct Inner {
+    pub(super) host: Host,
+    pub(super) state: State,
+    pub(super) name: String,
+    pub(super) network: Network,
+    pub(super) ipam: Box<dyn Ipam>,
+    pub(super) sockets: Mutex<Sockets>,
+}
+
+impl Inner {
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        // A poisoned lock only means that someone panicked between two messages.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock(&self) -> Result<Lock> {
+        self.state.lock()
+    }
+
+    /// The owner that the kernel's objects of an endpoint name.
+    pub(super) fn owner(&self, id: &str) -> String {
+        format!("{}/{id}", self.network.link)
+    }
+
+    pub(super) fn gateways(&self) -> Vec<IpAddr> {
+        self.network.subnets.iter().map(|subnet| gateway(*subnet)).collect()
+    }
+
+    /// Makes bridge and table what they should be.
+    pub(super) fn ensure(&self, sockets: &mut Sockets) -> Result<()> {
+        let network = &self.network;
+        sockets.firewall().install()?;
+        sockets.firewall().add_network(&NetworkRules {
+            link: &network.link,
+            subnets: network.subnets.clone(),
+            internal: network.internal,
+            tunnel: network.tunnel,
+        })?;
+        if sockets.link(&network.link)?.is_none() {
+            sockets.create_bridge(network)?;
+        }
+        let index = sockets.bridge_index(&network.link)?;
+        let doing = || format!("set up bridge {}", network.link);
+        self.host.run(|| host_settings(network)).and_then(|r| r).map_err(Error::kernel(doing()))?;
+        let alias = format!("longshore {} {}", self.name, self.state.root().display());
+        let alias = alias.get(..255).unwrap_or(&alias);
+        let mut batch = vec![link::set_alias(&network.link, alias), link::set_up(index)];
+        batch.extend(network.subnets.iter().map(|s| link::add_address(index, with_address(*s, gateway(*s)))));
+        sockets.route.apply(batch).map_err(|(_, e)| Error::kernel(doing())(e))?;
+        let Some(tunnel) = network.tunnel else { return Ok(()) };
+        let (name, end) = sockets.dig(&network.link, index, tunnel)?;
+        let quiet = self.host.run(|| tunnel_settings(&name)).and_then(|r| r);
+        quiet.and_then(|()| sockets.route.run(link::set_up(end))).map_err(Error::kernel(doing()))
+    }
+
+    pub(super) fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Record> {
+        if self.network.internal && !endpoint.ports.is_empty() {
+            let reason = "it is internal: ports cannot be published".to_owned();
+            return Err(Error::InvalidOption { network: self.name.clone(), reason });
+        }
+        let _lock = self.state.lock()?;
+        let mut sockets = self.sockets();
+        self.make_way(&mut sockets, &endpoint.id)?;
+        let record = self.reserve(endpoint)?;
+        let attached = self.state.save_record(&self.name, &record).and_then(|()| {
+            let record = self.publish(&mut sockets, &record)?;
+            self.plug(&mut sockets, netns, &record)?;
+            Ok(record)
+        });
+        if attached.is_err() {
+            // The first error is the one to tell; what this leaves, the next repair finds.
+            let _ = self.detach(&mut sockets, &endpoint.id);
+        }
+        attached
+    }
+
+    /// An endpoint whose veth died with its network namespace may come again.
+    fn make_way(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
+        match self.state.record(&self.name, id)? {
+            Some(record) if sockets.link(&record.veth)?.is_some() => {
+                Err(Error::EndpointExists { id: id.to_owned(), network: self.name.clone() })
+            }
+            Some(_) => self.detach(sockets, id),
+            None => Ok(()),
+        }
+    }
+
+    fn reserve(&self, endpoint: &Endpoint) -> Result<Record> {
+        let mut record = Record {
+            id: endpoint.id.clone(),
+            veth: hashed("lv", &[&self.network.link, &endpoint.id]),
+            mac: [0; 6],
+            addresses: Vec::new(),
+            ports: endpoint.ports.clone(),
+            names: endpoint.names.clone(),
+        };
+        for subnet in &self.network.subnets {
+            let wanted = endpoint.address.filter(|a| a.is_ipv4() == subnet.addr().is_ipv4());
+            let address = self.ipam.allocate(*subnet, &self.gateways(), &endpoint.id, wanted)?;
+            record.addresses.push(with_address(*subnet, address));
+        }
+        record.mac = mac(record.addresses[0].addr());
+        Ok(record)
+    }
+
+    /// Claims the host ports. One that was left to us is tried until it is free here and in the table.
+    fn publish(&self, sockets: &mut Sockets, record: &Record) -> Result<Record> {
+        const TRIES: usize = 32;
+        let ipv6 = record.addresses.iter().any(|address| address.addr().is_ipv6());
+        let mut tries = 0;
+        loop {
+            let mut chosen = record.clone();
+            chosen.ports =
+                self.host.run(|| choose_ports(&record.ports, ipv6)).map_err(Error::kernel("enter"))??;
+            self.state.save_record(&self.name, &chosen)?;
+            let published = match sockets.publish(self, &chosen) {
+                Err(Error::Kernel { source, .. }) if crate::firewall::missing(&source) => {
+                    self.ensure(sockets)?;
+                    sockets.publish(self, &chosen)
+                }
+                other => other,
+            };
+            tries += 1;
+            match published {
+                Ok(()) => break Ok(chosen),
+                Err(Error::PortAllocated { port, .. })
+                    if tries < TRIES && !record.ports.iter().any(|p| p.host_port == port) => {}
+                Err(error) => break Err(error),
+            }
+        }
+    }
+
+    /// Makes the veth and sets up its end in the container.
+    fn plug(&self, sockets: &mut Sockets, netns: BorrowedFd<'_>, record: &Record) -> Result<()> {
+        let bridge = match sockets.link(&self.network.link)? {
+            Some(link) => link,
+            None => {
+                self.ensure(sockets)?;
+                sockets
+                    .link(&self.network.link)?
+                    .ok_or_else(|| Error::NotFound { name: self.name.clone() })?
+            }
+        };
+        let owner = self.owner(&record.id);
+        let gateways = if self.network.internal { Vec::new() } else { self.gateways() };
+        let route = &mut sockets.route;
+        netns::within(netns, || plug(route, netns, record, &bridge, &owner, &gateways))
+            .and_then(|result| result)
+            .map_err(Error::kernel(format!("connect endpoint `{}` to network `{}`", record.id, self.name)))
+    }
+
+    /// Removes all of an endpoint; goes on after an error, and returns the first.
+    pub(super) fn detach(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
+        let record = self.state.record(&self.name, id)?;
+        let veth = hashed("lv", &[&self.network.link, id]);
+        let unpublished = match &record {
+            Some(record) => sockets.firewall().remove_endpoint(&rules(&self.owner(id), record)),
+            None => sockets.firewall().remove_owner(&self.owner(id)),
+        };
+        let deleted = sockets.delete_link(&veth);
+        let forgotten = record.iter().try_for_each(|record| sockets.forget_connections(record));
+        unpublished.and(deleted).and(forgotten)?;
+        for (address, owner) in self.addresses()? {
+            if owner == id {
+                let subnet = self.network.subnets.iter().find(|subnet| subnet.contains(&address));
+                subnet.map_or(Ok(()), |subnet| self.ipam.release(*subnet, address, id))?;
+            }
+        }
+        self.state.remove_record(&self.name, id)
+    }
+
+    fn addresses(&self) -> Result<Vec<(IpAddr, String)>> {
+        let lists = self.network.subnets.iter().map(|subnet| self.ipam.list(*subnet));
+        Ok(lists.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Every endpoint that state or kernel know.
+    pub(super) fn known(&self, sockets: &mut Sockets) -> Result<Vec<String>> {
+        let mut ids: Vec<_> = self.state.records(&self.name)?.into_iter().map(|record| record.id).collect();
+        ids.extend(self.addresses()?.into_iter().map(|(_, owner)| owner));
+        ids.extend(sockets.firewall().endpoints(&self.network.link)?);
+        let prefix = format!("{}/", self.network.link);
+        let ports = sockets.ports(&self.network.link)?;
+        ids.extend(ports.iter().filter_map(|port| port.alias.strip_prefix(&prefix)).map(str::to_owned));
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Deletes veths of ours that no endpoint owns: a crash may have come before they were tagged.
+    pub(super) fn forget_unowned(&self, sockets: &mut Sockets) -> Result<()> {
+        let records = self.state.records(&self.name)?;
+        for port in sockets.ports(&self.network.link)? {
+            let ours = port.kind == "veth" && port.name.starts_with("lv");
+            if ours && !records.iter().any(|record| record.veth == port.name) {
+                sockets.delete_link(&port.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn rules<'a>(owner: &'a str, record: &'a Record) -> EndpointRules<'a> {
+    EndpointRules {
+        owner,
+        veth: &record.veth,
+        mac: record.mac,
+        addresses: hosts(record),
+        ports: &record.ports,
+    }
+}
+
+pub(crate) fn hosts(record: &Record) -> Vec<IpAddr> {
+    record.addresses.iter().map(IpNet::addr).collect()
+}
+
+fn with_address(subnet: IpNet, address: IpAddr) -> IpNet {
+    IpNet::new_assert(address, subnet.prefix_len())
+}
+
+/// The first address of the subnet is the bridge's.
+pub(crate) fn gateway(subnet: IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + 1).into(),
+        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + 1).into(),
+    }
+}
+
+/// From the address: whoever has an address next has the same MAC, and no neighbour's cache is stale.
+pub(crate) fn mac(address: IpAddr) -> [u8; 6] {
+    let bytes = link::octets(address);
+    let [a, b, c, d] = *bytes.last_chunk().expect("an address has four bytes");
+    [0x02, 0x42, a, b, c, d]
+}

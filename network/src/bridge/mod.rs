@@ -1,0 +1,304 @@
+//! Bridge networks.
+
+mod inner;
+mod settings;
+mod sockets;
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::ipam::{DirIpam, Ipam};
+use crate::lease::Lease;
+use crate::netlink::nft;
+use crate::netns::Host;
+use crate::state::{Network, Record, State, Tunnel, check_name, hashed};
+use crate::{Endpoint, Error, Names, Result};
+pub(crate) use inner::{Inner, mac};
+use inner::{hosts, rules};
+use sockets::{Sockets, tunnel_link};
+
+/// How a bridge network is made.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct BridgeOptions {
+    /// Its subnet; `None` picks a free one of Docker's default pools.
+    pub subnet: Option<Ipv4Net>,
+    /// Its IPv6 subnet, for both kinds of addresses; `None` leaves IPv6 off.
+    pub subnet6: Option<Ipv6Net>,
+    /// No route to the outside.
+    pub internal: bool,
+    /// MTU in bytes; `None` is the default route's.
+    pub mtu: Option<u32>,
+}
+
+impl BridgeOptions {
+    /// Docker's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Sets the subnet.
+    pub fn subnet(mut self, subnet: Ipv4Net) -> Self {
+        self.subnet = Some(subnet);
+        self
+    }
+    /// Sets the IPv6 subnet.
+    pub fn subnet6(mut self, subnet: Ipv6Net) -> Self {
+        self.subnet6 = Some(subnet);
+        self
+    }
+    /// Leaves out the way to the outside.
+    pub fn internal(mut self, internal: bool) -> Self {
+        self.internal = internal;
+        self
+    }
+    /// Sets the MTU in bytes.
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+}
+
+/// A bridge network on this host.
+///
+/// It works on the network namespace in which it was opened, whichever thread uses it. Any number of handles in any number of
+/// processes may use the same state directory at once.
+#[derive(Clone)]
+pub struct Bridge(Arc<Inner>);
+
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge").field("name", &self.0.name).field("network", &self.0.network).finish()
+    }
+}
+
+/// What a repair did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// Endpoints removed.
+    pub removed: Vec<String>,
+    /// Endpoints whose rules were put back.
+    pub restored: Vec<String>,
+}
+
+impl Bridge {
+    /// Opens the network `name`, making bridge, table and address pool if they are not there. `state` is a directory for what the kernel cannot hold.
+    ///
+    /// A network that exists keeps its options; those given must not contradict them.
+    pub fn open(state: impl Into<PathBuf>, name: &str, options: &BridgeOptions) -> Result<Self> {
+        let files = |state: &State| Ok(Box::new(DirIpam::open(state.ip_dir(name))?) as Box<dyn Ipam>);
+        Self::make(&state.into(), name, options, None, files)
+    }
+
+    /// As [`Bridge::open`], with addresses from elsewhere and, for a network of several hosts, a tunnel between them.
+    pub(crate) fn make(
+        state: &Path,
+        name: &str,
+        options: &BridgeOptions,
+        tunnel: Option<Tunnel>,
+        ipam: impl FnOnce(&State) -> Result<Box<dyn Ipam>>,
+    ) -> Result<Self> {
+        check_name("network name", name)?;
+        let state = State::open(state)?;
+        let _lock = state.lock()?;
+        let mut sockets = Sockets::open()?;
+        let host = Host::current().map_err(Error::kernel("find the network namespace"))?;
+        state.forget_other_boots(name)?;
+        let network = match state.network(name)? {
+            Some(network) => {
+                contradiction(&network, options, tunnel).map_or(Ok(()), |reason| {
+                    Err(Error::InvalidOption { network: name.to_owned(), reason })
+                })?;
+                network
+            }
+            None => {
+                // Before anything in the kernel, so that a crash leaves nothing that `list` does not show.
+                let network = Network { tunnel, ..new_network(&state, name, options) };
+                state.save_network(name, &network)?;
+                network
+            }
+        };
+        let network = sockets.settle(&state, name, network)?;
+        let ipam = ipam(&state)?;
+        let name = name.to_owned();
+        let bridge = Self(Arc::new(Inner {
+            host,
+            ipam,
+            name,
+            network,
+            sockets: Mutex::new(sockets),
+            state: state.clone(),
+        }));
+        bridge.0.ensure(&mut bridge.0.sockets())?;
+        Ok(bridge)
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Opens a network that is there, with the options that it was made with.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub fn find(state: impl Into<PathBuf>, name: &str) -> Result<Self> {
+        let directory = state.into();
+        check_name("network name", name)?;
+        if State::open(&directory)?.network(name)?.is_none() {
+            return Err(Error::NotFound { name: name.to_owned() });
+        }
+        Self::open(directory, name, &BridgeOptions::default())
+    }
+
+    /// The names of all networks of a state directory, those included whose making a crash cut short.
+    pub fn list(state: impl Into<PathBuf>) -> Result<Vec<String>> {
+        let state = State::open(&state.into())?;
+        let _lock = state.lock()?;
+        state.networks()
+    }
+
+    /// The network's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The name of the bridge's link on the host.
+    pub fn link(&self) -> &str {
+        &self.0.network.link
+    }
+
+    /// The network's subnets.
+    pub fn subnets(&self) -> &[IpNet] {
+        &self.0.network.subnets
+    }
+
+    /// The address of the bridge, by which endpoints reach the outside; none if the network is internal.
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.0.gateways().first().copied().filter(|_| !self.0.network.internal)
+    }
+
+    /// Puts the network namespace on the bridge: veth, address, routes, published ports.
+    ///
+    /// # Errors
+    /// [`Error::PortAllocated`] and [`Error::AddressInUse`] before anything was changed. On any other error too nothing stays behind.
+    pub fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Lease> {
+        let mut endpoint = endpoint.clone();
+        if endpoint.id.is_empty() {
+            endpoint.id = format!("{:032x}", u128::from_ne_bytes(crate::random()));
+        }
+        check_name("endpoint id", &endpoint.id)?;
+        endpoint.names.iter().try_for_each(|name| check_name("dns name", name))?;
+        let record = self.0.attach(netns, &endpoint)?;
+        Ok(Lease::new(self.clone(), record))
+    }
+
+    /// Detaches by endpoint ID, whatever is left of it (after a crash too). An endpoint that is not there is no error.
+    pub fn detach(&self, id: &str) -> Result<()> {
+        check_name("endpoint id", id)?;
+        let _lock = self.0.state.lock()?;
+        self.0.detach(&mut self.0.sockets(), id)
+    }
+
+    /// Removes every endpoint that is not in `valid`, and mends what someone flushed.
+    pub fn repair(&self, valid: &[&str]) -> Result<Repaired> {
+        let inner = &self.0;
+        let _lock = inner.state.lock()?;
+        let mut sockets = inner.sockets();
+        inner.ensure(&mut sockets)?;
+        inner.state.remove_half_written(&inner.name)?;
+        let mut repaired = Repaired { removed: inner.known(&mut sockets)?, ..Repaired::default() };
+        repaired.removed.retain(|id| !valid.contains(&id.as_str()));
+        for id in &repaired.removed {
+            inner.detach(&mut sockets, id)?;
+        }
+        inner.forget_unowned(&mut sockets)?;
+        for record in inner.state.records(&inner.name)? {
+            if sockets.firewall().restore(&rules(&inner.owner(&record.id), &record))? {
+                repaired.restored.push(record.id);
+            }
+        }
+        Ok(repaired)
+    }
+
+    /// Removes bridge, table and state. Endpoints must be gone.
+    pub fn remove(self) -> Result<()> {
+        let inner = &self.0;
+        let _lock = inner.state.lock()?;
+        let endpoints = inner.state.records(&inner.name)?.len();
+        if endpoints > 0 {
+            return Err(Error::NetworkInUse { network: inner.name.clone(), endpoints });
+        }
+        let mut sockets = inner.sockets();
+        // The tunnel's end while rules still guard it.
+        inner.network.tunnel.map_or(Ok(()), |_| sockets.delete_link(&tunnel_link(&inner.network.link)))?;
+        sockets.delete_link(&inner.network.link)?;
+        sockets.firewall().remove_network(&inner.network.link)?;
+        inner.state.remove_network(&inner.name)
+    }
+
+    /// What keeps packets from passing although all that is this network's is right: base chains of others that drop what is forwarded
+    /// unless told otherwise, as `family table chain`. A packet must pass every table, so nothing here can overrule them. Docker
+    /// makes such a chain on purpose. Rules of the legacy `iptables` back end cannot be seen.
+    pub fn obstacles(&self) -> Result<Vec<String>> {
+        let chains = self.0.sockets().filter.dump(&nft::list_chains(), nft::parse_forward_drop);
+        chains.map_err(Error::kernel("list nf_tables chains"))
+    }
+
+    /// The IDs of the attached endpoints.
+    pub fn endpoints(&self) -> Result<Vec<String>> {
+        let records = self.0.state.records(&self.0.name)?;
+        Ok(records.into_iter().map(|record| record.id).collect())
+    }
+}
+
+/// What is asked for that the network is not.
+fn contradiction(network: &Network, options: &BridgeOptions, tunnel: Option<Tunnel>) -> Option<String> {
+    if let Some(subnet) = asked(options).into_iter().find(|subnet| !network.subnets.contains(subnet)) {
+        let own: Vec<_> = network.subnets.iter().map(ToString::to_string).collect();
+        return Some(format!("its subnets are {}, without {subnet}", own.join(" and ")));
+    }
+    if tunnel != network.tunnel {
+        return Some("it is another kind of network, or a tunnel with other ends".to_owned());
+    }
+    (options.internal && !network.internal).then(|| "it is not internal".to_owned())
+}
+
+fn asked(options: &BridgeOptions) -> Vec<IpNet> {
+    let v4 = options.subnet.iter().map(|subnet| IpNet::V4(subnet.trunc()));
+    v4.chain(options.subnet6.iter().map(|subnet| IpNet::V6(subnet.trunc()))).collect()
+}
+
+fn new_network(state: &State, name: &str, options: &BridgeOptions) -> Network {
+    Network {
+        link: hashed("ls-", &[&state.root().to_string_lossy(), name]),
+        subnets: asked(options),
+        chosen: options.subnet.is_none(),
+        internal: options.internal,
+        mtu: options.mtu,
+        tunnel: None,
+    }
+}
+
+/// The endpoints' names and IDs; whichever process attached them.
+impl Names for Bridge {
+    fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let named = |record: &&Record| {
+            record.id.eq_ignore_ascii_case(name) || record.names.iter().any(|n| n.eq_ignore_ascii_case(name))
+        };
+        let addresses: Vec<_> = records.iter().filter(named).flat_map(hosts).collect();
+        (!addresses.is_empty()).then_some(addresses)
+    }
+    fn name(&self, address: IpAddr) -> Option<String> {
+        let records = self.0.state.records(&self.0.name).ok()?;
+        let record = records.into_iter().find(|record| hosts(record).contains(&address))?;
+        Some(record.names.into_iter().next().unwrap_or(record.id))
+    }
+    fn covers(&self, address: IpAddr) -> bool {
+        self.0.network.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
+}
