@@ -34,7 +34,8 @@ impl Archive {
         (&mut file).take(1024).read_to_end(&mut head).map_err(fail)?;
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
-        let unsupported = |what: &str| Err(Error::Unsupported { line, feature: format!("ADD of an archive in {what}") });
+        let unsupported =
+            |what: &str| Err(Error::Unsupported { line, feature: format!("ADD of an archive in {what}") });
         let inflated: Box<dyn Read> = match head.as_slice() {
             [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(file)),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::new(file).map_err(fail)?),
@@ -60,18 +61,25 @@ impl Archive {
 fn is_tar(head: &[u8]) -> bool {
     let Some(block) = head.first_chunk::<512>() else { return false };
     let header = tar::Header::from_byte_slice(block);
-    let sum: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+    let sum: u32 =
+        block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
     header.cksum().is_ok_and(|c| c == sum) && block[0] != 0
 }
 
 /// Takes a stream into memory that can be seeked in; the digest is in hexadecimal.
-pub(crate) fn spool(body: Box<dyn Read + Send>, limit: u64, check: &dyn Fn() -> Result<()>) -> Result<(File, String)> {
+pub(crate) fn spool(
+    body: Box<dyn Read + Send>,
+    limit: u64,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<(File, String)> {
     spool_from(body, limit, check)
 }
 
 fn spool_from(mut body: impl Read, limit: u64, check: &dyn Fn() -> Result<()>) -> Result<(File, String)> {
     let fail = |e: std::io::Error| Error::io("temporary file", e);
-    let mut file = File::from(rustix::fs::memfd_create("longshore-build", MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?);
+    let mut file = File::from(
+        rustix::fs::memfd_create("longshore-build", MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
+    );
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
     let mut total = 0;
@@ -92,8 +100,14 @@ fn spool_from(mut body: impl Read, limit: u64, check: &dyn Fn() -> Result<()>) -
     Ok((file, crate::keys::hex(&hash.finalize())))
 }
 
-/// Adds all members below the destination, which becomes a directory.
-pub(crate) fn extract(archive: Archive, changes: &mut Changes<'_>, target: &Target, check: &dyn Fn() -> Result<()>) -> Result<()> {
+/// Adds all members below the destination, which becomes a directory. Members keep their own owners and modes, whatever
+/// `--chown` and `--chmod` say: those are for the directories that have to be made, as in BuildKit.
+pub(crate) fn extract(
+    archive: Archive,
+    changes: &mut Changes<'_>,
+    target: &Target,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let (dest, _) = resolve(changes, Path::new(&target.dest), true)?;
     changes.make_dirs(&dest, target.owner.unwrap_or((0, 0)))?;
     let Archive { file, name } = archive;
@@ -103,10 +117,13 @@ pub(crate) fn extract(archive: Archive, changes: &mut Changes<'_>, target: &Targ
     for (count, entry) in reader.entries_with_seek().map_err(fail)?.enumerate() {
         check()?;
         if count > MAX_MEMBERS {
-            return Err(Error::TooLarge { what: format!("number of members of {}", name.display()), limit: MAX_MEMBERS as u64 });
+            return Err(Error::TooLarge {
+                what: format!("number of members of {}", name.display()),
+                limit: MAX_MEMBERS as u64,
+            });
         }
         let mut entry = entry.map_err(fail)?;
-        member(&mut entry, &dest, changes, target, &bytes, &name)?;
+        member(&mut entry, &dest, changes, &bytes, &name)?;
     }
     Ok(())
 }
@@ -115,20 +132,21 @@ fn member<R: Read>(
     entry: &mut tar::Entry<'_, R>,
     dest: &Path,
     changes: &mut Changes<'_>,
-    target: &Target,
     bytes: &Arc<File>,
     name: &Path,
 ) -> Result<()> {
     let fail = |e| Error::io(name, e);
     let path = entry.path().map_err(fail)?.into_owned();
     let Some(rel) = inside(&path) else {
-        return Err(fail(std::io::Error::other(format!("member {} points out of the archive", path.display()))));
+        return Err(fail(std::io::Error::other(format!(
+            "member {} points out of the archive",
+            path.display()
+        ))));
     };
     let Some(file_name) = rel.file_name() else { return Ok(()) };
     // Parents are resolved in the root: a link among the members leads nowhere else.
     let (parent, _) = resolve(changes, &dest.join(rel.parent().unwrap_or(Path::new(""))), true)?;
-    let owner = target.owner;
-    changes.make_dirs(&parent, owner.unwrap_or((0, 0)))?;
+    changes.make_dirs(&parent, (0, 0))?;
     let real = parent.join(file_name);
     let header = entry.header().clone();
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -146,16 +164,16 @@ fn member<R: Read>(
             let device = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default).map_err(fail);
             let rdev = rustix::fs::makedev(device(header.device_major())?, device(header.device_minor())?);
             let is_char = header.entry_type() == tar::EntryType::Char;
-            NodeKind::Device { kind: if is_char { FileType::CharacterDevice } else { FileType::BlockDevice }, rdev }
+            NodeKind::Device {
+                kind: if is_char { FileType::CharacterDevice } else { FileType::BlockDevice },
+                rdev,
+            }
         }
         _ => return Ok(()),
     };
     let is_dir = matches!(kind, NodeKind::Dir);
-    let (uid, gid) = match owner {
-        Some(owner) => owner,
-        None => (number(header.uid().map_err(fail)?), number(header.gid().map_err(fail)?)),
-    };
-    let mode = target.mode_of(header.mode().map_err(fail)? & 0o7777, is_dir);
+    let (uid, gid) = (number(header.uid().map_err(fail)?), number(header.gid().map_err(fail)?));
+    let mode = header.mode().map_err(fail)? & 0o7777;
     let mtime = i64::try_from(header.mtime().map_err(fail)?).unwrap_or(0);
     let real = replaced(changes, real, is_dir)?;
     changes.put(real, Node { kind, mode, uid, gid, mtime, xattrs })
@@ -187,19 +205,32 @@ fn inside(path: &Path) -> Option<PathBuf> {
 
 fn link<R: Read>(entry: &tar::Entry<'_, R>, name: &Path) -> Result<PathBuf> {
     let target = entry.link_name().map_err(|e| Error::io(name, e))?;
-    target.map(std::borrow::Cow::into_owned).ok_or_else(|| Error::io(name, std::io::Error::other("link without a target")))
+    target
+        .map(std::borrow::Cow::into_owned)
+        .ok_or_else(|| Error::io(name, std::io::Error::other("link without a target")))
 }
 
-fn hardlink<R: Read>(entry: &tar::Entry<'_, R>, dest: &Path, real: PathBuf, changes: &mut Changes<'_>, name: &Path) -> Result<()> {
+fn hardlink<R: Read>(
+    entry: &tar::Entry<'_, R>,
+    dest: &Path,
+    real: PathBuf,
+    changes: &mut Changes<'_>,
+    name: &Path,
+) -> Result<()> {
     let target = link(entry, name)?;
     let fail = |m: String| Error::io(name, std::io::Error::other(m));
-    let rel = inside(&target).ok_or_else(|| fail(format!("link to {} points out of the archive", target.display())))?;
+    let rel = inside(&target)
+        .ok_or_else(|| fail(format!("link to {} points out of the archive", target.display())))?;
     let (first, _) = resolve(changes, &dest.join(rel), false)?;
     let Some(node) = changes.node(&first).filter(|n| !matches!(n.kind, NodeKind::Dir)).cloned() else {
         return Err(fail(format!("link to {}, which is not in the archive", target.display())));
     };
     // A layer's links must come after what they point to; where they sort before, the content is written twice.
-    let kind = if first < real && matches!(node.kind, NodeKind::File { .. }) { NodeKind::Hardlink(first) } else { node.kind.clone() };
+    let kind = if first < real && matches!(node.kind, NodeKind::File { .. }) {
+        NodeKind::Hardlink(first)
+    } else {
+        node.kind.clone()
+    };
     changes.put(real, Node { kind, ..node })
 }
 
@@ -208,7 +239,9 @@ fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<(String, Vec<u8>
     let mut out = Vec::new();
     for e in extensions.flatten() {
         let name = e.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr."));
-        if let Some(n) = name.filter(|n| *n == "security.capability" || n.starts_with("user.") && !n.starts_with("user.overlay.")) {
+        if let Some(n) = name.filter(|n| {
+            *n == "security.capability" || n.starts_with("user.") && !n.starts_with("user.overlay.")
+        }) {
             out.push((n.to_owned(), e.value_bytes().to_vec()));
         }
     }
@@ -228,7 +261,9 @@ pub(crate) fn place_file(
     let (mut real, found) = target.prepare(changes)?;
     if found == Some(Found::Dir) {
         let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes())).file_name();
-        real.push(name.ok_or_else(|| Error::io(&real, std::io::Error::other("the address has no file name")))?);
+        real.push(
+            name.ok_or_else(|| Error::io(&real, std::io::Error::other("the address has no file name")))?,
+        );
     }
     let (uid, gid) = target.owner.unwrap_or((0, 0));
     let kind = NodeKind::File { content, size };

@@ -12,7 +12,9 @@ use crate::plan::{Base, Plan};
 use crate::state::State;
 use crate::steps::{Message, Shared, resolve, run_stage};
 use crate::syntax::{self, Dockerfile};
-use crate::{BuildCache, BuildEvent, BuildOptions, Built, Context, Error, Executor, Fetcher, Resolver, Result, lint};
+use crate::{
+    BuildCache, BuildEvent, BuildOptions, Built, Context, Error, Executor, Fetcher, Resolver, Result, lint,
+};
 
 /// How long it takes at most until a raised cancel flag is seen.
 const TICK: Duration = Duration::from_millis(20);
@@ -60,7 +62,14 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`Error::Parse`] and [`Error::Instruction`] before anything runs, [`Error::Run`] for a command that fails, and the others of
     /// [`Error`]; the first one that occurs, when stages fail together.
-    pub fn build(&self, dockerfile: &str, context: &Context, options: &BuildOptions, events: Events<'_>, ctx: Ctx<'_>) -> Result<Built> {
+    pub fn build(
+        &self,
+        dockerfile: &str,
+        context: &Context,
+        options: &BuildOptions,
+        events: Events<'_>,
+        ctx: Ctx<'_>,
+    ) -> Result<Built> {
         let file = syntax::parse(dockerfile);
         for warning in lint::lint(&file) {
             events(BuildEvent::Warning { line: warning.line, message: &warning.to_string() });
@@ -99,10 +108,19 @@ impl<'a> Builder<'a> {
     }
 
     /// Looks up the images that required stages stand on, and puts their triggers into the plan.
-    fn bases(&self, file: &Dockerfile, plan: &mut Plan, options: &BuildOptions, events: Events<'_>, ctx: Ctx<'_>) -> Result<HashMap<usize, Image>> {
+    fn bases(
+        &self,
+        file: &Dockerfile,
+        plan: &mut Plan,
+        options: &BuildOptions,
+        events: Events<'_>,
+        ctx: Ctx<'_>,
+    ) -> Result<HashMap<usize, Image>> {
         let mut bases: HashMap<usize, Image> = HashMap::new();
         // Triggers may need more stages.
-        while let Some(stage) = plan.required.iter().copied().find(|s| needs_image(plan, *s) && !bases.contains_key(s)) {
+        while let Some(stage) =
+            plan.required.iter().copied().find(|s| needs_image(plan, *s) && !bases.contains_key(s))
+        {
             ctx.check()?;
             let Base::Image(name) = plan.stages[stage].base.clone() else { break };
             events(BuildEvent::Resolving { name: &name });
@@ -136,7 +154,8 @@ impl<'a> Builder<'a> {
         spec.layers = layers;
         spec.names.clone_from(&options.tags);
         let image = self.store.create_image(&spec)?;
-        let (executed, cached) = (shared.executed.load(Ordering::Relaxed), shared.cached.load(Ordering::Relaxed));
+        let (executed, cached) =
+            (shared.executed.load(Ordering::Relaxed), shared.cached.load(Ordering::Relaxed));
         Ok(Built { image, executed, cached })
     }
 }
@@ -152,7 +171,9 @@ fn needs_image(plan: &Plan, stage: usize) -> bool {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
 }
 
 /// Runs all required stages, each when those that it needs are done. This thread tells the events.
@@ -198,7 +219,11 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
         let ready: Vec<usize> = {
             let done = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
             let stages = &self.shared.plan.stages;
-            self.waiting.iter().copied().filter(|s| stages[*s].deps.iter().all(|d| done.contains_key(d))).collect()
+            self.waiting
+                .iter()
+                .copied()
+                .filter(|s| stages[*s].deps.iter().all(|d| done.contains_key(d)))
+                .collect()
         };
         for stage in ready.into_iter().take(self.jobs.saturating_sub(self.running)) {
             self.waiting.remove(&stage);
@@ -232,7 +257,11 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
         self.running -= 1;
         match result {
             Ok(state) => {
-                self.shared.done.lock().unwrap_or_else(PoisonError::into_inner).insert(stage, Arc::new(state));
+                self.shared
+                    .done
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(stage, Arc::new(state));
                 if self.failed.is_none() {
                     self.start();
                 }
@@ -249,7 +278,9 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
 
 fn tell(message: Message, total: usize, events: Events<'_>) {
     match message {
-        Message::Started { step, instruction } => events(BuildEvent::Started { step, total, instruction: &instruction }),
+        Message::Started { step, instruction } => {
+            events(BuildEvent::Started { step, total, instruction: &instruction })
+        }
         Message::Cached { step } => events(BuildEvent::Cached { step }),
         Message::Output { step, bytes } => events(BuildEvent::Output { step, bytes: &bytes }),
         Message::Finished { step, elapsed } => events(BuildEvent::Finished { step, elapsed }),

@@ -47,7 +47,10 @@ impl FileCache {
 impl BuildCache for FileCache {
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, BoxError> {
         match std::fs::read(self.path(key)) {
-            Ok(bytes) => Ok(bytes.split_at_checked(32).filter(|(sum, v)| Sha256::digest(v).as_slice() == *sum).map(|(_, v)| v.to_vec())),
+            Ok(bytes) => Ok(bytes
+                .split_at_checked(32)
+                .filter(|(sum, v)| Sha256::digest(v).as_slice() == *sum)
+                .map(|(_, v)| v.to_vec())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -55,7 +58,11 @@ impl BuildCache for FileCache {
 
     fn put(&self, key: &str, value: &[u8]) -> Result<(), BoxError> {
         let path = self.path(key);
-        let temporary = path.with_extension(format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+        let temporary = path.with_extension(format!(
+            "{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        ));
         Self::write(&path, &temporary, value).map_err(|e| {
             let _ = std::fs::remove_file(&temporary);
             e.into()
@@ -99,7 +106,11 @@ pub fn conformance(cache: &dyn BuildCache) {
     cache.put("a", b"1").expect("put works");
     assert_eq!(get("a").as_deref(), Some(&b"1"[..]), "what was put is there");
     cache.put("a", b"").expect("put works twice");
-    assert_eq!(get("a").as_deref(), Some(&b""[..]), "a later value takes the place of an earlier one, an empty one too");
+    assert_eq!(
+        get("a").as_deref(),
+        Some(&b""[..]),
+        "a later value takes the place of an earlier one, an empty one too"
+    );
     for key in ["", "/", "../x", "a/b", "\0", &"k".repeat(10_000)] {
         cache.put(key, key.as_bytes()).expect("any text is a key");
         assert_eq!(get(key).as_deref(), Some(key.as_bytes()), "any text is a key");
@@ -114,7 +125,10 @@ pub fn conformance(cache: &dyn BuildCache) {
                     cache.put("shared", &[n; 1000]).expect("put works from threads");
                     cache.put(&format!("{n}-{i}"), &[n, i]).expect("put works from threads");
                     let seen = cache.get("shared").expect("get works from threads").expect("it was put");
-                    assert!(seen.len() == 1000 && seen.iter().all(|b| *b == seen[0]), "a value is never torn");
+                    assert!(
+                        seen.len() == 1000 && seen.iter().all(|b| *b == seen[0]),
+                        "a value is never torn"
+                    );
                 }
             });
         }

@@ -35,11 +35,17 @@ pub(crate) enum Content {
 #[derive(Clone, Debug)]
 pub(crate) enum NodeKind {
     Dir,
-    File { content: Content, size: u64 },
+    File {
+        content: Content,
+        size: u64,
+    },
     Link(PathBuf),
     /// To a path of the same layer.
     Hardlink(PathBuf),
-    Device { kind: FileType, rdev: u64 },
+    Device {
+        kind: FileType,
+        rdev: u64,
+    },
     Fifo,
 }
 
@@ -115,16 +121,25 @@ impl<'a> Changes<'a> {
     pub(crate) fn put(&mut self, path: PathBuf, node: Node) -> Result<()> {
         // In a layer such a name would delete a file.
         if path.file_name().is_some_and(|n| n.as_bytes().starts_with(b".wh.")) {
-            return Err(Error::io(format!("/{}", path.display()), io::Error::other("a layer cannot hold a name that begins with .wh.")));
+            return Err(Error::io(
+                format!("/{}", path.display()),
+                io::Error::other("a layer cannot hold a name that begins with .wh."),
+            ));
         }
         let found = self.at(&path)?;
         let new_is_dir = matches!(node.kind, NodeKind::Dir);
         match found {
             Some(Found::Dir) if !new_is_dir => {
-                return Err(Error::io(format!("/{}", path.display()), io::Error::other("cannot replace directory with file")));
+                return Err(Error::io(
+                    format!("/{}", path.display()),
+                    io::Error::other("cannot replace directory with file"),
+                ));
             }
             Some(f) if new_is_dir && f != Found::Dir => {
-                return Err(Error::io(format!("/{}", path.display()), io::Error::other("cannot copy to non-directory")));
+                return Err(Error::io(
+                    format!("/{}", path.display()),
+                    io::Error::other("cannot copy to non-directory"),
+                ));
             }
             _ => {}
         }
@@ -149,7 +164,8 @@ impl<'a> Changes<'a> {
                 if self.nodes.contains_key(parent) || parents.contains_key(parent) {
                     break;
                 }
-                let entry = self.base.entry(parent)?.ok_or_else(|| Error::io(parent, rustix::io::Errno::NOENT))?;
+                let entry =
+                    self.base.entry(parent)?.ok_or_else(|| Error::io(parent, rustix::io::Errno::NOENT))?;
                 parents.insert(parent.to_path_buf(), Node::existing(&entry));
             }
         }
@@ -180,7 +196,13 @@ struct Body {
 
 impl TarStream {
     pub(crate) fn new(nodes: Vec<(PathBuf, Node)>) -> Self {
-        Self { nodes: nodes.into_iter(), buffer: io::Cursor::default(), body: None, done: false, failed: None }
+        Self {
+            nodes: nodes.into_iter(),
+            buffer: io::Cursor::default(),
+            body: None,
+            done: false,
+            failed: None,
+        }
     }
 
     /// The error behind a failed read.
@@ -303,7 +325,8 @@ fn header(path: &Path, node: &Node) -> Result<Vec<u8>> {
         NodeKind::Hardlink(t) => (tar::EntryType::Link, Some(t)),
         NodeKind::Fifo => (tar::EntryType::Fifo, None),
         NodeKind::Device { kind, rdev } => {
-            let kind = if *kind == FileType::BlockDevice { tar::EntryType::Block } else { tar::EntryType::Char };
+            let kind =
+                if *kind == FileType::BlockDevice { tar::EntryType::Block } else { tar::EntryType::Char };
             let bad = |e| Error::io(path, e);
             h.set_device_major(rustix::fs::major(*rdev)).map_err(bad)?;
             h.set_device_minor(rustix::fs::minor(*rdev)).map_err(bad)?;
@@ -423,7 +446,14 @@ mod tests {
         let base = Tree::empty();
         let mut changes = Changes::new(&base, 0);
         let content = Content::Tree { tree, path: "f".into(), mtime: (1, 1) };
-        let node = Node { kind: NodeKind::File { content, size: 3 }, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: vec![] };
+        let node = Node {
+            kind: NodeKind::File { content, size: 3 },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: vec![],
+        };
         changes.put("f".into(), node).unwrap();
         let mut stream = TarStream::new(changes.finish().unwrap());
         assert!(io::copy(&mut stream, &mut io::sink()).is_err());

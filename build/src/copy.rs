@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
+use crate::Result;
 use crate::changes::{Changes, Content, Node, NodeKind};
 use crate::select::{Item, Match, Source};
-use crate::Result;
 use crate::tree::{Found, resolve};
 
 /// How files are put down.
@@ -81,13 +81,16 @@ struct Placer<'c, 'b, 's> {
 impl Placer<'_, '_, '_> {
     fn put(&mut self, path: PathBuf, item: &Item) -> Result<()> {
         let s = &item.entry.stat;
-        let owner = self.target.owner.unwrap_or(if self.source.owners { (s.st_uid, s.st_gid) } else { (0, 0) });
+        let owner =
+            self.target.owner.unwrap_or(if self.source.owners { (s.st_uid, s.st_gid) } else { (0, 0) });
         let kind = match item.entry.kind {
             FileType::Directory => NodeKind::Dir,
             FileType::Symlink => NodeKind::Link(item.link.clone().unwrap_or_default()),
             FileType::RegularFile => self.file(&path, item),
             FileType::Fifo => NodeKind::Fifo,
-            FileType::CharacterDevice | FileType::BlockDevice => NodeKind::Device { kind: item.entry.kind, rdev: s.st_rdev },
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                NodeKind::Device { kind: item.entry.kind, rdev: s.st_rdev }
+            }
             _ => return Ok(()),
         };
         let mode = match kind {
@@ -107,7 +110,11 @@ impl Placer<'_, '_, '_> {
             }
             self.inodes.insert((s.st_dev, s.st_ino), path.to_path_buf());
         }
-        let content = Content::Tree { tree: self.source.tree.clone(), path: item.path.clone(), mtime: item.entry.mtime() };
+        let content = Content::Tree {
+            tree: self.source.tree.clone(),
+            path: item.path.clone(),
+            mtime: item.entry.mtime(),
+        };
         NodeKind::File { content, size: item.entry.size() }
     }
 }
@@ -128,7 +135,11 @@ pub(crate) enum ModeChange {
 
 impl ModeChange {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let bad = || format!("invalid chmod parameter: '{text}'. It should be octal string and between 0 and 07777, or symbolic");
+        let bad = || {
+            format!(
+                "invalid chmod parameter: '{text}'. It should be octal string and between 0 and 07777, or symbolic"
+            )
+        };
         if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {
             return u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).map(Self::Set).ok_or_else(bad);
         }
@@ -140,7 +151,8 @@ impl ModeChange {
             while let Some(operator) = rest.chars().next() {
                 let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |n| n + 1);
                 let what = &rest[1..end];
-                if !who.chars().all(|c| "ugoa".contains(c)) || !what.chars().all(|c| "rwxXstugo".contains(c)) {
+                if !who.chars().all(|c| "ugoa".contains(c)) || !what.chars().all(|c| "rwxXstugo".contains(c))
+                {
                     return Err(bad());
                 }
                 symbols.push((who.to_owned(), operator, what.to_owned()));
@@ -158,7 +170,8 @@ impl ModeChange {
         let mut mode = mode;
         for (who, operator, what) in symbols {
             let has = |c: char| who.contains(c) || who.contains('a');
-            let places: Vec<u32> = [('u', 6), ('g', 3), ('o', 0)].into_iter().filter(|(c, _)| has(*c)).map(|(_, s)| s).collect();
+            let places: Vec<u32> =
+                [('u', 6), ('g', 3), ('o', 0)].into_iter().filter(|(c, _)| has(*c)).map(|(_, s)| s).collect();
             let mut bits = 0;
             for c in what.chars() {
                 let of = |n: u32| (mode >> n) & 7;

@@ -54,7 +54,12 @@ impl DigestCache {
     }
 
     /// One digest per item, `None` for what has no content. Files are read by two threads at most: the disk is the limit.
-    pub(crate) fn of_files(&self, tree: &Tree, items: &[&Item], check: &dyn Fn() -> Result<()>) -> Result<Vec<Option<[u8; 32]>>> {
+    pub(crate) fn of_files(
+        &self,
+        tree: &Tree,
+        items: &[&Item],
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Vec<Option<[u8; 32]>>> {
         let mut sums: Vec<Option<[u8; 32]>> = vec![None; items.len()];
         let mut missing = Vec::new();
         {
@@ -69,7 +74,9 @@ impl DigestCache {
         for batch in missing.chunks(512) {
             check()?;
             let (a, b) = batch.split_at(if batch.len() < 8 { batch.len() } else { batch.len() / 2 });
-            let read = |part: &[usize]| part.iter().map(|i| Ok((*i, sum(tree, items[*i])?))).collect::<Result<Vec<_>>>();
+            let read = |part: &[usize]| {
+                part.iter().map(|i| Ok((*i, sum(tree, items[*i])?))).collect::<Result<Vec<_>>>()
+            };
             let (first, second) = if b.is_empty() {
                 (read(a), Ok(Vec::new()))
             } else {
@@ -87,7 +94,11 @@ impl DigestCache {
     }
 
     fn learn(&self, stat: &Stat, sum: [u8; 32]) {
-        let ctime = UNIX_EPOCH + Duration::new(u64::try_from(stat.st_ctime).unwrap_or(0), u32::try_from(stat.st_ctime_nsec).unwrap_or(0));
+        let ctime = UNIX_EPOCH
+            + Duration::new(
+                u64::try_from(stat.st_ctime).unwrap_or(0),
+                u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+            );
         if SystemTime::now().duration_since(ctime).is_ok_and(|age| age > SETTLED) {
             self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key(stat), sum);
             self.changed.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +108,16 @@ impl DigestCache {
 
 fn key(s: &Stat) -> Key {
     let n = |v: i64| v.cast_unsigned();
-    [s.st_dev, s.st_ino, n(s.st_size), n(s.st_mtime), s.st_mtime_nsec.try_into().unwrap_or(0), n(s.st_ctime), s.st_ctime_nsec.try_into().unwrap_or(0), s.st_mode.into()]
+    [
+        s.st_dev,
+        s.st_ino,
+        n(s.st_size),
+        n(s.st_mtime),
+        s.st_mtime_nsec.try_into().unwrap_or(0),
+        n(s.st_ctime),
+        s.st_ctime_nsec.try_into().unwrap_or(0),
+        s.st_mode.into(),
+    ]
 }
 
 /// Over content, and xattrs where there are any.

@@ -136,7 +136,14 @@ struct Run<'e, 'a> {
 
 impl<'e, 'a> Run<'e, 'a> {
     fn new(options: &'e Expander<'a>, text: &str) -> Self {
-        Self { options, chars: text.chars().collect(), at: 0, out: Out::default(), undefined: BTreeSet::new(), depth: 0 }
+        Self {
+            options,
+            chars: text.chars().collect(),
+            at: 0,
+            out: Out::default(),
+            undefined: BTreeSet::new(),
+            depth: 0,
+        }
     }
 
     fn peek(&self) -> Option<char> {
@@ -181,7 +188,8 @@ impl<'e, 'a> Run<'e, 'a> {
     }
 
     fn escapes(&self) -> bool {
-        !self.options.heredoc || self.chars.get(self.at + 1).is_some_and(|c| *c == '$' || *c == self.options.escape)
+        !self.options.heredoc
+            || self.chars.get(self.at + 1).is_some_and(|c| *c == '$' || *c == self.options.escape)
     }
 
     fn escaped(&mut self) {
@@ -205,7 +213,11 @@ impl<'e, 'a> Run<'e, 'a> {
         self.out.raw(if keep { "'" } else { "" });
         loop {
             match self.next() {
-                None => return Err("unexpected end of statement while looking for matching single-quote".to_owned()),
+                None => {
+                    return Err(
+                        "unexpected end of statement while looking for matching single-quote".to_owned()
+                    );
+                }
                 Some('\'') => {
                     self.out.raw(if keep { "'" } else { "" });
                     return Ok(());
@@ -222,7 +234,11 @@ impl<'e, 'a> Run<'e, 'a> {
         self.out.raw(if keep { "\"" } else { "" });
         loop {
             match self.peek() {
-                None => return Err("unexpected end of statement while looking for matching double-quote".to_owned()),
+                None => {
+                    return Err(
+                        "unexpected end of statement while looking for matching double-quote".to_owned()
+                    );
+                }
                 Some('"') => {
                     self.at += 1;
                     self.out.raw(if keep { "\"" } else { "" });
@@ -235,7 +251,10 @@ impl<'e, 'a> Run<'e, 'a> {
                 Some(c) if c == escape => {
                     self.at += 1;
                     match self.next() {
-                        None => return Err("unexpected end of statement while looking for matching double-quote".to_owned()),
+                        None => {
+                            return Err("unexpected end of statement while looking for matching double-quote"
+                                .to_owned());
+                        }
                         // Inside double quotes the escape character only hides these three.
                         Some(c) if c == '"' || c == '$' || c == escape => {
                             if self.options.keep_escapes {
@@ -268,7 +287,11 @@ impl<'e, 'a> Run<'e, 'a> {
         let name = self.name();
         let Some(c) = self.next() else { return Err("syntax error: missing '}'".to_owned()) };
         if name.is_empty() {
-            return Err(if c == '}' { "syntax error: empty \"${}\"".to_owned() } else { format!("syntax error: bad substitution at '{c}'") });
+            return Err(if c == '}' {
+                "syntax error: empty \"${}\"".to_owned()
+            } else {
+                format!("syntax error: bad substitution at '{c}'")
+            });
         }
         match c {
             '}' => Ok(self.plain(&name, &format!("${{{name}}}"))),
@@ -299,8 +322,14 @@ impl<'e, 'a> Run<'e, 'a> {
         let start = self.at;
         match self.peek() {
             Some(c) if c.is_ascii_digit() => self.skip(|c| c.is_ascii_digit()),
-            Some(c) if c.is_ascii_alphabetic() || c == '_' => self.skip(|c| c.is_ascii_alphanumeric() || c == '_'),
-            Some('@' | '*' | '#' | '?' | '-' | '!' | '$') if self.depth == 0 && self.at > 0 && self.chars[self.at - 1] == '$' => self.at += 1,
+            Some(c) if c.is_ascii_alphabetic() || c == '_' => {
+                self.skip(|c| c.is_ascii_alphanumeric() || c == '_')
+            }
+            Some('@' | '*' | '#' | '?' | '-' | '!' | '$')
+                if self.depth == 0 && self.at > 0 && self.chars[self.at - 1] == '$' =>
+            {
+                self.at += 1
+            }
             _ => {}
         }
         self.chars[start..self.at].iter().collect()
@@ -320,7 +349,10 @@ impl<'e, 'a> Run<'e, 'a> {
             (_, Some(value)) => Ok(value),
             ('-', None) => Ok(word),
             (_, None) if !word.is_empty() => Err(format!("{name}: {word}")),
-            (_, None) => Err(format!("{name}: is not allowed to be {}", if empty_is_unset { "empty" } else { "unset" })),
+            (_, None) => Err(format!(
+                "{name}: is not allowed to be {}",
+                if empty_is_unset { "empty" } else { "unset" }
+            )),
         }
     }
 
@@ -425,7 +457,11 @@ impl Pattern {
     }
 
     fn check(&self, text: usize) -> Result<(), String> {
-        if self.0.len().saturating_mul(text) > MAX_PATTERN_WORK { Err("pattern and value are too long".to_owned()) } else { Ok(()) }
+        if self.0.len().saturating_mul(text) > MAX_PATTERN_WORK {
+            Err("pattern and value are too long".to_owned())
+        } else {
+            Ok(())
+        }
     }
 
     /// Length of the shortest or longest prefix that matches. Linear in the text: all states advance together.
@@ -528,7 +564,8 @@ mod tests {
 
     #[test]
     fn errors() {
-        for text in ["${A", "'a", "\"a", "${}", "${A:}", "${A:=x}", "${A^}", "${N:?}", "${N?gone}", "${P/x}"] {
+        for text in ["${A", "'a", "\"a", "${}", "${A:}", "${A:=x}", "${A^}", "${N:?}", "${N?gone}", "${P/x}"]
+        {
             assert!(word(text).is_err(), "{text}");
         }
         assert_eq!(word("${N?gone}").unwrap_err(), "N: gone");

@@ -38,7 +38,11 @@ pub fn lint(file: &Dockerfile) -> Vec<Lint> {
     linter.casing();
     for i in file.instructions() {
         if i.empty_continuation {
-            linter.say("NoEmptyContinuation", i.line, "empty continuation line found in the instruction".to_owned());
+            linter.say(
+                "NoEmptyContinuation",
+                i.line,
+                "empty continuation line found in the instruction".to_owned(),
+            );
         }
         match &i.op {
             Some(Op::From { image, name, platform }) => {
@@ -84,8 +88,11 @@ impl Linter<'_> {
 
     /// Instructions are all in one case: that of the majority.
     fn casing(&mut self) {
-        let words: Vec<(usize, String)> =
-            self.file.instructions().map(|i| (i.line, i.text.split_whitespace().next().unwrap_or_default().to_owned())).collect();
+        let words: Vec<(usize, String)> = self
+            .file
+            .instructions()
+            .map(|i| (i.line, i.text.split_whitespace().next().unwrap_or_default().to_owned()))
+            .collect();
         let lower = words.iter().filter(|(_, w)| *w == w.to_lowercase()).count();
         let wanted = if lower * 2 > words.len() { "lowercase" } else { "uppercase" };
         for (line, word) in words {
@@ -107,22 +114,38 @@ impl Linter<'_> {
                 self.say("StageNameCasing", i.line, format!("stage name '{name}' should be lowercase"));
             }
             if matches!(lower.as_str(), "scratch" | "context") {
-                self.say("ReservedStageName", i.line, format!("stage name should not use the same name as reserved stage \"{lower}\""));
+                self.say(
+                    "ReservedStageName",
+                    i.line,
+                    format!("stage name should not use the same name as reserved stage \"{lower}\""),
+                );
             }
             if !self.stages.insert(lower) {
-                self.say("DuplicateStageName", i.line, format!("duplicate stage name \"{name}\", stage names should be unique"));
+                self.say(
+                    "DuplicateStageName",
+                    i.line,
+                    format!("duplicate stage name \"{name}\", stage names should be unique"),
+                );
             }
             let words: Vec<&str> = i.text.split_whitespace().collect();
             let as_word = words.get(words.len().saturating_sub(2)).copied().unwrap_or_default();
             if (words[0] == words[0].to_uppercase()) != (as_word == as_word.to_uppercase()) {
-                self.say("FromAsCasing", i.line, format!("'{as_word}' and '{}' keywords' casing do not match", words[0]));
+                self.say(
+                    "FromAsCasing",
+                    i.line,
+                    format!("'{as_word}' and '{}' keywords' casing do not match", words[0]),
+                );
             }
         }
         if let Some(p) = platform {
             if p == "$TARGETPLATFORM" || p == "${TARGETPLATFORM}" {
                 self.say("RedundantTargetPlatform", i.line, format!("setting platform to predefined {p} in FROM is redundant as this is the default behavior"));
             } else if !p.contains('$') {
-                self.say("FromPlatformFlagConstDisallowed", i.line, format!("FROM --platform flag should not use constant value \"{p}\""));
+                self.say(
+                    "FromPlatformFlagConstDisallowed",
+                    i.line,
+                    format!("FROM --platform flag should not use constant value \"{p}\""),
+                );
             }
         }
         self.from_args(i, image);
@@ -130,7 +153,9 @@ impl Linter<'_> {
 
     fn from_args(&mut self, i: &Instruction, image: &str) {
         let globals = self.globals.clone();
-        let lookup = |name: &str| globals.get(name).cloned().flatten().or_else(|| is_builtin(name).then(|| "x".to_owned()));
+        let lookup = |name: &str| {
+            globals.get(name).cloned().flatten().or_else(|| is_builtin(name).then(|| "x".to_owned()))
+        };
         let Ok(expanded) = Expander::new(self.file.escape, &lookup).word(image) else { return };
         for name in expanded.undefined {
             if globals.contains_key(&name) {
@@ -139,7 +164,11 @@ impl Linter<'_> {
             self.say("UndefinedArgInFrom", i.line, format!("FROM argument '{name}' is not declared"));
         }
         if expanded.text.is_empty() || expanded.text.ends_with(':') || expanded.text.starts_with(':') {
-            self.say("InvalidDefaultArgInFrom", i.line, format!("default value for ARG {image} results in empty or invalid base image name"));
+            self.say(
+                "InvalidDefaultArgInFrom",
+                i.line,
+                format!("default value for ARG {image} results in empty or invalid base image name"),
+            );
         }
     }
 
@@ -163,14 +192,20 @@ impl Linter<'_> {
             Op::Entrypoint(form) => self.command(i, form, &mut stage.entrypoint),
             Op::Healthcheck(_) => self.once(i, &mut stage.healthcheck),
             Op::Maintainer(_) => {
-                self.say("MaintainerDeprecated", i.line, "maintainer instruction is deprecated in favor of using label".to_owned());
+                self.say(
+                    "MaintainerDeprecated",
+                    i.line,
+                    "maintainer instruction is deprecated in favor of using label".to_owned(),
+                );
             }
             Op::Workdir(dir) => {
                 if !stage.workdir && !dir.starts_with(['/', '$']) {
                     self.say(
                         "WorkdirRelativePath",
                         i.line,
-                        format!("relative workdir \"{dir}\" can have unexpected results if the base image changes"),
+                        format!(
+                            "relative workdir \"{dir}\" can have unexpected results if the base image changes"
+                        ),
                     );
                 }
                 stage.workdir = true;
@@ -187,20 +222,31 @@ impl Linter<'_> {
             self.say("ExposeProtoCasing", i.line, format!("defined protocol '{port}' should be lowercase"));
         }
         if port.contains(':') {
-            self.say("ExposeInvalidFormat", i.line, format!("EXPOSE should not define an IP address or host-port mapping, found '{port}'"));
+            self.say(
+                "ExposeInvalidFormat",
+                i.line,
+                format!("EXPOSE should not define an IP address or host-port mapping, found '{port}'"),
+            );
         }
     }
 
     fn legacy(&mut self, i: &Instruction, first: Option<&str>) {
         if first.is_some_and(|w| !w.contains('=')) {
             let name = &i.name;
-            self.say("LegacyKeyValueFormat", i.line, format!("\"{name} key=value\" should be used instead of legacy \"{name} key value\" format"));
+            self.say(
+                "LegacyKeyValueFormat",
+                i.line,
+                format!("\"{name} key=value\" should be used instead of legacy \"{name} key value\" format"),
+            );
         }
     }
 
     fn command(&mut self, i: &Instruction, form: &CommandForm, seen: &mut bool) {
         if matches!(form, CommandForm::Shell(_)) {
-            let message = format!("JSON arguments recommended for {} to prevent unintended behavior related to OS signals", i.name);
+            let message = format!(
+                "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
+                i.name
+            );
             self.say("JSONArgsRecommended", i.line, message);
         }
         self.once(i, seen);
@@ -208,18 +254,23 @@ impl Linter<'_> {
 
     fn once(&mut self, i: &Instruction, seen: &mut bool) {
         if std::mem::replace(seen, true) {
-            let message = format!("multiple {} instructions should not be used in the same stage because only the last one will be used", i.name);
+            let message = format!(
+                "multiple {} instructions should not be used in the same stage because only the last one will be used",
+                i.name
+            );
             self.say("MultipleInstructionsDisallowed", i.line, message);
         }
     }
 
     fn secret(&mut self, i: &Instruction, name: &str) {
-        const WORDS: [&str; 9] = ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret"];
+        const WORDS: [&str; 9] =
+            ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret"];
         let lower = name.to_lowercase();
         let parts: Vec<&str> = lower.split(['_', '-']).collect();
         let secret = parts.iter().any(|p| WORDS.contains(p) || *p == "token") && !parts.contains(&"public");
         if secret {
-            let message = format!("do not use ARG or ENV instructions for sensitive data ({} \"{name}\")", i.name);
+            let message =
+                format!("do not use ARG or ENV instructions for sensitive data ({} \"{name}\")", i.name);
             self.say("SecretsUsedInArgOrEnv", i.line, message);
         }
     }
@@ -257,7 +308,10 @@ mod tests {
             ("FROM --platform=linux/amd64 a", vec!["FromPlatformFlagConstDisallowed"]),
             ("FROM a\nARG DB_PASSWORD\nENV PUBLIC_KEY=x MONKEY=y", vec!["SecretsUsedInArgOrEnv"]),
             ("FROM a\nEXPOSE 80/TCP 1:2", vec!["ExposeProtoCasing", "ExposeInvalidFormat"]),
-            ("# check=skip=JSONArgsRecommended,StageNameCasing\nFROM a AS X\nCMD x\nMAINTAINER y", vec!["MaintainerDeprecated"]),
+            (
+                "# check=skip=JSONArgsRecommended,StageNameCasing\nFROM a AS X\nCMD x\nMAINTAINER y",
+                vec!["MaintainerDeprecated"],
+            ),
             ("# check=skip=all\nFROM a AS X\nCMD x", vec![]),
         ] {
             assert_eq!(lint(&parse(text)).iter().map(|l| l.rule).collect::<Vec<_>>(), rules, "{text}");

@@ -39,21 +39,43 @@ pub(crate) enum Sharing {
 }
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw", "id", "sharing", "mode", "uid",
-    "gid", "size", "required", "env",
+    "type",
+    "from",
+    "source",
+    "src",
+    "target",
+    "dst",
+    "destination",
+    "readonly",
+    "ro",
+    "readwrite",
+    "rw",
+    "id",
+    "sharing",
+    "mode",
+    "uid",
+    "gid",
+    "size",
+    "required",
+    "env",
 ];
 
 /// `from=`, which takes no variables: it has to be known before anything runs.
 pub(crate) fn from_of(text: &str) -> Result<Option<String>, String> {
     let from = fields(text)?.into_iter().find(|(k, _)| k == "from").and_then(|(_, v)| v);
     match from {
-        Some(f) if f.contains('$') => Err("'from' doesn't support variable expansion, define alias stage instead".to_owned()),
+        Some(f) if f.contains('$') => {
+            Err("'from' doesn't support variable expansion, define alias stage instead".to_owned())
+        }
         other => Ok(other),
     }
 }
 
 /// Reads a mount. `expand` replaces variables in values.
-pub(crate) fn parse(text: &str, expand: &dyn Fn(&str) -> Result<String, String>) -> Result<MountSpec, String> {
+pub(crate) fn parse(
+    text: &str,
+    expand: &dyn Fn(&str) -> Result<String, String>,
+) -> Result<MountSpec, String> {
     let mut spec = MountSpec { read_only: true, ..MountSpec::default() };
     let mut written_mode = None;
     for (key, value) in fields(text)? {
@@ -125,7 +147,13 @@ fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, String> {
         return Err(format!("unterminated quote in --mount={text}"));
     }
     out.push(field);
-    Ok(out.into_iter().map(|f| f.split_once('=').map_or((f.to_lowercase(), None), |(k, v)| (k.to_lowercase(), Some(v.to_owned())))).collect())
+    Ok(out
+        .into_iter()
+        .map(|f| {
+            f.split_once('=')
+                .map_or((f.to_lowercase(), None), |(k, v)| (k.to_lowercase(), Some(v.to_owned())))
+        })
+        .collect())
 }
 
 fn kind(text: &str) -> Result<Kind, String> {
@@ -136,7 +164,8 @@ fn kind(text: &str) -> Result<Kind, String> {
         "secret" => Ok(Kind::Secret),
         "ssh" => Ok(Kind::Ssh),
         other => {
-            let near = nearest(other, ["bind", "cache", "tmpfs", "secret", "ssh"]).map(|k| format!(" (did you mean {k}?)"));
+            let near = nearest(other, ["bind", "cache", "tmpfs", "secret", "ssh"])
+                .map(|k| format!(" (did you mean {k}?)"));
             Err(format!("unsupported mount type \"{other}\"{}", near.unwrap_or_default()))
         }
     }
@@ -180,13 +209,29 @@ mod tests {
     #[test]
     fn mounts() {
         let m = parsed("type=cache,target=/$X,sharing=locked,mode=0700,uid=3").unwrap();
-        assert_eq!((m.kind, m.target.as_deref(), m.sharing, m.mode, m.uid), (Kind::Cache, Some("/x"), Sharing::Locked, Some(0o700), Some(3)));
-        assert!(!m.read_only && parsed("target=/a").unwrap().read_only && !parsed("target=/a,rw").unwrap().read_only);
+        assert_eq!(
+            (m.kind, m.target.as_deref(), m.sharing, m.mode, m.uid),
+            (Kind::Cache, Some("/x"), Sharing::Locked, Some(0o700), Some(3))
+        );
+        assert!(
+            !m.read_only
+                && parsed("target=/a").unwrap().read_only
+                && !parsed("target=/a,rw").unwrap().read_only
+        );
         assert_eq!(parsed("type=tmpfs,target=/t,size=2m").unwrap().size, Some(2 << 20));
         assert_eq!(parsed("target=/a,\"source=a,b\"").unwrap().source, "a,b");
-        assert!(parsed("type=bind,target=/a,bind-propagation=shared").unwrap_err().contains("unexpected key"));
+        assert!(
+            parsed("type=bind,target=/a,bind-propagation=shared").unwrap_err().contains("unexpected key")
+        );
         assert!(parsed("type=cache,tagret=/a").unwrap_err().contains("did you mean target?"));
-        for bad in ["type=bind", "type=x,target=/a", "target=/a,\"x", "type=tmpfs,target=/a,source=b", "target=/a,mode=9", "from=$Y,target=/a"] {
+        for bad in [
+            "type=bind",
+            "type=x,target=/a",
+            "target=/a,\"x",
+            "type=tmpfs,target=/a,source=b",
+            "target=/a,mode=9",
+            "from=$Y,target=/a",
+        ] {
             assert!(parsed(bad).and_then(|_| from_of(bad)).is_err(), "{bad}");
         }
     }

@@ -44,7 +44,9 @@ impl Accounts {
                 home: line.get(5).filter(|h| !h.is_empty()).map(|h| (*h).to_owned()),
             },
             (None, Ok(uid)) => User { uid, ..User::default() },
-            (None, Err(_)) => return Err(format!("unable to find user {name}: no matching entries in passwd file")),
+            (None, Err(_)) => {
+                return Err(format!("unable to find user {name}: no matching entries in passwd file"));
+            }
         };
         if let Some(group) = group {
             user.gid = self.group(group)?;
@@ -77,12 +79,17 @@ impl Accounts {
 
     fn passwd_line(&self, name: &str) -> Option<Vec<&str>> {
         let lines = || self.passwd.lines().map(fields).filter(|f| f.len() >= 4);
-        lines().find(|f| f[0] == name).or_else(|| lines().find(|f| f[2] == name && name.parse::<u32>().is_ok()))
+        lines()
+            .find(|f| f[0] == name)
+            .or_else(|| lines().find(|f| f[2] == name && name.parse::<u32>().is_ok()))
     }
 
     fn member_of(&self, name: &str) -> Vec<u32> {
         let lines = self.group.lines().map(fields);
-        lines.filter(|f| f.get(3).is_some_and(|m| m.split(',').any(|n| n == name))).filter_map(|f| number(&f, 2)).collect()
+        lines
+            .filter(|f| f.get(3).is_some_and(|m| m.split(',').any(|n| n == name)))
+            .filter_map(|f| number(&f, 2))
+            .collect()
     }
 }
 

@@ -204,7 +204,11 @@ impl Ignore {
         let below = format!("{dir}/");
         self.rules.iter().filter(|(_, negated)| *negated).any(|(glob, _)| {
             let prefix = glob.fixed_prefix();
-            if Glob::is_literal(&glob.text) { prefix.starts_with(&below) } else { prefix.starts_with(&below) || below.starts_with(&prefix) }
+            if Glob::is_literal(&glob.text) {
+                prefix.starts_with(&below)
+            } else {
+                prefix.starts_with(&below) || below.starts_with(&prefix)
+            }
         })
     }
 

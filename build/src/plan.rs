@@ -85,20 +85,28 @@ impl Plan {
                 }
                 Some(_) => {
                     let index = plan.stages.len().checked_sub(1);
-                    let index = index.ok_or_else(|| Error::instruction(i.line, "no build stage in current context"))?;
+                    let index = index
+                        .ok_or_else(|| Error::instruction(i.line, "no build stage in current context"))?;
                     plan.stages[index].steps.push(i.clone());
                 }
                 None => {}
             }
         }
         let given = options.build_args.iter().map(|(n, _)| n.clone());
-        plan.unused_args = given.filter(|n| !declared.contains(n) && !is_proxy(n) && !plan.globals.contains_key(n)).collect();
+        plan.unused_args = given
+            .filter(|n| !declared.contains(n) && !is_proxy(n) && !plan.globals.contains_key(n))
+            .collect();
         plan.find_target(options.target.as_deref())?;
         plan.connect()?;
         Ok(plan)
     }
 
-    fn global_args(&mut self, args: &[(String, Option<String>)], options: &BuildOptions, line: usize) -> Result<()> {
+    fn global_args(
+        &mut self,
+        args: &[(String, Option<String>)],
+        options: &BuildOptions,
+        line: usize,
+    ) -> Result<()> {
         for (name, default) in args {
             let given = options.build_args.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
             let value = match (given, default) {
@@ -115,10 +123,19 @@ impl Plan {
 
     fn expand_global(&self, text: &str, line: usize) -> Result<String> {
         let lookup = |name: &str| self.globals.get(name).cloned();
-        Expander::new(self.escape, &lookup).word(text).map(|e| e.text).map_err(|m| Error::instruction(line, m))
+        Expander::new(self.escape, &lookup)
+            .word(text)
+            .map(|e| e.text)
+            .map_err(|m| Error::instruction(line, m))
     }
 
-    fn stage(&self, i: &Instruction, image: &str, name: Option<String>, platform: Option<&str>) -> Result<Stage> {
+    fn stage(
+        &self,
+        i: &Instruction,
+        image: &str,
+        name: Option<String>,
+        platform: Option<&str>,
+    ) -> Result<Stage> {
         let image_name = self.expand_global(image, i.line)?;
         if image_name.is_empty() {
             return Err(Error::instruction(i.line, format!("base name ({image}) should not be blank")));
@@ -132,14 +149,26 @@ impl Plan {
             Some(p) => Some(self.expand_global(p, i.line)?).filter(|p| !p.is_empty()),
             None => None,
         };
-        let platform = platform.map(|p| parse_platform(&p).map_err(|m| Error::instruction(i.line, m))).transpose()?;
-        Ok(Stage { name, base, platform, from: i.clone(), steps: Vec::new(), deps: BTreeSet::new(), number: 0 })
+        let platform =
+            platform.map(|p| parse_platform(&p).map_err(|m| Error::instruction(i.line, m))).transpose()?;
+        Ok(Stage {
+            name,
+            base,
+            platform,
+            from: i.clone(),
+            steps: Vec::new(),
+            deps: BTreeSet::new(),
+            number: 0,
+        })
     }
 
     /// A stage by name, whatever its case, among the first `before`; the last of several.
     fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
         let stages = self.stages.iter().enumerate().take(before);
-        stages.rev().find(|(_, s)| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name))).map(|(i, _)| i)
+        stages
+            .rev()
+            .find(|(_, s)| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name)))
+            .map(|(i, _)| i)
     }
 
     fn find_target(&mut self, target: Option<&str>) -> Result<()> {
@@ -161,11 +190,17 @@ impl Plan {
             return if index < stage {
                 Ok(Reference::Stage(index))
             } else {
-                Err(Error::instruction(line, format!("invalid from flag value {name}: refers to current or later build stage")))
+                Err(Error::instruction(
+                    line,
+                    format!("invalid from flag value {name}: refers to current or later build stage"),
+                ))
             };
         }
         if self.find_stage(name, self.stages.len()).is_some() {
-            return Err(Error::instruction(line, format!("invalid from flag value {name}: refers to current or later build stage")));
+            return Err(Error::instruction(
+                line,
+                format!("invalid from flag value {name}: refers to current or later build stage"),
+            ));
         }
         Ok(if name == "scratch" { Reference::Scratch } else { Reference::Image(name.to_owned()) })
     }
@@ -226,7 +261,11 @@ fn references(i: &Instruction) -> Result<Vec<String>, String> {
 fn onbuild_args(i: &Instruction) -> Vec<String> {
     let words = i.arguments.split_whitespace();
     let is_arg = i.arguments.get(..3).is_some_and(|w| w.eq_ignore_ascii_case("arg"));
-    if is_arg { words.skip(1).map(|w| w.split('=').next().unwrap_or(w).to_owned()).collect() } else { Vec::new() }
+    if is_arg {
+        words.skip(1).map(|w| w.split('=').next().unwrap_or(w).to_owned()).collect()
+    } else {
+        Vec::new()
+    }
 }
 
 fn platform_args(host: &Platform, target: &Platform, options: &BuildOptions) -> BTreeMap<String, String> {
@@ -250,7 +289,8 @@ fn platform_args(host: &Platform, target: &Platform, options: &BuildOptions) -> 
 }
 
 pub(crate) fn platform_text(p: &Platform) -> String {
-    let variant = p.variant().as_deref().filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
+    let variant =
+        p.variant().as_deref().filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
     format!("{}/{}{variant}", p.os(), p.architecture())
 }
 
@@ -303,7 +343,10 @@ mod tests {
 
     #[test]
     fn global_arguments() {
-        let mut options = BuildOptions { build_args: vec![("V".into(), "12".into()), ("U".into(), "1".into())], ..Default::default() };
+        let mut options = BuildOptions {
+            build_args: vec![("V".into(), "12".into()), ("U".into(), "1".into())],
+            ..Default::default()
+        };
         options.source_date_epoch = Some(5);
         let p = plan("ARG V=11\nARG W=x$V\nFROM debian:$W$SOURCE_DATE_EPOCH", &options).unwrap();
         assert_eq!(p.stages[0].base, Base::Image("debian:x125".into()));

@@ -17,7 +17,12 @@ pub trait Executor: Send + Sync {
     /// Runs the command to its end; its output goes to `output`. Returns the exit code.
     ///
     /// Once `ctx.cancel` is true it must end the command and return soon, with any error.
-    fn execute(&self, command: &Command<'_>, output: &mut (dyn Write + Send), ctx: Ctx<'_>) -> Result<i32, BoxError>;
+    fn execute(
+        &self,
+        command: &Command<'_>,
+        output: &mut (dyn Write + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<i32, BoxError>;
 
     /// Files that the executor itself puts over the root, such as `/etc/resolv.conf`. Where the root has none, the empty file that
     /// it is mounted on does not become part of the image.
@@ -146,7 +151,9 @@ impl std::fmt::Debug for MountKind<'_> {
     /// Leaves out a file's content: it may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Snapshot { snapshot, path } => f.debug_struct("Snapshot").field("key", &snapshot.key()).field("path", path).finish(),
+            Self::Snapshot { snapshot, path } => {
+                f.debug_struct("Snapshot").field("key", &snapshot.key()).field("path", path).finish()
+            }
             Self::Dir(path) => f.debug_tuple("Dir").field(path).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::File { mode, .. } => f.debug_struct("File").field("mode", mode).finish_non_exhaustive(),

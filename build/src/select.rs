@@ -56,7 +56,13 @@ pub(crate) struct Selection<'a> {
 }
 
 /// All that the words name, in order. A word without wildcard must match; one with wildcards need not.
-pub(crate) fn select(source: &Source, words: &[String], exclude: &Ignore, parents: bool, line: usize) -> Result<Vec<Match>> {
+pub(crate) fn select(
+    source: &Source,
+    words: &[String],
+    exclude: &Ignore,
+    parents: bool,
+    line: usize,
+) -> Result<Vec<Match>> {
     let mut s = Selection { source, exclude, matches: Vec::new(), count: 0, parents };
     for word in words {
         s.word(word, line)?;
@@ -67,7 +73,9 @@ pub(crate) fn select(source: &Source, words: &[String], exclude: &Ignore, parent
 impl Selection<'_> {
     fn word(&mut self, word: &str, line: usize) -> Result<()> {
         let (pivot, path) = match word.split_once("/./") {
-            Some((before, after)) if self.parents => (clean(before), format!("{}/{}", clean(before), clean(after))),
+            Some((before, after)) if self.parents => {
+                (clean(before), format!("{}/{}", clean(before), clean(after)))
+            }
             _ => (String::new(), clean(word)),
         };
         let path = path.trim_start_matches('/').to_owned();
@@ -97,7 +105,11 @@ impl Selection<'_> {
         if Glob::is_literal(part) {
             let next = at.join(part);
             let (real, what) = resolve(&*self.source.tree, &next, false)?;
-            return if what.is_some() { self.glob(if rest.is_empty() { next } else { real }, rest, found) } else { Ok(()) };
+            return if what.is_some() {
+                self.glob(if rest.is_empty() { next } else { real }, rest, found)
+            } else {
+                Ok(())
+            };
         }
         let (real, _) = resolve(&*self.source.tree, &at, true)?;
         let Some(dir) = self.source.tree.dir(&real)? else { return Ok(()) };
@@ -114,7 +126,9 @@ impl Selection<'_> {
                 if entry.is_dir() {
                     self.glob(real.join(&name), parts, found)?;
                 }
-            } else if name.to_str().is_some_and(|n| glob.matches(n)) && (rest.is_empty() || entry.is_dir() || entry.is_link()) {
+            } else if name.to_str().is_some_and(|n| glob.matches(n))
+                && (rest.is_empty() || entry.is_dir() || entry.is_link())
+            {
                 self.glob(real.join(&name), rest, found)?;
             }
         }
@@ -130,7 +144,8 @@ impl Selection<'_> {
         // The last link is followed, as Docker does for what is named; links found below are copied as links.
         let (real, found) = resolve(&*self.source.tree, path, true)?;
         let Some(found) = found else { return Ok(false) };
-        let entry = self.source.tree.entry(&real)?.ok_or_else(|| Error::io(&real, rustix::io::Errno::NOENT))?;
+        let entry =
+            self.source.tree.entry(&real)?.ok_or_else(|| Error::io(&real, rustix::io::Errno::NOENT))?;
         let is_dir = found == Found::Dir;
         if ignored && !(is_dir && self.source.ignore.may_include_below(&path.to_string_lossy())) {
             return Ok(false);
@@ -140,9 +155,16 @@ impl Selection<'_> {
             return Ok(true);
         }
         let parents = if self.parents { self.parents_of(path, pivot)? } else { Vec::new() };
-        let mut m = Match { base, is_dir, items: vec![self.item(PathBuf::new(), real.clone(), entry)?], parents };
+        let mut m =
+            Match { base, is_dir, items: vec![self.item(PathBuf::new(), real.clone(), entry)?], parents };
         if is_dir && let Some(dir) = self.source.tree.dir(&real)? {
-            self.walk(&dir, Walk { rel: Path::new(""), named: path, real: &real }, &matched, &[], &mut m.items)?;
+            self.walk(
+                &dir,
+                Walk { rel: Path::new(""), named: path, real: &real },
+                &matched,
+                &[],
+                &mut m.items,
+            )?;
         }
         self.matches.push(m);
         Ok(true)
@@ -173,7 +195,14 @@ impl Selection<'_> {
         Ok(Item { rel, path, entry, link })
     }
 
-    fn walk(&mut self, dir: &Dir<'_>, at: Walk<'_>, ignored: &[bool], excluded: &[bool], out: &mut Vec<Item>) -> Result<()> {
+    fn walk(
+        &mut self,
+        dir: &Dir<'_>,
+        at: Walk<'_>,
+        ignored: &[bool],
+        excluded: &[bool],
+        out: &mut Vec<Item>,
+    ) -> Result<()> {
         for (name, entry) in dir.list()? {
             let (rel, named, real) = (at.rel.join(&name), at.named.join(&name), at.real.join(&name));
             let named_text = named.to_string_lossy();
@@ -181,7 +210,10 @@ impl Selection<'_> {
             let (skip_too, matched_too) = self.exclude.check(&rel.to_string_lossy(), excluded);
             let keep_below = (!skip || self.source.ignore.may_include_below(&named_text))
                 && (!skip_too || self.exclude.may_include_below(&rel.to_string_lossy()));
-            if entry.kind == rustix::fs::FileType::Socket || !entry.is_dir() && (skip || skip_too) || !keep_below {
+            if entry.kind == rustix::fs::FileType::Socket
+                || !entry.is_dir() && (skip || skip_too)
+                || !keep_below
+            {
                 continue;
             }
             let is_dir = entry.is_dir();
@@ -208,7 +240,12 @@ struct Walk<'a> {
 }
 
 /// What identifies the content of a selection: names, types, modes, owners where they count, and bytes; no times.
-pub(crate) fn digest(source: &Source, matches: &[Match], digests: &DigestCache, check: &dyn Fn() -> Result<()>) -> Result<String> {
+pub(crate) fn digest(
+    source: &Source,
+    matches: &[Match],
+    digests: &DigestCache,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<String> {
     let files: Vec<&Item> = matches.iter().flat_map(|m| m.items.iter().chain(&m.parents)).collect();
     let sums = digests.of_files(&source.tree, &files, check)?;
     let mut sums = sums.into_iter();

@@ -11,6 +11,15 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// In each history entry, as BuildKit has its own there.
 const COMMENT: &str = "longshore.dockerfile.v0";
 
+/// An `ARG` with its value, if it has one.
+#[derive(Clone, Debug)]
+struct Arg {
+    name: String,
+    value: Option<String>,
+    /// An `ENV` of the same name came later: of the two the later one counts.
+    shadowed: bool,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) layers: Vec<Layer>,
@@ -18,8 +27,8 @@ pub(crate) struct State {
     /// `config.config`, which the config only hands out as a whole.
     pub(crate) run: Config,
     pub(crate) env: Vec<(String, String)>,
-    /// Declared arguments, in order; `None` without a value.
-    pub(crate) args: Vec<(String, Option<String>)>,
+    /// Declared arguments, in order.
+    args: Vec<Arg>,
     history: Vec<History>,
     /// When the newest layer was made, RFC 3339.
     pub(crate) created: String,
@@ -33,10 +42,12 @@ impl State {
         config.oci.set_os(platform.os().clone());
         config.oci.set_architecture(platform.architecture().clone());
         config.oci.set_variant(platform.variant().clone().filter(|v| !v.is_empty()));
+        let mut run = Config::default();
+        run.set_working_dir(Some("/".to_owned()));
         Self {
             layers: Vec::new(),
             config,
-            run: Config::default(),
+            run,
             env: Vec::new(),
             args: Vec::new(),
             history: Vec::new(),
@@ -44,7 +55,7 @@ impl State {
             cmd_set: false,
             platform: platform.clone(),
         }
-        .with_defaults()
+        .with_path()
     }
 
     pub(crate) fn image(image: &Image, layers: Vec<Layer>, platform: &Platform, now: &str) -> Self {
@@ -53,7 +64,13 @@ impl State {
         let env = run.env().clone().unwrap_or_default();
         Self {
             layers,
-            env: env.iter().map(|e| e.split_once('=').map_or((e.clone(), String::new()), |(n, v)| (n.to_owned(), v.to_owned()))).collect(),
+            env: env
+                .iter()
+                .map(|e| {
+                    e.split_once('=')
+                        .map_or((e.clone(), String::new()), |(n, v)| (n.to_owned(), v.to_owned()))
+                })
+                .collect(),
             args: Vec::new(),
             history: config.oci.history().clone().unwrap_or_default(),
             created: config.oci.created().clone().unwrap_or_else(|| now.to_owned()),
@@ -62,16 +79,13 @@ impl State {
             run,
             config,
         }
-        .with_defaults()
+        .with_path()
     }
 
-    /// BuildKit gives each image a search path and a working directory.
-    fn with_defaults(mut self) -> Self {
+    /// BuildKit gives each image a search path.
+    fn with_path(mut self) -> Self {
         if !self.env.iter().any(|(n, _)| n == "PATH") {
             self.set_env("PATH", DEFAULT_PATH);
-        }
-        if self.run.working_dir().as_deref().unwrap_or_default().is_empty() {
-            self.run.set_working_dir(Some("/".to_owned()));
         }
         self
     }
@@ -90,13 +104,14 @@ impl State {
         self.config.docker.on_build.take().unwrap_or_default()
     }
 
-    /// A variable: `ENV` beats `ARG`.
+    /// A variable.
     pub(crate) fn lookup(&self, name: &str) -> Option<String> {
-        let env = self.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-        env.or_else(|| self.args.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone()))
+        let env = || self.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        self.args.iter().find(|a| a.name == name && !a.shadowed).and_then(|a| a.value.clone()).or_else(env)
     }
 
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.args.iter_mut().filter(|a| a.name == name).for_each(|a| a.shadowed = true);
         match self.env.iter_mut().find(|(n, _)| n == name) {
             Some((_, v)) => value.clone_into(v),
             None => self.env.push((name.to_owned(), value.to_owned())),
@@ -104,24 +119,34 @@ impl State {
     }
 
     pub(crate) fn set_arg(&mut self, name: &str, value: Option<String>) {
-        match self.args.iter_mut().find(|(n, _)| n == name) {
-            Some((_, v)) => *v = value,
-            None => self.args.push((name.to_owned(), value)),
+        match self.args.iter_mut().find(|a| a.name == name) {
+            Some(arg) => {
+                arg.shadowed &= value.is_none();
+                arg.value = value;
+            }
+            None => self.args.push(Arg { name: name.to_owned(), value, shadowed: false }),
         }
+    }
+
+    /// The value that an earlier `ARG` gave, in this stage or one that it stands on.
+    pub(crate) fn arg(&self, name: &str) -> Option<String> {
+        self.args.iter().find(|a| a.name == name).and_then(|a| a.value.clone())
     }
 
     /// The environment of a `RUN`, `NAME=value`.
     pub(crate) fn run_env(&self) -> Vec<String> {
-        let args = self.args.iter().filter(|(n, _)| !self.env.iter().any(|(e, _)| e == n));
-        let args = args.filter_map(|(n, v)| Some(format!("{n}={}", v.as_ref()?)));
-        self.env.iter().map(|(n, v)| format!("{n}={v}")).chain(args).collect()
+        let args = self.args.iter().filter(|a| !self.env.iter().any(|(e, _)| *e == a.name)).map(|a| &a.name);
+        let names = self.env.iter().map(|(n, _)| n).chain(args);
+        names.filter_map(|n| Some(format!("{n}={}", self.lookup(n)?))).collect()
     }
 
     /// `RUN` in history: BuildKit puts the arguments that it saw in front.
     pub(crate) fn run_text(&self, args: &[String]) -> String {
-        let seen = self.args.iter().filter(|(n, v)| v.is_some() && !crate::plan::is_proxy(n));
-        let seen: Vec<_> = seen.map(|(n, _)| format!("{n}={}", self.lookup(n).unwrap_or_default())).collect();
-        let prefix = if seen.is_empty() { String::new() } else { format!("|{} {} ", seen.len(), seen.join(" ")) };
+        let seen = self.args.iter().filter(|a| a.value.is_some() && !crate::plan::is_proxy(&a.name));
+        let seen: Vec<_> =
+            seen.map(|a| format!("{}={}", a.name, self.lookup(&a.name).unwrap_or_default())).collect();
+        let prefix =
+            if seen.is_empty() { String::new() } else { format!("|{} {} ", seen.len(), seen.join(" ")) };
         format!("RUN {prefix}{} # buildkit", args.join(" "))
     }
 
@@ -134,7 +159,11 @@ impl State {
     }
 
     pub(crate) fn shell(&self) -> Vec<String> {
-        self.config.docker.shell.clone().unwrap_or_else(|| DEFAULT_SHELL.iter().map(|s| (*s).to_owned()).collect())
+        self.config
+            .docker
+            .shell
+            .clone()
+            .unwrap_or_else(|| DEFAULT_SHELL.iter().map(|s| (*s).to_owned()).collect())
     }
 
     pub(crate) fn set_shell(&mut self, shell: Vec<String>) {
@@ -182,7 +211,8 @@ impl State {
 
     /// A step's line in `docker history`.
     pub(crate) fn record(&mut self, created_by: String, has_layer: bool) {
-        let mut entry = HistoryBuilder::default().created(self.created.clone()).created_by(created_by).comment(COMMENT);
+        let mut entry =
+            HistoryBuilder::default().created(self.created.clone()).created_by(created_by).comment(COMMENT);
         if !has_layer {
             entry = entry.empty_layer(true);
         }
@@ -255,11 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn env_beats_arg() {
+    fn the_later_of_env_and_arg_counts() {
         let mut s = State::scratch(&longshore_image::host_platform(), "t");
-        s.set_env("A", "env");
+        s.set_env("A", "first");
         s.set_arg("A", Some("arg".into()));
         s.set_arg("B", Some("b".into()));
+        assert_eq!(s.lookup("A").as_deref(), Some("arg"));
+        s.set_env("A", "env");
         assert_eq!(s.lookup("A").as_deref(), Some("env"));
         assert_eq!(s.run_env()[1..], ["A=env", "B=b"]);
         assert_eq!(s.run_text(&["x".into()]), "RUN |2 A=env B=b x # buildkit");

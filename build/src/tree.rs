@@ -77,8 +77,13 @@ impl Tree {
         let Some(dirs) = snapshot.overlay() else {
             let fd = snapshot.mount()?;
             // A mount's descriptor is an O_PATH one; listing needs one that reads.
-            let root = rustix::fs::openat(&fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|e| Error::io(".", e))?;
+            let root = rustix::fs::openat(
+                &fd,
+                ".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|e| Error::io(".", e))?;
             return Ok(Self { roots: vec![root], overlay: None });
         };
         let mut roots = Vec::new();
@@ -94,7 +99,12 @@ impl Tree {
     }
 
     pub(crate) fn root(&self) -> Result<Dir<'_>> {
-        let fds = self.roots.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>().map_err(|e| Error::io("/", e))?;
+        let fds = self
+            .roots
+            .iter()
+            .map(OwnedFd::try_clone)
+            .collect::<io::Result<_>>()
+            .map_err(|e| Error::io("/", e))?;
         Ok(Dir { tree: self, fds })
     }
 
@@ -137,7 +147,9 @@ impl Tree {
             let dir = self.dir(path.parent().unwrap_or(Path::new("")))?;
             let name = path.file_name().unwrap_or_default();
             match dir.as_ref().map(|d| d.entry(name)).transpose()?.flatten() {
-                Some((_, layer)) => rustix::fs::openat(&dir.expect("it has the entry").fds[layer], name, flags, Mode::empty()),
+                Some((_, layer)) => {
+                    rustix::fs::openat(&dir.expect("it has the entry").fds[layer], name, flags, Mode::empty())
+                }
                 None => Err(Errno::NOENT),
             }
         };
@@ -157,7 +169,8 @@ impl Tree {
             return Ok(None);
         }
         let mut data = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(self.open_file(&real)?, limit + 1), &mut data).map_err(|e| Error::io(path, e))?;
+        io::Read::read_to_end(&mut io::Read::take(self.open_file(&real)?, limit + 1), &mut data)
+            .map_err(|e| Error::io(path, e))?;
         if data.len() as u64 > limit {
             return Err(Error::TooLarge { what: path.display().to_string(), limit });
         }
@@ -186,7 +199,8 @@ pub(crate) fn xattrs(file: &File) -> rustix::io::Result<Vec<(String, Vec<u8>)>> 
     };
     let mut out = Vec::new();
     for name in names[..n].split(|b| *b == 0).filter_map(|n| std::str::from_utf8(n).ok()) {
-        if name != "security.capability" && (!name.starts_with("user.") || name.starts_with("user.overlay.")) {
+        if name != "security.capability" && (!name.starts_with("user.") || name.starts_with("user.overlay."))
+        {
             continue;
         }
         let mut value = vec![0u8; 65536];
@@ -208,9 +222,11 @@ impl<'a> Dir<'a> {
             }
             None => {
                 // The root of a tree without layers.
-                let fd = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::io("/", e))?;
+                let fd = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|e| Error::io("/", e))?;
                 let mut stat = rustix::fs::fstat(fd).map_err(|e| Error::io("/", e))?;
-                (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec) = (0o40755, 0, 0, 0, 0);
+                (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec) =
+                    (0o40755, 0, 0, 0, 0);
                 Ok(Entry { kind: FileType::Directory, stat })
             }
         }
@@ -241,8 +257,13 @@ impl<'a> Dir<'a> {
         }
         kind == FileType::RegularFile
             && stat.st_size == 0
-            && rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .is_ok_and(|f| has_xattr(&f, &format!("{prefix}whiteout")))
+            && rustix::fs::openat(
+                dir,
+                name,
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .is_ok_and(|f| has_xattr(&f, &format!("{prefix}whiteout")))
     }
 
     pub(crate) fn open_dir(&self, name: &OsStr) -> Result<Option<Dir<'a>>> {
@@ -287,14 +308,16 @@ impl<'a> Dir<'a> {
 
     pub(crate) fn read_link(&self, name: &OsStr) -> Result<PathBuf> {
         let Some((_, layer)) = self.entry(name)? else { return Err(Error::io(name, Errno::NOENT)) };
-        let target = rustix::fs::readlinkat(&self.fds[layer], name, Vec::new()).map_err(|e| Error::io(name, e))?;
+        let target =
+            rustix::fs::readlinkat(&self.fds[layer], name, Vec::new()).map_err(|e| Error::io(name, e))?;
         Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
     }
 }
 
 fn has_xattr(fd: impl AsFd, name: &str) -> bool {
     let mut value = [0u8; 8];
-    rustix::fs::fgetxattr(fd, name, value.as_mut_slice()).is_ok_and(|n| name.ends_with("whiteout") || (n > 0 && matches!(value[0], b'y' | b'x')))
+    rustix::fs::fgetxattr(fd, name, value.as_mut_slice())
+        .is_ok_and(|n| name.ends_with("whiteout") || (n > 0 && matches!(value[0], b'y' | b'x')))
 }
 
 /// What [`resolve`] needs to know of a path.
@@ -393,7 +416,9 @@ mod tests {
         symlink("loop", root.join("loop")).unwrap();
         symlink("/nowhere/x", root.join("dangling")).unwrap();
         let tree = Tree::open(root).unwrap();
-        let path = |p: &str, follow| resolve(&tree, Path::new(p), follow).map(|(p, f)| (p.to_str().unwrap().to_owned(), f));
+        let path = |p: &str, follow| {
+            resolve(&tree, Path::new(p), follow).map(|(p, f)| (p.to_str().unwrap().to_owned(), f))
+        };
         assert_eq!(path("abs/b/f", true).unwrap(), ("a/b/f".into(), Some(Found::File)));
         assert_eq!(path("a/up/passwd", true).unwrap(), ("etc/passwd".into(), None));
         assert_eq!(path("../../a/./b/..", true).unwrap(), ("a".into(), Some(Found::Dir)));
@@ -414,7 +439,13 @@ mod tests {
             std::fs::create_dir_all(d.join(f).parent().unwrap()).unwrap();
             std::fs::write(d.join(f), d.to_str().unwrap()).unwrap();
         }
-        let gone = rustix::fs::mknodat(rustix::fs::CWD, top.join("gone"), FileType::CharacterDevice, Mode::empty(), 0);
+        let gone = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            top.join("gone"),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        );
         if let Err(e) = gone {
             eprintln!("skipped: no whiteouts here: {e}");
             return;

@@ -10,7 +10,9 @@ use longshore_runtime::Runtime;
 
 #[test]
 fn apache_is_installed_and_then_cached() {
-    let Some(tar) = std::env::var_os("LONGSHORE_DEBIAN_TAR") else { return skip("needs LONGSHORE_DEBIAN_TAR") };
+    let Some(tar) = std::env::var_os("LONGSHORE_DEBIAN_TAR") else {
+        return skip("needs LONGSHORE_DEBIAN_TAR");
+    };
     if !rustix::process::geteuid().is_root() {
         return skip("needs root");
     }

@@ -19,7 +19,8 @@ fn world() -> Option<(World, RuntimeExecutor)> {
     let world = World::new();
     world.image("busybox", &root);
     let runtime = Runtime::new(world.dir.path().join("runtime")).unwrap();
-    let executor = RuntimeExecutor::new(&runtime, world.dir.path().join("scratch")).resolv_conf("nameserver 192.0.2.1\n");
+    let executor = RuntimeExecutor::new(&runtime, world.dir.path().join("scratch"))
+        .resolv_conf("nameserver 192.0.2.1\n");
     Some((world, executor))
 }
 
@@ -75,7 +76,16 @@ fn mounts() {
     options.jobs = Some(1);
     let (built, log) = world.build_with(file, Some(&executor), &options);
     let built = built.unwrap();
-    for wanted in ["A.dockerignore\nsrc\n", "built\n", "x\n", "hunter2-r--r--r--", "in env: hunter2\n", "1\n1\n2\n", "script /dev/.longshore-heredoc\n", "heredoc\ndone\n"] {
+    for wanted in [
+        "A.dockerignore\nsrc\n",
+        "built\n",
+        "x\n",
+        "hunter2-r--r--r--",
+        "in env: hunter2\n",
+        "1\n1\n2\n",
+        "script /dev/.longshore-heredoc\n",
+        "heredoc\ndone\n",
+    ] {
         assert!(log.output.contains(wanted), "{wanted:?} in {}", log.output);
     }
     assert_eq!(std::fs::read_to_string(world.context_path().join("src/a")).unwrap(), "A");
@@ -90,7 +100,8 @@ fn mounts() {
 #[test]
 fn networks() {
     let Some((world, executor)) = world() else { return };
-    let (built, log) = world.run("FROM busybox\nRUN --network=none ip -o link\nRUN --network=host hostname\n", &executor);
+    let (built, log) =
+        world.run("FROM busybox\nRUN --network=none ip -o link\nRUN --network=host hostname\n", &executor);
     built.unwrap();
     assert!(log.output.contains("lo:"), "{}", log.output);
 }

@@ -24,7 +24,12 @@ impl RegistryResolver {
         Self { always, ..self }
     }
 
-    fn pull(&self, reference: &Reference, platform: Option<&Platform>, ctx: Ctx<'_>) -> Result<Image, BoxError> {
+    fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        ctx: Ctx<'_>,
+    ) -> Result<Image, BoxError> {
         let root = self.client.resolve(reference)?;
         let source = self.client.source(reference)?;
         let source = from_fn(move |descriptor, offset| source.open(descriptor, offset));
@@ -41,7 +46,10 @@ impl Resolver for RegistryResolver {
         if !self.always {
             let full = named.as_ref().map_or_else(|_| name.to_owned(), ToString::to_string);
             // An image ID is no reference, or one of a repository that has that name.
-            let known = self.store.image(&full).or_else(|e| if e.is_not_found() { self.store.image(name) } else { Err(e) });
+            let known = self
+                .store
+                .image(&full)
+                .or_else(|e| if e.is_not_found() { self.store.image(name) } else { Err(e) });
             match known {
                 Ok(image) if platform.is_none_or(|p| fits(&image, p)) => return Ok(image),
                 Err(e) if !e.is_not_found() => return Err(e.into()),

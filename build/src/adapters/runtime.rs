@@ -10,8 +10,8 @@ use longshore_runtime::spec::{default_spec, rootless_spec, share_network};
 use longshore_runtime::{CreateOptions, Rootfs, Runtime, Stdio};
 use oci_spec::runtime::{Mount as SpecMount, Spec, User};
 
-use crate::seams::{Command, Executor, Mount, MountKind};
 use crate::BoxError;
+use crate::seams::{Command, Executor, Mount, MountKind};
 
 /// How long it takes at most until a raised cancel flag is seen.
 const TICK: Duration = Duration::from_millis(50);
@@ -103,13 +103,19 @@ impl RuntimeExecutor {
 }
 
 impl Executor for RuntimeExecutor {
-    fn execute(&self, command: &Command<'_>, output: &mut (dyn Write + Send), ctx: Ctx<'_>) -> Result<i32, BoxError> {
+    fn execute(
+        &self,
+        command: &Command<'_>,
+        output: &mut (dyn Write + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<i32, BoxError> {
         let id = format!("build-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let mut files = Files { on_disk: Dir::new(&self.scratch, &id)?, in_memory: None, held: Vec::new() };
         let spec = self.spec(command, &id, &mut files)?;
         let (mut reader, writer) = std::io::pipe()?;
         let mut options = CreateOptions::default();
-        options.stdio = [Stdio::Null, Stdio::Fd(OwnedFd::from(writer.try_clone()?)), Stdio::Fd(writer.into())];
+        options.stdio =
+            [Stdio::Null, Stdio::Fd(OwnedFd::from(writer.try_clone()?)), Stdio::Fd(writer.into())];
         let mounted;
         options.rootfs = if self.rootless.is_some() {
             let dirs = command.rootfs.overlay().ok_or("the image's layers can only be mounted by root")?;
@@ -244,7 +250,8 @@ impl RuntimeExecutor {
 }
 
 fn bind(target: &str, source: &Path, read_only: bool) -> SpecMount {
-    let options = if read_only { vec!["rbind", "ro", "nosuid", "nodev"] } else { vec!["rbind", "nosuid", "nodev"] };
+    let options =
+        if read_only { vec!["rbind", "ro", "nosuid", "nodev"] } else { vec!["rbind", "nosuid", "nodev"] };
     spec_mount(target, "bind", source, options.into_iter().map(str::to_owned).collect())
 }
 

@@ -47,7 +47,10 @@ struct Job<'o> {
 
 impl Job<'_> {
     fn paths(&self) -> Vec<String> {
-        self.sources.iter().filter_map(|s| if let Given::Path(p) = s { Some(p.clone()) } else { None }).collect()
+        self.sources
+            .iter()
+            .filter_map(|s| if let Given::Path(p) = s { Some(p.clone()) } else { None })
+            .collect()
     }
 
     /// What it does, but for the content of the files.
@@ -58,12 +61,24 @@ impl Job<'_> {
             .map(|s| match s {
                 Given::Path(p) => json!(["path", p]),
                 Given::Url(u) => json!(["url", u]),
-                Given::Text { name, bytes } => json!(["text", name, crate::keys::hex(&sha2::Sha256::digest(bytes))]),
+                Given::Text { name, bytes } => {
+                    json!(["text", name, crate::keys::hex(&sha2::Sha256::digest(bytes))])
+                }
             })
             .collect();
         let op = self.op;
         json!([
-            op.add, sources, self.dest, self.chown, op.chmod, op.link, op.parents, self.exclude_words, self.checksum, op.unpack, from
+            op.add,
+            sources,
+            self.dest,
+            self.chown,
+            op.chmod,
+            op.link,
+            op.parents,
+            self.exclude_words,
+            self.checksum,
+            op.unpack,
+            from
         ])
     }
 }
@@ -97,14 +112,16 @@ impl<'a> StageRun<'_, 'a> {
             Ok(this.key_on("copy content", &parent_layers, &job.definition(&json!([digest, fetched]))))
         };
         let definition = || Ok(definition_key.clone());
-        let keys: Vec<&dyn Fn() -> Result<String>> = if by_definition { vec![&definition, &content_key] } else { vec![&content_key] };
+        let keys: Vec<&dyn Fn() -> Result<String>> =
+            if by_definition { vec![&definition, &content_key] } else { vec![&content_key] };
         // The keys borrow the step's state while the layer is made from it: ask first, then add.
         let asked = this.ask(&keys)?;
         let cached = asked.hit.is_some();
         let result = match asked.hit {
             Some(hit) => hit,
             None => {
-                let prepared = prepared.into_inner().map_or_else(|| this.prepare(&job, from_layers.as_deref()), Ok)?;
+                let prepared =
+                    prepared.into_inner().map_or_else(|| this.prepare(&job, from_layers.as_deref()), Ok)?;
                 this.made(this.make_copy(&job, &prepared)?)
             }
         };
@@ -115,13 +132,17 @@ impl<'a> StageRun<'_, 'a> {
         let mut sources = Vec::new();
         for source in &op.sources {
             sources.push(match source {
-                CopySource::Heredoc(doc) => Given::Text { name: doc.name.clone(), bytes: self.heredoc(doc)?.into_bytes() },
+                CopySource::Heredoc(doc) => {
+                    Given::Text { name: doc.name.clone(), bytes: self.heredoc(doc)?.into_bytes() }
+                }
                 CopySource::Path(p) => self.given(op, &self.expand(p)?)?,
             });
         }
         let written = self.expand(&op.dest)?;
         let mut dest = join(self.state.workdir(), &written);
-        if (written.is_empty() || written == "." || written.ends_with('/') || written.ends_with("/.")) && !dest.ends_with('/') {
+        if (written.is_empty() || written == "." || written.ends_with('/') || written.ends_with("/."))
+            && !dest.ends_with('/')
+        {
             dest.push('/');
         }
         let exclude_words = op.exclude.iter().map(|e| self.expand(e)).collect::<Result<Vec<_>>>()?;
@@ -144,7 +165,10 @@ impl<'a> StageRun<'_, 'a> {
         let is_git = text.starts_with("git@") || text.starts_with("git://") || text.starts_with("ssh://");
         let git_over_http = is_url && text.split(['#', '?']).next().is_some_and(|p| p.ends_with(".git"));
         if op.add && (is_git || git_over_http) {
-            return Err(Error::Unsupported { line: self.line, feature: "ADD of a git repository".to_owned() });
+            return Err(Error::Unsupported {
+                line: self.line,
+                feature: "ADD of a git repository".to_owned(),
+            });
         }
         if is_url && op.add {
             return Ok(Given::Url(text.to_owned()));
@@ -201,7 +225,11 @@ impl<'a> StageRun<'_, 'a> {
         let owner = match &job.chown {
             Some(spec) => {
                 // `--link` layers do not know the root that they end on; only its own names are looked up there.
-                let accounts = if job.op.link { Accounts::read(&self.view()?.tree)? } else { Accounts::read(&view.tree)? };
+                let accounts = if job.op.link {
+                    Accounts::read(&self.view()?.tree)?
+                } else {
+                    Accounts::read(&view.tree)?
+                };
                 Some(accounts.owner(spec).or_else(|m| self.fail(m))?)
             }
             None => None,
@@ -220,20 +248,39 @@ impl<'a> StageRun<'_, 'a> {
                 Given::Text { name, bytes } => {
                     let now = changes.now();
                     let content = Content::Bytes(bytes.as_slice().into());
-                    archive::place_file(&mut changes, &target, name, content, bytes.len() as u64, 0o644, now)?;
+                    archive::place_file(
+                        &mut changes,
+                        &target,
+                        name,
+                        content,
+                        bytes.len() as u64,
+                        0o644,
+                        now,
+                    )?;
                 }
-                Given::Url(_) => self.place_fetched(job, fetched.next().expect("fetched above"), &target, &mut changes)?,
+                Given::Url(_) => {
+                    self.place_fetched(job, fetched.next().expect("fetched above"), &target, &mut changes)?
+                }
             }
         }
         self.store_changes(changes)
     }
 
     /// `ADD` of a file that is an archive: its members instead of itself. False if it is none.
-    fn unpack(&self, job: &Job<'_>, from: &From<'_>, m: &Match, target: &Target, changes: &mut Changes<'_>) -> Result<bool> {
+    fn unpack(
+        &self,
+        job: &Job<'_>,
+        from: &From<'_>,
+        m: &Match,
+        target: &Target,
+        changes: &mut Changes<'_>,
+    ) -> Result<bool> {
         if m.is_dir || job.op.unpack == Some(false) {
             return Ok(false);
         }
-        let Some(item) = m.items.first().filter(|i| i.entry.kind == rustix::fs::FileType::RegularFile) else { return Ok(false) };
+        let Some(item) = m.items.first().filter(|i| i.entry.kind == rustix::fs::FileType::RegularFile) else {
+            return Ok(false);
+        };
         let file = from.source.tree.open_file(&item.path)?;
         let Some(archive) = Archive::open(file, &item.path, self.line)? else { return Ok(false) };
         archive::extract(archive, changes, target, &|| Ok(self.ctx.check()?))?;
@@ -248,21 +295,34 @@ impl<'a> StageRun<'_, 'a> {
             return Err(Error::Unsupported { line, feature: "ADD of a URL without a fetcher".to_owned() });
         };
         let answer = fetcher.fetch(url, self.ctx).map_err(fail)?;
-        let (file, digest) = archive::spool(answer.body, MAX_DOWNLOAD, &|| Ok(self.ctx.check()?)).map_err(|e| match e {
-            Error::Cancelled | Error::TooLarge { .. } => e,
-            other => fail(other.into()),
-        })?;
+        let (file, digest) =
+            archive::spool(answer.body, MAX_DOWNLOAD, &|| Ok(self.ctx.check()?)).map_err(|e| match e {
+                Error::Cancelled | Error::TooLarge { .. } => e,
+                other => fail(other.into()),
+            })?;
         if let Some(expected) = &job.checksum
             && *expected != format!("sha256:{digest}")
         {
-            return Err(Error::Checksum { line, url: shown, expected: expected.clone(), actual: format!("sha256:{digest}") });
+            return Err(Error::Checksum {
+                line,
+                url: shown,
+                expected: expected.clone(),
+                actual: format!("sha256:{digest}"),
+            });
         }
         let path = url.split_once("://").map_or(url, |(_, r)| r).split(['?', '#']).next().unwrap_or_default();
-        let name = path.split_once('/').map_or("", |(_, p)| p).rsplit('/').next().unwrap_or_default().to_owned();
+        let name =
+            path.split_once('/').map_or("", |(_, p)| p).rsplit('/').next().unwrap_or_default().to_owned();
         Ok(Download { file, digest, name, modified: answer.modified.unwrap_or(0) })
     }
 
-    fn place_fetched(&self, job: &Job<'_>, d: &Download, target: &Target, changes: &mut Changes<'_>) -> Result<()> {
+    fn place_fetched(
+        &self,
+        job: &Job<'_>,
+        d: &Download,
+        target: &Target,
+        changes: &mut Changes<'_>,
+    ) -> Result<()> {
         let clone = || d.file.try_clone().map_err(|e| Error::io(&d.name, e));
         if job.op.unpack == Some(true)
             && let Some(archive) = Archive::open(clone()?, Path::new(&d.name), self.line)?

@@ -25,7 +25,8 @@ impl<'a> Scratch<'a> {
     pub(super) fn new(store: &'a Store, layers: &[Digest], read_only: bool) -> Result<Self> {
         let mut options = SnapshotOptions::default();
         options.read_only = read_only;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let key = format!("build-{}-{now:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         Ok(Self { store, snapshot: store.snapshot_layers(&key, layers, &options)? })
     }
@@ -123,7 +124,13 @@ impl<'a> StageRun<'_, 'a> {
     }
 
     /// Puts the layer on top, and remembers it under the keys that did not find it.
-    pub(super) fn add_layer(&mut self, keys: &[String], cached: bool, result: StepResult, history: String) -> Result<()> {
+    pub(super) fn add_layer(
+        &mut self,
+        keys: &[String],
+        cached: bool,
+        result: StepResult,
+        history: String,
+    ) -> Result<()> {
         self.count(cached);
         if cached {
             self.tell(Message::Cached { step: self.step });
@@ -138,7 +145,9 @@ impl<'a> StageRun<'_, 'a> {
 
     /// A layer of the cache, if the store still has it.
     fn remembered(&self, key: &str) -> Result<Option<StepResult>> {
-        let Some(cache) = self.shared.cache.filter(|_| !self.shared.options.no_cache) else { return Ok(None) };
+        let Some(cache) = self.shared.cache.filter(|_| !self.shared.options.no_cache) else {
+            return Ok(None);
+        };
         let Some(bytes) = cache.get(key).map_err(Error::Cache)? else { return Ok(None) };
         let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
         let Some(text) = record.layer else { return Ok(Some((None, record.created))) };

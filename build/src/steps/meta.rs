@@ -2,8 +2,8 @@
 
 use super::StageRun;
 use crate::Result;
-use crate::copy::make_workdir;
 use crate::changes::Changes;
+use crate::copy::make_workdir;
 use crate::passwd::Accounts;
 use crate::syntax::{CommandForm, Op};
 use crate::tree::join;
@@ -66,7 +66,8 @@ impl StageRun<'_, '_> {
             }
             Op::Onbuild(trigger) => {
                 self.state.add_trigger(trigger);
-                format!("ONBUILD {trigger}")
+                // BuildKit writes none into history.
+                return Ok(());
             }
             Op::Maintainer(name) => {
                 self.state.set_author(name);
@@ -87,12 +88,13 @@ impl StageRun<'_, '_> {
         let mut words = Vec::new();
         for (name, default) in args {
             let name = self.expand(name)?;
-            let given = self.shared.options.build_args.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
+            let given =
+                self.shared.options.build_args.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
             let default = default.as_ref().map(|d| self.expand(d)).transpose()?;
             words.push(default.as_ref().map_or(name.clone(), |d| format!("{name}={d}")));
             let value = given.or(default).or_else(|| self.shared.plan.globals.get(&name).cloned());
-            let inherited = self.state.args.iter().find(|(n, _)| *n == name).and_then(|(_, v)| v.clone());
-            self.state.set_arg(&name, value.or(inherited));
+            let value = value.or_else(|| self.state.arg(&name));
+            self.state.set_arg(&name, value);
         }
         Ok(format!("ARG {}", words.join(" ")))
     }
@@ -174,8 +176,9 @@ fn port_range(text: &str) -> Option<Vec<String>> {
 /// A number, or a name as in `signal(7)`.
 fn is_signal(text: &str) -> bool {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD",
-        "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -67,7 +67,12 @@ pub(crate) struct StageRun<'s, 'a> {
 }
 
 /// Carries out all steps of a stage whose dependencies are done.
-pub(crate) fn run_stage(shared: &Shared<'_>, stage: usize, ctx: Ctx<'_>, events: Sender<Message>) -> Result<State> {
+pub(crate) fn run_stage(
+    shared: &Shared<'_>,
+    stage: usize,
+    ctx: Ctx<'_>,
+    events: Sender<Message>,
+) -> Result<State> {
     let plan = &shared.plan.stages[stage];
     let platform = plan.platform.clone().unwrap_or_else(|| shared.platform.clone());
     let now = crate::state::rfc3339(shared.now);
@@ -84,7 +89,15 @@ pub(crate) fn run_stage(shared: &Shared<'_>, stage: usize, ctx: Ctx<'_>, events:
     };
     state.take_triggers();
     tell(Message::Finished { step: plan.number, elapsed: begun.elapsed() });
-    let mut run = StageRun { shared, ctx, events: events.clone(), stage, state, step: plan.number, line: plan.from.line };
+    let mut run = StageRun {
+        shared,
+        ctx,
+        events: events.clone(),
+        stage,
+        state,
+        step: plan.number,
+        line: plan.from.line,
+    };
     for instruction in &plan.steps {
         ctx.check()?;
         run.step += 1;
@@ -115,7 +128,12 @@ impl Shared<'_> {
     }
 }
 
-pub(crate) fn resolve(resolver: &dyn Resolver, name: &str, platform: Option<&oci_spec::image::Platform>, ctx: Ctx<'_>) -> Result<Image> {
+pub(crate) fn resolve(
+    resolver: &dyn Resolver,
+    name: &str,
+    platform: Option<&oci_spec::image::Platform>,
+    ctx: Ctx<'_>,
+) -> Result<Image> {
     resolver.resolve(name, platform, ctx).map_err(|source| match ctx.check() {
         Err(_) => Error::Cancelled,
         Ok(()) => Error::Resolve { name: name.to_owned(), source },
@@ -149,7 +167,8 @@ impl StageRun<'_, '_> {
     /// Replaces variables in a word.
     fn expand(&self, text: &str) -> Result<String> {
         let lookup = |name: &str| self.state.lookup(name);
-        let expanded = Expander::new(self.shared.plan.escape, &lookup).word(text).or_else(|m| self.fail(m))?;
+        let expanded =
+            Expander::new(self.shared.plan.escape, &lookup).word(text).or_else(|m| self.fail(m))?;
         for name in expanded.undefined {
             self.warn(format!("UndefinedVar: usage of undefined variable '${name}'"));
         }
@@ -169,7 +188,9 @@ impl StageRun<'_, '_> {
     /// Seconds since the epoch for what the builder dates itself.
     fn now(&self) -> i64 {
         self.shared.options.source_date_epoch.unwrap_or_else(|| {
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0))
         })
     }
 

@@ -43,7 +43,10 @@ impl StageRun<'_, '_> {
     pub(super) fn run(&mut self, op: &RunOp) -> Result<()> {
         let executor = self.shared.executor.ok_or(Error::NoExecutor { line: self.line })?;
         if op.security.as_deref().is_some_and(|s| s != "sandbox") {
-            return Err(Error::Unsupported { line: self.line, feature: "RUN --security=insecure".to_owned() });
+            return Err(Error::Unsupported {
+                line: self.line,
+                feature: "RUN --security=insecure".to_owned(),
+            });
         }
         if !op.devices.is_empty() {
             return Err(Error::Unsupported { line: self.line, feature: "RUN --device".to_owned() });
@@ -66,7 +69,11 @@ impl StageRun<'_, '_> {
             mounts.push(mounts::parse(text, &expand).or_else(|m| self.fail(m))?);
         }
         let inputs = mounts.iter().map(|m| self.mount_input(m)).collect::<Result<_>>()?;
-        let network = op.network.clone().or_else(|| self.shared.options.network.clone()).unwrap_or_else(|| "default".to_owned());
+        let network = op
+            .network
+            .clone()
+            .or_else(|| self.shared.options.network.clone())
+            .unwrap_or_else(|| "default".to_owned());
         let shown = if script.is_some() { vec![format!("{SCRIPT} (heredoc)")] } else { args.clone() };
         Ok(Job { args, shown, script, mounts, inputs, network })
     }
@@ -76,7 +83,9 @@ impl StageRun<'_, '_> {
         let (CommandForm::Shell(line), Some(first)) = (&op.command, op.heredocs.first()) else {
             return Ok((self.command(&op.command), None));
         };
-        let only = op.heredocs.len() == 1 && line.split_whitespace().count() == 1 && line.trim_start().starts_with("<<");
+        let only = op.heredocs.len() == 1
+            && line.split_whitespace().count() == 1
+            && line.trim_start().starts_with("<<");
         if only {
             let text = first.text();
             if text.starts_with("#!") {
@@ -97,8 +106,12 @@ impl StageRun<'_, '_> {
     /// The layers that a bind mount shows. Of the context, what the mount can see becomes a layer of its own.
     fn mount_input(&self, m: &MountSpec) -> Result<Option<Vec<Digest>>> {
         match (m.kind, &m.from) {
-            (Kind::Ssh, _) if m.required => Err(Error::Unsupported { line: self.line, feature: "RUN --mount=type=ssh".to_owned() }),
-            (Kind::Cache, Some(_)) => Err(Error::Unsupported { line: self.line, feature: "from of a cache mount".to_owned() }),
+            (Kind::Ssh, _) if m.required => {
+                Err(Error::Unsupported { line: self.line, feature: "RUN --mount=type=ssh".to_owned() })
+            }
+            (Kind::Cache, Some(_)) => {
+                Err(Error::Unsupported { line: self.line, feature: "from of a cache mount".to_owned() })
+            }
             (Kind::Bind, Some(from)) => Ok(Some(match self.reference(from)? {
                 Reference::Stage(stage) => self.shared.state(stage).diff_ids(),
                 Reference::Scratch => Vec::new(),
@@ -138,11 +151,30 @@ impl StageRun<'_, '_> {
     fn run_key(&self, job: &Job, env: &[String]) -> Value {
         let mounts = job.mounts.iter().zip(&job.inputs).map(|(m, input)| {
             let layers = input.as_ref().map(|l| l.iter().map(ToString::to_string).collect::<Vec<_>>());
-            json!([format!("{:?}", m.kind), m.target, m.source, m.read_only, m.size, m.mode, m.uid, m.gid, m.env, layers])
+            json!([
+                format!("{:?}", m.kind),
+                m.target,
+                m.source,
+                m.read_only,
+                m.size,
+                m.mode,
+                m.uid,
+                m.gid,
+                m.env,
+                layers
+            ])
         });
         let script = job.script.as_ref().map(|s| crate::keys::hex(&sha2::Sha256::digest(s)));
         let env: Vec<_> = env.iter().filter(|e| !is_proxy(e.split('=').next().unwrap_or_default())).collect();
-        json!([job.args, script, env, self.state.workdir(), self.state.user(), job.network, mounts.collect::<Vec<_>>()])
+        json!([
+            job.args,
+            script,
+            env,
+            self.state.workdir(),
+            self.state.user(),
+            job.network,
+            mounts.collect::<Vec<_>>()
+        ])
     }
 
     fn execute(&self, executor: &dyn Executor, job: &Job, env: Vec<String>) -> Result<Option<Layer>> {
@@ -153,7 +185,8 @@ impl StageRun<'_, '_> {
             let user = Accounts::read(&tree)?.user(self.state.user()).or_else(|m| self.fail(m))?;
             held.open(self, job)?;
             let mounts = self.mounts(job, &held)?;
-            let targets = executor.mounted_files().iter().copied().chain(mounts.iter().map(|m| m.target.as_str()));
+            let targets =
+                executor.mounted_files().iter().copied().chain(mounts.iter().map(|m| m.target.as_str()));
             (user, stubs::missing(&tree, targets)?, mounts)
         };
         let env = self.command_env(job, env, &user)?;
@@ -228,7 +261,8 @@ impl StageRun<'_, '_> {
                 Kind::Secret if m.env.is_some() && m.target.is_none() => continue,
                 Kind::Secret => match self.secret(m)? {
                     Some(content) => {
-                        let (mode, uid, gid) = (m.mode.unwrap_or(0o400), m.uid.unwrap_or(0), m.gid.unwrap_or(0));
+                        let (mode, uid, gid) =
+                            (m.mode.unwrap_or(0o400), m.uid.unwrap_or(0), m.gid.unwrap_or(0));
                         MountKind::File { content, mode, uid, gid, secret: true }
                     }
                     None => continue,
@@ -248,7 +282,9 @@ impl StageRun<'_, '_> {
 
 fn secret_id(m: &MountSpec) -> String {
     let named = m.id.clone().or_else(|| (!m.source.is_empty()).then(|| m.source.clone()));
-    named.unwrap_or_else(|| m.target.as_deref().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned())
+    named.unwrap_or_else(|| {
+        m.target.as_deref().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned()
+    })
 }
 
 /// What mounts stand on while a command runs.
@@ -324,7 +360,9 @@ fn take(run: &StageRun<'_, '_>, lock: &std::fs::File, sharing: Sharing) -> io::R
     loop {
         match rustix::fs::flock(lock, operation) {
             Ok(()) => return Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) if sharing == Sharing::Private || run.ctx.check().is_err() => return Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) if sharing == Sharing::Private || run.ctx.check().is_err() => {
+                return Ok(false);
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(20)),
             Err(e) => return Err(e.into()),
         }

@@ -32,7 +32,13 @@ pub(super) fn missing<'t>(tree: &Tree, targets: impl Iterator<Item = &'t str>) -
 }
 
 /// Makes a layer of the snapshot's changes without empty stubs.
-pub(super) fn commit(store: &Store, snapshot: &Snapshot, stubs: BTreeSet<PathBuf>, options: &LayerOptions, ctx: Ctx<'_>) -> Result<Layer> {
+pub(super) fn commit(
+    store: &Store,
+    snapshot: &Snapshot,
+    stubs: BTreeSet<PathBuf>,
+    options: &LayerOptions,
+    ctx: Ctx<'_>,
+) -> Result<Layer> {
     let (reader, mut writer) = io::pipe().map_err(|e| crate::Error::io("pipe", e))?;
     std::thread::scope(|scope| {
         let diff = scope.spawn(move || snapshot.diff(&mut writer, ctx).map(|_| ()));
@@ -94,8 +100,10 @@ impl<R: Read> Filter<R> {
         if kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink() {
             return self.extension(&block, size, padded, kind);
         }
-        let path = self.long_path.take().map_or_else(|| header.path().map(std::borrow::Cow::into_owned), Ok)?;
-        let path: PathBuf = path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
+        let path =
+            self.long_path.take().map_or_else(|| header.path().map(std::borrow::Cow::into_owned), Ok)?;
+        let path: PathBuf =
+            path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
         if let Some(clamp) = self.clamp
             && header.mtime()? > clamp.max(0).cast_unsigned()
         {
@@ -119,7 +127,13 @@ impl<R: Read> Filter<R> {
         Ok(())
     }
 
-    fn extension(&mut self, block: &[u8; 512], size: u64, padded: u64, kind: tar::EntryType) -> io::Result<()> {
+    fn extension(
+        &mut self,
+        block: &[u8; 512],
+        size: u64,
+        padded: u64,
+        kind: tar::EntryType,
+    ) -> io::Result<()> {
         if size > 1 << 20 {
             return Err(io::Error::other("extension header is too large"));
         }

@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn tabs_go_with_a_dash() {
-        let h = Heredoc { name: "E".into(), expand: true, chomp: true, fd: 0, content: "\ta\n\t\tb\nc\n".into() };
+        let h =
+            Heredoc { name: "E".into(), expand: true, chomp: true, fd: 0, content: "\ta\n\t\tb\nc\n".into() };
         assert_eq!(h.text(), "a\nb\nc\n");
     }
 }

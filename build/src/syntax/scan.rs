@@ -1,6 +1,9 @@
 //! From bytes to instructions: lines, comments, continuations, directives, here-documents.
 
-use super::{Directive, Dockerfile, Instruction, Item, ItemKind, MAX_FILE, MAX_LINE, SyntaxError, flags, heredoc, typed};
+use super::{
+    Directive, Dockerfile, Instruction, Item, ItemKind, MAX_FILE, MAX_LINE, SyntaxError, flags, heredoc,
+    typed,
+};
 
 pub(super) fn scan(source: &str) -> Dockerfile {
     let mut scanner = Scanner {
@@ -90,7 +93,9 @@ impl<'a> Scanner<'a> {
             return;
         }
         let parsed = comment.split_once('=').map(|(n, v)| (n.trim().to_lowercase(), v.trim().to_owned()));
-        let Some((name, value)) = parsed.filter(|(n, v)| matches!(n.as_str(), "escape" | "syntax" | "check") && !v.is_empty()) else {
+        let Some((name, value)) =
+            parsed.filter(|(n, v)| matches!(n.as_str(), "escape" | "syntax" | "check") && !v.is_empty())
+        else {
             self.directives_done = true;
             return;
         };
@@ -101,7 +106,13 @@ impl<'a> Scanner<'a> {
             match value.as_str() {
                 "\\" => {}
                 "`" => self.file.escape = '`',
-                _ => return self.error(line, start..self.at, format!("invalid ESCAPE '{value}'. Must be ` or \\")),
+                _ => {
+                    return self.error(
+                        line,
+                        start..self.at,
+                        format!("invalid ESCAPE '{value}'. Must be ` or \\"),
+                    );
+                }
             }
         }
         self.file.directives.push(Directive { name, value, line });
@@ -194,10 +205,16 @@ impl<'a> Scanner<'a> {
 
     /// What no single line shows.
     fn whole_file(&mut self) {
-        let early = self.file.instructions().find(|i| i.name != "ARG").map(|i| (i.line, i.name.clone(), i.op.is_some()));
+        let early = self
+            .file
+            .instructions()
+            .find(|i| i.name != "ARG")
+            .map(|i| (i.line, i.name.clone(), i.op.is_some()));
         let message = match early {
             None => (1, "file with no instructions".to_owned()),
-            Some((line, name, true)) if name != "FROM" => (line, "no build stage in current context".to_owned()),
+            Some((line, name, true)) if name != "FROM" => {
+                (line, "no build stage in current context".to_owned())
+            }
             _ => return,
         };
         if self.file.errors.is_empty() {

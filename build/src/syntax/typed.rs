@@ -122,8 +122,24 @@ pub enum CopySource {
 pub type HealthcheckOp = Healthcheck;
 
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD", "RUN", "SHELL",
-    "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// Whether `<<` words in it announce here-documents.
@@ -148,7 +164,9 @@ pub(super) fn op(i: &Instruction, escape: char) -> Result<Op, String> {
     }
     let f = Flags::check(i)?;
     let args = i.arguments.as_str();
-    let some = |args: &str| if args.is_empty() { Err(format!("{} requires at least one argument", i.name)) } else { Ok(()) };
+    let some = |args: &str| {
+        if args.is_empty() { Err(format!("{} requires at least one argument", i.name)) } else { Ok(()) }
+    };
     let one = || match words::plain(args).as_slice() {
         [_] => Ok(args.to_owned()),
         _ => Err(format!("{} requires exactly one argument", i.name)),
@@ -244,7 +262,9 @@ fn from(args: &str, f: &Flags<'_>) -> Result<Op, String> {
             let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
                 && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
             if !valid {
-                return Err(format!("invalid name for build stage: \"{name}\", name can't start with a number or contain symbols"));
+                return Err(format!(
+                    "invalid name for build stage: \"{name}\", name can't start with a number or contain symbols"
+                ));
             }
             (image.clone(), Some(name.clone()))
         }
@@ -290,8 +310,13 @@ fn arg(args: &str, escape: char) -> Result<Vec<(String, Option<String>)>, String
     words
         .iter()
         .map(|w| {
-            let (name, value) = w.split_once('=').map_or((w.as_str(), None), |(n, v)| (n, Some(v.to_owned())));
-            if name.is_empty() { Err("ARG names can not be blank".to_owned()) } else { Ok((name.to_owned(), value)) }
+            let (name, value) =
+                w.split_once('=').map_or((w.as_str(), None), |(n, v)| (n, Some(v.to_owned())));
+            if name.is_empty() {
+                Err("ARG names can not be blank".to_owned())
+            } else {
+                Ok((name.to_owned(), value))
+            }
         })
         .collect()
 }
@@ -303,7 +328,9 @@ fn copy(i: &Instruction, f: &Flags<'_>, escape: char) -> Result<CopyOp, String> 
         Json::No => words::quoted(&i.arguments, escape),
     };
     let dest = words.pop().filter(|_| !words.is_empty());
-    let Some(dest) = dest else { return Err(format!("{} requires at least two arguments, but only one was provided", i.name)) };
+    let Some(dest) = dest else {
+        return Err(format!("{} requires at least two arguments, but only one was provided", i.name));
+    };
     if heredoc::word(&dest).is_some() && !i.heredocs.is_empty() {
         return Err(format!("{} cannot accept a heredoc as a destination", i.name));
     }
@@ -339,9 +366,13 @@ fn healthcheck(args: &str, f: &Flags<'_>) -> Result<Healthcheck, String> {
         "NONE" if rest.is_empty() => vec!["NONE".to_owned()],
         "NONE" => return Err("HEALTHCHECK NONE takes no arguments".to_owned()),
         "CMD" => match command(rest)? {
-            CommandForm::Exec(a) if a.is_empty() => return Err("missing command after HEALTHCHECK CMD".to_owned()),
+            CommandForm::Exec(a) if a.is_empty() => {
+                return Err("missing command after HEALTHCHECK CMD".to_owned());
+            }
             CommandForm::Exec(a) => std::iter::once("CMD".to_owned()).chain(a).collect(),
-            CommandForm::Shell(s) if s.is_empty() => return Err("missing command after HEALTHCHECK CMD".to_owned()),
+            CommandForm::Shell(s) if s.is_empty() => {
+                return Err("missing command after HEALTHCHECK CMD".to_owned());
+            }
             CommandForm::Shell(s) => vec!["CMD-SHELL".to_owned(), s],
         },
         other => return Err(format!("unknown type \"{other}\" in HEALTHCHECK (try CMD)")),
@@ -428,13 +459,23 @@ mod tests {
     #[test]
     fn continuation_comments_and_blank_lines() {
         let ops = ops("FROM a\nRUN one \\\n  # comment\n\n  two \\ \n\t&& three\nCMD x\\\\\nUSER u");
-        assert_eq!(ops[1], Op::Run(RunOp { command: CommandForm::Shell("one   two \t&& three".into()), ..run_op() }));
+        assert_eq!(
+            ops[1],
+            Op::Run(RunOp { command: CommandForm::Shell("one   two \t&& three".into()), ..run_op() })
+        );
         assert_eq!(ops[2], Op::Cmd(CommandForm::Shell("x\\\\".into())));
         assert_eq!(ops.len(), 4);
     }
 
     fn run_op() -> RunOp {
-        RunOp { command: CommandForm::Shell(String::new()), mounts: vec![], network: None, security: None, devices: vec![], heredocs: vec![] }
+        RunOp {
+            command: CommandForm::Shell(String::new()),
+            mounts: vec![],
+            network: None,
+            security: None,
+            devices: vec![],
+            heredocs: vec![],
+        }
     }
 
     #[test]
@@ -449,16 +490,25 @@ mod tests {
 
     #[test]
     fn forms() {
-        assert_eq!(ops("FROM a\nCMD [\"x\", \"y\"]")[1], Op::Cmd(CommandForm::Exec(vec!["x".into(), "y".into()])));
+        assert_eq!(
+            ops("FROM a\nCMD [\"x\", \"y\"]")[1],
+            Op::Cmd(CommandForm::Exec(vec!["x".into(), "y".into()]))
+        );
         assert_eq!(ops("FROM a\nCMD [x, y]")[1], Op::Cmd(CommandForm::Shell("[x, y]".into())));
         assert!(error("CMD [\"x\", 1]").contains("JSON array syntax"));
         assert_eq!(ops("FROM a\nENV a b  c")[1], Op::Env(vec![("a".into(), "b  c".into())]));
-        assert_eq!(ops("FROM a\nENV a=\"b c\" d=e\\ f")[1], Op::Env(vec![("a".into(), "\"b c\"".into()), ("d".into(), "e\\ f".into())]));
+        assert_eq!(
+            ops("FROM a\nENV a=\"b c\" d=e\\ f")[1],
+            Op::Env(vec![("a".into(), "\"b c\"".into()), ("d".into(), "e\\ f".into())])
+        );
         assert_eq!(
             ops("FROM --platform=linux/arm64 a AS b")[0],
             Op::From { image: "a".into(), name: Some("b".into()), platform: Some("linux/arm64".into()) }
         );
-        let Op::Healthcheck(h) = &ops("FROM a\nHEALTHCHECK --interval=1m30s --retries=3 CMD curl x")[1] else { panic!() };
+        let Op::Healthcheck(h) = &ops("FROM a\nHEALTHCHECK --interval=1m30s --retries=3 CMD curl x")[1]
+        else {
+            panic!()
+        };
         assert_eq!((h.interval, h.retries, h.test.len()), (90_000_000_000, 3, 2));
     }
 

@@ -70,17 +70,25 @@ pub(super) fn json_or_words(text: &str) -> Result<Vec<String>, String> {
 pub(super) const NOT_STRINGS: &str = "when using JSON array syntax, arrays must be comprised of strings only";
 
 /// `name=value ...`, or the old `name value`; the flag tells which.
-pub(super) fn pairs(text: &str, keyword: &str, escape: char) -> Result<(Vec<(String, String)>, bool), String> {
+pub(super) fn pairs(
+    text: &str,
+    keyword: &str,
+    escape: char,
+) -> Result<(Vec<(String, String)>, bool), String> {
     let words = quoted(text, escape);
     let Some(first) = words.first() else { return Err(format!("{keyword} requires at least one argument")) };
     if !first.contains('=') {
-        let (name, value) = text.split_once(char::is_whitespace).ok_or_else(|| format!("{keyword} must have two arguments"))?;
+        let (name, value) = text
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| format!("{keyword} must have two arguments"))?;
         return Ok((vec![(name.to_owned(), value.trim_start().to_owned())], true));
     }
     let mut pairs = Vec::with_capacity(words.len());
     for word in &words {
         let Some((name, value)) = word.split_once('=') else {
-            return Err(format!("syntax error - can't find = in \"{word}\". Must be of the form: name=value"));
+            return Err(format!(
+                "syntax error - can't find = in \"{word}\". Must be of the form: name=value"
+            ));
         };
         if name.is_empty() {
             return Err(format!("{keyword} names can not be blank"));

@@ -6,7 +6,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use longshore_build::{BoxError, BuildEvent, BuildOptions, Builder, Built, Command, Context, Executor, MemoryCache, Result, StoreResolver};
+use longshore_build::{
+    BoxError, BuildEvent, BuildOptions, Builder, Built, Command, Context, Executor, MemoryCache, Result,
+    StoreResolver,
+};
 use longshore_image::{Ctx, Image, ImageSpec, LayerOptions, Store, StoreOptions};
 
 /// Ends a test that lacks something: panics where nothing may be missing.
@@ -85,7 +88,12 @@ impl World {
         self.build_with(dockerfile, Some(executor), &BuildOptions::default())
     }
 
-    pub fn build_with(&self, dockerfile: &str, executor: Option<&dyn Executor>, options: &BuildOptions) -> (Result<Built>, Log) {
+    pub fn build_with(
+        &self,
+        dockerfile: &str,
+        executor: Option<&dyn Executor>,
+        options: &BuildOptions,
+    ) -> (Result<Built>, Log) {
         let resolver = StoreResolver(&self.store);
         let mut builder = Builder::new(&self.store, &resolver).cache(&self.cache);
         if let Some(executor) = executor {
@@ -103,7 +111,8 @@ impl World {
         let mut files = BTreeMap::new();
         for layer in self.store.layers(image).unwrap() {
             for (path, file) in self.layer(&layer) {
-                let name = Path::new(&path).file_name().map(|n| n.to_str().unwrap().to_owned()).unwrap_or_default();
+                let name =
+                    Path::new(&path).file_name().map(|n| n.to_str().unwrap().to_owned()).unwrap_or_default();
                 if let Some(gone) = name.strip_prefix(".wh.") {
                     let gone = Path::new(&path).with_file_name(gone).to_str().unwrap().to_owned();
                     files.retain(|p: &String, _| *p != gone && !p.starts_with(&format!("{gone}/")));
@@ -141,7 +150,8 @@ pub fn read_tar(bytes: &[u8]) -> BTreeMap<String, File> {
     let mut files = BTreeMap::new();
     for entry in archive.entries().unwrap() {
         let mut e = entry.unwrap();
-        let path = e.path().unwrap().to_str().unwrap().trim_end_matches('/').trim_start_matches("./").to_owned();
+        let path =
+            e.path().unwrap().to_str().unwrap().trim_end_matches('/').trim_start_matches("./").to_owned();
         let h = e.header().clone();
         let mut text = String::new();
         let kind = match h.entry_type() {
@@ -160,7 +170,10 @@ pub fn read_tar(bytes: &[u8]) -> BTreeMap<String, File> {
             }
         }
         let owner = (h.uid().unwrap(), h.gid().unwrap());
-        files.insert(path, File { kind, mode: h.mode().unwrap() & 0o7777, owner, mtime: h.mtime().unwrap(), text });
+        files.insert(
+            path,
+            File { kind, mode: h.mode().unwrap() & 0o7777, owner, mtime: h.mtime().unwrap(), text },
+        );
     }
     files
 }
@@ -169,7 +182,9 @@ impl Log {
     pub fn note(&mut self, event: &BuildEvent<'_>) {
         match event {
             BuildEvent::Output { bytes, .. } => self.output.push_str(&String::from_utf8_lossy(bytes)),
-            BuildEvent::Started { step, total, instruction } => self.started.push((*step, *total, (*instruction).to_owned())),
+            BuildEvent::Started { step, total, instruction } => {
+                self.started.push((*step, *total, (*instruction).to_owned()))
+            }
             BuildEvent::Cached { step } => self.cached.push(*step),
             BuildEvent::Warning { message, .. } => self.warnings.push((*message).to_owned()),
             _ => {}
@@ -245,7 +260,10 @@ pub fn small_root() -> Vec<u8> {
 pub fn busybox() -> Option<Vec<u8>> {
     let busybox = std::fs::read("/bin/busybox").or_else(|_| std::fs::read("/usr/bin/busybox")).ok()?;
     let mut tar = Tar::new().dir("bin", 0o755).file("bin/busybox", busybox, 0o755);
-    for name in ["sh", "cat", "ls", "echo", "mkdir", "rm", "mv", "ln", "id", "env", "touch", "true", "false", "sleep", "test", "wget", "stat", "chmod", "grep", "hostname", "ip", "find", "cp"] {
+    for name in [
+        "sh", "cat", "ls", "echo", "mkdir", "rm", "mv", "ln", "id", "env", "touch", "true", "false", "sleep",
+        "test", "wget", "stat", "chmod", "grep", "hostname", "ip", "find", "cp",
+    ] {
         tar = tar.link(&format!("bin/{name}"), "busybox");
     }
     Some(
@@ -292,10 +310,18 @@ impl Script {
 }
 
 impl Executor for Script {
-    fn execute(&self, command: &Command<'_>, output: &mut (dyn Write + Send), _: Ctx<'_>) -> Result<i32, BoxError> {
+    fn execute(
+        &self,
+        command: &Command<'_>,
+        output: &mut (dyn Write + Send),
+        _: Ctx<'_>,
+    ) -> Result<i32, BoxError> {
         let mut seen = command.args.to_vec();
         seen.extend(command.env.iter().cloned());
-        seen.push(format!("cwd={} user={} uid={} gid={} groups={:?}", command.cwd, command.user, command.uid, command.gid, command.groups));
+        seen.push(format!(
+            "cwd={} user={} uid={} gid={} groups={:?}",
+            command.cwd, command.user, command.uid, command.gid, command.groups
+        ));
         self.seen.lock().unwrap().push(seen);
         let upper = command.rootfs.overlay().ok_or("layers are not directories")?.upper.ok_or("read-only")?;
         Ok((self.step)(&upper, command.args, output))
