@@ -232,3 +232,17 @@ pub(crate) fn assert_same(left: &Tree, right: &Tree) {
     wrong.truncate(20);
     assert!(wrong.is_empty(), "{count} differ:\n{}", wrong.join("\n"));
 }
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (name, link) = (text(&self.name), text(&self.link));
+        write!(
+            f,
+            "{:?} {name:?} -> {link:?} {:o} {} bytes",
+            char::from(self.kind),
+            self.mode,
+            self.content.len()
+        )
+    }
+}
