@@ -1,5 +1,7 @@
 //! The store dies at every step, by kill -9, with the power, on a full disk, without descriptors; and many processes use it at once.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 #[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
 mod common;
 

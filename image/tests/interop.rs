@@ -1,5 +1,7 @@
 //! The store's directory and its archives beside skopeo, umoci, podman and docker.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 #[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
 mod common;
 

@@ -8,7 +8,7 @@ pub(super) fn is_manifest(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageManifest || media_type.as_ref() == DOCKER_MANIFEST
 }
 
-pub(crate) fn is_index(media_type: &MediaType) -> bool {
+pub(super) fn is_index(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageIndex || media_type.as_ref() == DOCKER_LIST
 }
 

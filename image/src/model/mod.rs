@@ -11,7 +11,7 @@ use oci_spec::image::{Descriptor, Digest, ImageManifest};
 
 pub use config::{DockerConfig, Healthcheck, ImageConfig};
 pub(crate) use document::{Document, MAX_DEPTH, MAX_DOCUMENT, canonical, check_document_size, parse};
-pub(crate) use media::{is_image_config, is_index};
+pub(crate) use media::is_image_config;
 pub use platform::host_platform;
 pub(crate) use platform::{describe, pick, satisfies};
 

@@ -158,7 +158,7 @@ impl Store {
         }
     }
 
-    /// The index that was asked for, and those inside it that the way to the manifest led through.
+    /// The index that was asked for, and what of its content is here.
     fn mark_indexes(&self, descriptor: &Descriptor, depth: usize, marked: &mut Marked) -> Result<()> {
         if depth == 0 || self.blob_size(descriptor.digest())?.is_none() {
             return Ok(());
@@ -169,8 +169,14 @@ impl Store {
             Err(Error::NoSuchBlob { .. } | Error::Limit { .. }) => return Ok(()),
             Err(e) => return Err(e),
         };
-        if let Ok(Document::Index(index)) = model::parse(descriptor, &bytes) {
-            for inner in index.manifests().iter().filter(|d| model::is_index(d.media_type())) {
+        let document = model::parse(descriptor, &bytes);
+        if let Ok(Document::Manifest(manifest)) = &document {
+            // Of another platform, if it is here at all: an index that was made here can be pushed whole.
+            marked.insert(manifest.config().digest().clone());
+            marked.extend(manifest.layers().iter().map(|l| l.digest().clone()));
+        }
+        if let Ok(Document::Index(index)) = document {
+            for inner in index.manifests() {
                 self.mark_indexes(inner, depth - 1, marked)?;
             }
         }

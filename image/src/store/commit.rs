@@ -145,7 +145,7 @@ impl Store {
     }
 
     /// A layer of a plain tar: `write` produces it, a thread unpacks, another compresses with helpers.
-    fn make_layer(&self, write: Produce<'_>, kind: Compression, ctx: Ctx<'_>) -> Result<Layer> {
+    pub(super) fn make_layer(&self, write: Produce<'_>, kind: Compression, ctx: Ctx<'_>) -> Result<Layer> {
         let lease = self.lease()?;
         // What this makes has no name that a lease could list before it is there.
         let _shared = self.0.dir.lock_shared(STORE)?;

@@ -3,6 +3,7 @@
 mod collect;
 mod commit;
 mod create;
+mod edit;
 mod fetch;
 mod import;
 mod names;

@@ -57,6 +57,11 @@ impl Store {
         Ok(images)
     }
 
+    /// The image's names, sorted.
+    pub fn names_of(&self, image: &Image) -> Result<Vec<String>> {
+        self.names_of_id(image.id())
+    }
+
     /// All names, sorted, with the ID of their image. Reads nothing but the names.
     pub fn names(&self) -> Result<Vec<(String, Digest)>> {
         let mut names: Vec<_> = self
@@ -85,11 +90,11 @@ impl Store {
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let _shared = self.0.dir.lock_shared(STORE)?;
         if let Some(record) = self.0.refs.get(name)? {
-            let last = self.names_of(&record.config)? == [name];
+            let last = self.names_of_id(&record.config)? == [name];
             return self.untag(&record.config, vec![name.to_owned()], last, force);
         }
         let found = self.by_id(name)?;
-        let names = self.names_of(&found.record.config)?;
+        let names = self.names_of_id(&found.record.config)?;
         if names.len() > 1 && !force {
             return Err(Error::SeveralNames { id: found.record.config, names });
         }
@@ -132,7 +137,7 @@ impl Store {
         Ok(keys)
     }
 
-    fn names_of(&self, id: &Digest) -> Result<Vec<String>> {
+    fn names_of_id(&self, id: &Digest) -> Result<Vec<String>> {
         let mut names: Vec<String> = self
             .0
             .refs
