@@ -214,7 +214,8 @@ fn killed_at_any_time_it_is_sound() {
 
 /// Pulls, tags, removes, collects, commits; only the errors that others can cause are allowed.
 fn mob(dir: &Path, source: &Source, roots: &[Descriptor]) {
-    let store = Store::open_with(dir, &options(std::process::id() % 2 == 0, Durability::None)).unwrap();
+    let store =
+        Store::open_with(dir, &options(std::process::id().is_multiple_of(2), Durability::None)).unwrap();
     let seconds = std::env::var("LONGSHORE_MOB_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let end = Instant::now() + Duration::from_secs(seconds);
     let me = std::process::id();
