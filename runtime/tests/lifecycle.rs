@@ -62,12 +62,14 @@ fn tells_what_cannot_be_executed() {
     let Some(world) = World::new() else { return };
     fs::write(world.rootfs().join("bin/text"), "x").unwrap();
     let start = |program: &str| {
-        let created =
-            world.runtime.create(&id("exec"), &world.spec(&[program]), CreateOptions::default()).unwrap();
-        created.start().unwrap_err()
+        let created = world.runtime.create(&id("exec"), &world.spec(&[program]), CreateOptions::default());
+        created.and_then(longshore_runtime::Created::start).unwrap_err()
     };
     assert!(start("nowhere").is_program_not_found());
     assert!(start("/nowhere").is_program_not_found());
+    fs::set_permissions(world.rootfs().join("bin/text"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(world.rootfs().join("bin/plain"), "x").unwrap();
+    assert!(start("plain").is_program_not_executable());
     assert!(start("text").is_program_not_executable());
     assert!(start("/tmp").is_program_not_executable());
     assert!(world.runtime.list().unwrap().is_empty());

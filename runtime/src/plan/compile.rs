@@ -364,14 +364,16 @@ fn sysctl(b: &mut Builder, input: &Input<'_>) -> Result<()> {
 fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     b.label("signals");
     b.op("reset", op::RESET_SIGNALS, []);
+    // The terminal takes the place of the creator's streams now: whoever reads those waits for their end.
+    process::session(b, input);
     if let Some(listener) = input.listener {
+        process::look_up(b, input)?;
         b.label("start");
         b.op(super::PARK, op::PARK, [listener.into()]);
     }
     if input.mode == Mode::Init {
         hooks::hooks(b, input, "startContainer", Status::Created)?;
     }
-    process::session(b, input);
     process::rlimits(b, input)?;
     attributes::late(b, input)?;
     if input.mode == Mode::Exec {

@@ -38,8 +38,8 @@ pub(crate) struct Faults {
     labels: Vec<String>,
     /// Label and system call name of each step.
     steps: Vec<(u32, Cow<'static, str>)>,
-    /// The step that executes the container's program.
-    exec_step: Option<u32>,
+    /// The steps that look for the container's program, and execute it.
+    exec_steps: Vec<u32>,
     program: String,
     /// Which steps run a hook: kind and path.
     hooks: Vec<(u32, Cow<'static, str>, PathBuf)>,
@@ -49,7 +49,7 @@ impl Faults {
     /// The error of step `step`.
     pub(crate) fn error(&self, step: u32, errno: i32, detail: i32) -> Error {
         let source = std::io::Error::from_raw_os_error(errno);
-        if self.exec_step == Some(step) {
+        if self.exec_steps.contains(&step) {
             return Error::Exec { program: self.program.clone(), source };
         }
         if let Some((_, kind, path)) = self.hooks.iter().find(|h| h.0 == step) {
@@ -126,7 +126,7 @@ pub(crate) struct Builder {
     steps: Vec<Step>,
     names: Vec<(u32, &'static str)>,
     labels: Vec<String>,
-    exec_step: Option<u32>,
+    exec_steps: Vec<u32>,
     program: String,
     hooks: Vec<(u32, Cow<'static, str>, PathBuf)>,
     empty: u64,
@@ -139,7 +139,7 @@ impl Builder {
             steps: Vec::with_capacity(256),
             names: Vec::with_capacity(256),
             labels: vec!["set-up".to_owned()],
-            exec_step: None,
+            exec_steps: Vec::new(),
             program: String::new(),
             hooks: Vec::new(),
             empty: 0,
@@ -255,9 +255,10 @@ impl Builder {
         }
     }
 
-    /// The next step executes the container's program.
+    /// The next step looks for the container's program, or executes it.
     pub(crate) fn set_exec(&mut self, program: &str) {
-        self.exec_step = Some(self.next());
+        let step = self.next();
+        self.exec_steps.push(step);
         program.clone_into(&mut self.program);
     }
 
@@ -277,8 +278,8 @@ impl Builder {
             head.copy_from_slice(crate::sys::bytes_of(&header));
         }
         let steps = self.names.into_iter().map(|(label, name)| (label, Cow::Borrowed(name))).collect();
-        let Self { labels, exec_step, program, hooks, .. } = self;
-        Plan { bytes: self.data, faults: Faults { first: 0, labels, steps, exec_step, program, hooks } }
+        let Self { labels, exec_steps, program, hooks, .. } = self;
+        Plan { bytes: self.data, faults: Faults { first: 0, labels, steps, exec_steps, program, hooks } }
     }
 }
 

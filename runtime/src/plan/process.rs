@@ -187,26 +187,47 @@ pub(super) fn no_new_privileges(b: &mut Builder, input: &Input<'_>) {
     }
 }
 
+/// The program's name, and the environment.
+fn program<'a>(input: &Input<'a>) -> Result<(&'a str, Vec<String>)> {
+    let args = input.process.args().as_deref().unwrap_or_default();
+    let program = args.first().filter(|p| !p.is_empty()).ok_or_else(|| Error::spec("process.args", "is empty"))?;
+    let mut env: Vec<String> = input.process.env().clone().unwrap_or_default();
+    env.extend(input.extra_env.iter().cloned());
+    Ok((program, env))
+}
+
+/// Where the program may be.
+fn candidates(b: &mut Builder, input: &Input<'_>, program: &str, env: &[String]) -> Result<u64> {
+    let mut paths = Vec::new();
+    if program.contains('/') {
+        paths.push(b.text("process.args", input.process.cwd().join(program).as_os_str().as_encoded_bytes())?);
+    } else {
+        let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
+        for dir in path.split(':') {
+            let at = input.process.cwd().join(dir).join(program);
+            paths.push(b.text("process.env", at.as_os_str().as_encoded_bytes())?);
+        }
+    }
+    Ok(b.pointers(&paths))
+}
+
+/// Before a created container waits: engines want to hear of a missing program from `create`.
+pub(super) fn look_up(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    b.label("process.args");
+    let (program, env) = program(input)?;
+    let paths = candidates(b, input, program, &env)?;
+    b.set_exec(program);
+    b.op("look up the program", op::LOOK_UP, [paths.into()]);
+    Ok(())
+}
+
 /// The last steps.
 pub(super) fn execute(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     let process = input.process;
     b.label("process.args");
+    let (program, env) = program(input)?;
+    let paths = candidates(b, input, program, &env)?;
     let args = process.args().as_deref().unwrap_or_default();
-    let program =
-        args.first().filter(|p| !p.is_empty()).ok_or_else(|| Error::spec("process.args", "is empty"))?;
-    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
-    env.extend(input.extra_env.iter().cloned());
-    let mut paths = Vec::new();
-    if program.contains('/') {
-        paths.push(b.text("process.args", program)?);
-    } else {
-        let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
-        for dir in path.split(':') {
-            let dir = if dir.is_empty() { "." } else { dir };
-            paths.push(b.text("process.env", format!("{dir}/{program}"))?);
-        }
-    }
-    let paths = b.pointers(&paths);
     let argv = b.texts("process.args", args)?;
     let envp = b.texts("process.env", &env)?;
     b.set_exec(program);

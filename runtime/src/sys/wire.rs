@@ -70,6 +70,8 @@ pub(crate) mod op {
     pub(crate) const WRITE_FILE: u32 = 12;
     /// Fail unless the fd lies on a file system with this magic: fd, magic.
     pub(crate) const IS_FS: u32 = 13;
+    /// Fail, as `execve` would, unless one of these paths is a program: array of paths.
+    pub(crate) const LOOK_UP: u32 = 14;
 }
 
 /// A program that the helper runs: `createContainer` and `startContainer` hooks.

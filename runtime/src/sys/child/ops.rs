@@ -19,6 +19,7 @@ const O_DIRECTORY: u64 = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o2
 const O_CLOEXEC: u64 = 0o2_000_000;
 const O_PATH: u64 = 0o10_000_000;
 const AT_EMPTY_PATH: u64 = 0x1000;
+const AT_FDCWD: u64 = -100i64 as u64;
 
 /// Runs one operation: its result, or `-errno`.
 pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
@@ -35,6 +36,7 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
         op::RESET_SIGNALS => reset_signals(),
         op::HOOK => hook(machine, a[0] as *const Hook),
         op::WRITE_FILE => write_file(a),
+        op::LOOK_UP => look_up(a[0] as *const u64),
         op::IS_FS => is_fs(a[0], a[1]),
         _ => -EINVAL,
     }
@@ -294,6 +296,31 @@ fn exec(mut paths: *const u64, argv: u64, envp: u64) -> i64 {
         }
         if r == -EACCES {
             worst = r;
+        }
+        // SAFETY: within the array, as it has not ended.
+        paths = unsafe { paths.add(1) };
+    }
+}
+
+fn look_up(mut paths: *const u64) -> i64 {
+    let mut worst = -ENOENT;
+    loop {
+        // SAFETY: the parent ends the array with a null pointer.
+        let path = unsafe { *paths };
+        if path == 0 {
+            return worst;
+        }
+        let fd = open(AT_FDCWD, path, O_PATH, 0, 0);
+        if fd >= 0 {
+            let found = stat(fd as u64);
+            close(fd);
+            match found {
+                Ok(s) if s.mode & 0o170_000 == 0o100_000 && s.mode & 0o111 != 0 => return 0,
+                Ok(_) => worst = -EACCES,
+                Err(e) => return e,
+            }
+        } else if fd == -EACCES {
+            worst = fd;
         }
         // SAFETY: within the array, as it has not ended.
         paths = unsafe { paths.add(1) };
