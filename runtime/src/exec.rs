@@ -95,7 +95,7 @@ impl Container {
             maps: None,
             on_namespaces: &mut |_| Ok(()),
         };
-        let Launched { pid, pidfd, console, listener, .. } = launch(request, status, theirs)?;
+        let Launched { pid, pidfd, console, listener, .. } = launch(request, &status, theirs)?;
         if let Some(listener) = listener {
             crate::seccomp::pass_listener(&record, &listener)?;
         }

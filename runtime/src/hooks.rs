@@ -37,7 +37,6 @@ pub(crate) fn of<'a>(spec: &'a Spec, kind: &str) -> &'a [Hook] {
     pick(hooks, kind).as_deref().unwrap_or_default()
 }
 
-#[expect(deprecated, reason = "prestart hooks are still in use")]
 fn pick<'a>(hooks: &'a Hooks, kind: &str) -> &'a Option<Vec<Hook>> {
     match kind {
         "prestart" => hooks.prestart(),

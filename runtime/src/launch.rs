@@ -48,7 +48,7 @@ pub(crate) fn status_socket(least: RawFd) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Starts it, and returns when it is parked or executed. On an error nothing of it is left.
-pub(crate) fn launch(mut launch: Launch<'_>, status: OwnedFd, theirs: OwnedFd) -> Result<Launched> {
+pub(crate) fn launch(mut launch: Launch<'_>, status: &OwnedFd, theirs: OwnedFd) -> Result<Launched> {
     let memory =
         sys::memory(c"longshore-plan", &launch.plan.bytes).map_err(Error::os("make the plan's memory"))?;
     let cgroup = launch.groups.v2_fd()?;
@@ -63,7 +63,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, status: OwnedFd, theirs: OwnedFd) -
     let (pid, pidfd) = born_in(launch.groups, &request)?;
     drop((theirs, memory));
     let mut launched = Launched { pid, pidfd, console: None, netns: None, listener: None };
-    match converse(&mut launch, &status, &mut launched) {
+    match converse(&mut launch, status, &mut launched) {
         Ok(()) => Ok(launched),
         Err(error) => {
             let _ = sys::pidfd_send_signal(&launched.pidfd, libc::SIGKILL);
@@ -114,7 +114,12 @@ fn converse(launch: &mut Launch<'_>, status: &OwnedFd, launched: &mut Launched) 
             msg::NETNS => launched.netns = fd,
             msg::NOTIFY => launched.listener = fd,
             msg::READY => return Ok(()),
-            _ => return Err(faults.error(message.step, message.value, message.detail)),
+            msg::ERROR => return Err(faults.error(message.step, message.value, message.detail)),
+            kind => {
+                return Err(Error::os(format!("message {kind} of the start-up helper"))(
+                    io::ErrorKind::InvalidData.into(),
+                ));
+            }
         }
     }
 }

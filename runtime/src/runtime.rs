@@ -198,7 +198,7 @@ impl Runtime {
                     hooks::run(spec, "createRuntime", &state)
                 },
             },
-            status,
+            &status,
             theirs,
         )?;
         let record =

@@ -67,7 +67,8 @@ fn tells_what_cannot_be_executed() {
     };
     assert!(start("nowhere").is_program_not_found());
     assert!(start("/nowhere").is_program_not_found());
-    fs::set_permissions(world.rootfs().join("bin/text"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(world.rootfs().join("bin/text"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
     fs::write(world.rootfs().join("bin/plain"), "x").unwrap();
     assert!(start("plain").is_program_not_executable());
     assert!(start("text").is_program_not_executable());
@@ -306,8 +307,11 @@ fn hooks_run_in_their_places() {
             _ => hooks.set_start_container(failing),
         };
         spec.set_hooks(Some(hooks));
-        let error =
-            world.runtime.create(&id, &spec, CreateOptions::default()).and_then(|c| c.start()).unwrap_err();
+        let error = world
+            .runtime
+            .create(&id, &spec, CreateOptions::default())
+            .and_then(longshore_runtime::Created::start)
+            .unwrap_err();
         assert!(error.to_string().contains(kind) && error.to_string().contains("42"), "{error}");
     }
     also_unprivileged("hooks_run_in_their_places");

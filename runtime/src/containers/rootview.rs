@@ -74,7 +74,8 @@ impl RootView {
     /// Opens what is there; links are followed inside.
     pub(super) fn open(&self, path: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         // openat2(2) takes none of these beside O_PATH, which opens neither a FIFO nor a terminal anyway.
-        let careful = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK | OFlags::NOCTTY };
+        let careful =
+            if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK | OFlags::NOCTTY };
         let flags = flags | OFlags::CLOEXEC | careful;
         for layer in &self.layers {
             match look(layer.as_fd(), path, flags)? {

@@ -247,14 +247,6 @@ impl Builder {
         }
     }
 
-    /// The same after success.
-    pub(crate) fn skip_ok_to_here(&mut self, index: u32) {
-        let here = self.steps.len();
-        if let Some(step) = self.steps.get_mut(index as usize) {
-            step.skip_ok = (here - 1 - index as usize) as u16;
-        }
-    }
-
     /// The next step looks for the container's program, or executes it.
     pub(crate) fn set_exec(&mut self, program: &str) {
         let step = self.next();

@@ -190,7 +190,8 @@ pub(super) fn no_new_privileges(b: &mut Builder, input: &Input<'_>) {
 /// The program's name, and the environment.
 fn program<'a>(input: &Input<'a>) -> Result<(&'a str, Vec<String>)> {
     let args = input.process.args().as_deref().unwrap_or_default();
-    let program = args.first().filter(|p| !p.is_empty()).ok_or_else(|| Error::spec("process.args", "is empty"))?;
+    let program =
+        args.first().filter(|p| !p.is_empty()).ok_or_else(|| Error::spec("process.args", "is empty"))?;
     let mut env: Vec<String> = input.process.env().clone().unwrap_or_default();
     env.extend(input.extra_env.iter().cloned());
     Ok((program, env))

@@ -6,8 +6,6 @@
 /// Where the helper maps the plan. Far from the helper's own segments, within every 64-bit address space.
 pub(crate) const BASE: u64 = 0x10_0000_0000;
 
-/// Number of result slots.
-pub(crate) const SLOTS: usize = 64;
 /// `Step::out` when the result is not kept.
 pub(crate) const NO_SLOT: u8 = 0xff;
 /// `Step::forgive` entry that matches every error.

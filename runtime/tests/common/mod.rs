@@ -1,5 +1,6 @@
 //! What the tests share: a busybox root file system, a temporary runtime, the same test again as an ordinary user.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
 
 use std::fs;
 use std::io::Read;

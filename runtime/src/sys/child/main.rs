@@ -16,7 +16,10 @@ mod ops;
 mod wire;
 
 use kernel::{exit, nr, syscall};
-use wire::{ANY, BASE, Header, Message, NO_SLOT, OP, SLOTS, Step, msg};
+use wire::{ANY, BASE, Header, Message, NO_SLOT, OP, Step, msg};
+
+/// Number of result slots.
+const SLOTS: usize = 64;
 
 /// What the steps change.
 struct Machine {
