@@ -230,7 +230,7 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
             self.running += 1;
             let (shared, ctx, sender) = (self.shared, self.ctx, self.sender.clone());
             self.scope.spawn(move || {
-                let result = run_stage(shared, stage, ctx, sender.clone());
+                let result = Box::new(run_stage(shared, stage, ctx, &sender));
                 let _ = sender.send(Message::Done { stage, result });
             });
         }
@@ -244,7 +244,7 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
                 self.ctx.cancel.store(true, Ordering::Relaxed);
             }
             match receiver.recv_timeout(TICK) {
-                Ok(Message::Done { stage, result }) => self.ended(stage, result),
+                Ok(Message::Done { stage, result }) => self.ended(stage, *result),
                 Ok(message) => tell(message, self.shared.plan.total, events),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The schedule itself holds a sender.
@@ -279,7 +279,7 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
 fn tell(message: Message, total: usize, events: Events<'_>) {
     match message {
         Message::Started { step, instruction } => {
-            events(BuildEvent::Started { step, total, instruction: &instruction })
+            events(BuildEvent::Started { step, total, instruction: &instruction });
         }
         Message::Cached { step } => events(BuildEvent::Cached { step }),
         Message::Output { step, bytes } => events(BuildEvent::Output { step, bytes: &bytes }),

@@ -367,12 +367,13 @@ fn put(field: &mut [u8; 100], value: &[u8], key: &str, pax: &mut Pax) {
     field[..n].copy_from_slice(&value[..n]);
 }
 
+/// Records of a pax extended header.
 #[derive(Default)]
-struct Pax(Vec<u8>);
+pub(crate) struct Pax(Vec<u8>);
 
 impl Pax {
     /// `length key=value\n`, where the length counts itself.
-    fn add(&mut self, key: &str, value: &[u8]) {
+    pub(crate) fn add(&mut self, key: &str, value: &[u8]) {
         let rest = key.len() + value.len() + 3;
         let mut length = rest + 1;
         while length != rest + length.to_string().len() {
@@ -383,7 +384,8 @@ impl Pax {
         self.0.push(b'\n');
     }
 
-    fn finish(self) -> Vec<u8> {
+    /// Its blocks; none without a record.
+    pub(crate) fn finish(self) -> Vec<u8> {
         if self.0.is_empty() {
             return Vec::new();
         }

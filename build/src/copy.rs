@@ -38,7 +38,12 @@ impl Target {
         };
         let (real, _) = resolve(changes, Path::new(parent), true)?;
         changes.make_dirs(&real, self.new_owner())?;
-        resolve(changes, Path::new(&self.dest), true)
+        let (real, found) = resolve(changes, Path::new(&self.dest), true)?;
+        if found.is_none() {
+            // A link at the end may point to where nothing is yet.
+            changes.make_dirs(real.parent().unwrap_or(Path::new("")), self.new_owner())?;
+        }
+        Ok((real, found))
     }
 }
 

@@ -113,9 +113,9 @@ fn key(s: &Stat) -> Key {
         s.st_ino,
         n(s.st_size),
         n(s.st_mtime),
-        s.st_mtime_nsec.try_into().unwrap_or(0),
+        s.st_mtime_nsec,
         n(s.st_ctime),
-        s.st_ctime_nsec.try_into().unwrap_or(0),
+        s.st_ctime_nsec,
         s.st_mode.into(),
     ]
 }

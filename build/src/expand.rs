@@ -252,8 +252,10 @@ impl<'e, 'a> Run<'e, 'a> {
                     self.at += 1;
                     match self.next() {
                         None => {
-                            return Err("unexpected end of statement while looking for matching double-quote"
-                                .to_owned());
+                            return Err(
+                                "unexpected end of statement while looking for matching double-quote"
+                                    .to_owned(),
+                            );
                         }
                         // Inside double quotes the escape character only hides these three.
                         Some(c) if c == '"' || c == '$' || c == escape => {
@@ -323,12 +325,12 @@ impl<'e, 'a> Run<'e, 'a> {
         match self.peek() {
             Some(c) if c.is_ascii_digit() => self.skip(|c| c.is_ascii_digit()),
             Some(c) if c.is_ascii_alphabetic() || c == '_' => {
-                self.skip(|c| c.is_ascii_alphanumeric() || c == '_')
+                self.skip(|c| c.is_ascii_alphanumeric() || c == '_');
             }
             Some('@' | '*' | '#' | '?' | '-' | '!' | '$')
                 if self.depth == 0 && self.at > 0 && self.chars[self.at - 1] == '$' =>
             {
-                self.at += 1
+                self.at += 1;
             }
             _ => {}
         }

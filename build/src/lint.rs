@@ -148,10 +148,10 @@ impl Linter<'_> {
                 );
             }
         }
-        self.from_args(i, image);
+        self.base_arguments(i, image);
     }
 
-    fn from_args(&mut self, i: &Instruction, image: &str) {
+    fn base_arguments(&mut self, i: &Instruction, image: &str) {
         let globals = self.globals.clone();
         let lookup = |name: &str| {
             globals.get(name).cloned().flatten().or_else(|| is_builtin(name).then(|| "x".to_owned()))

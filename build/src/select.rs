@@ -160,7 +160,7 @@ impl Selection<'_> {
         if is_dir && let Some(dir) = self.source.tree.dir(&real)? {
             self.walk(
                 &dir,
-                Walk { rel: Path::new(""), named: path, real: &real },
+                &Walk { rel: Path::new(""), named: path, real: &real },
                 &matched,
                 &[],
                 &mut m.items,
@@ -198,7 +198,7 @@ impl Selection<'_> {
     fn walk(
         &mut self,
         dir: &Dir<'_>,
-        at: Walk<'_>,
+        at: &Walk<'_>,
         ignored: &[bool],
         excluded: &[bool],
         out: &mut Vec<Item>,
@@ -221,7 +221,13 @@ impl Selection<'_> {
             let item = self.item(rel.clone(), real.clone(), entry)?;
             out.push(item);
             if is_dir && let Some(dir) = dir.open_dir(&name)? {
-                self.walk(&dir, Walk { rel: &rel, named: &named, real: &real }, &matched, &matched_too, out)?;
+                self.walk(
+                    &dir,
+                    &Walk { rel: &rel, named: &named, real: &real },
+                    &matched,
+                    &matched_too,
+                    out,
+                )?;
                 // An ignored directory is only there for what a `!` rule took in below it.
                 if (skip || skip_too) && out.len() == before + 1 {
                     out.pop();

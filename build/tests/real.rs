@@ -1,5 +1,6 @@
 //! Builds in real containers.
 #![cfg(feature = "runtime")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod common;
 

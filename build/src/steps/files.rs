@@ -93,7 +93,7 @@ impl<'a> StageRun<'_, 'a> {
     pub(super) fn copy(&mut self, op: &CopyOp) -> Result<()> {
         let job = self.job(op)?;
         let parent_layers = if op.link { Vec::new() } else { self.state.diff_ids() };
-        let from_layers = self.from_layers(op.from.as_deref())?;
+        let from_layers = self.layers_of(op.from.as_deref())?;
         let history = history(op, &job);
         let has_url = job.sources.iter().any(|s| matches!(s, Given::Url(_)));
         // An address says nothing about its content: without checksum the file is fetched, and its digest decides.
@@ -191,7 +191,7 @@ impl<'a> StageRun<'_, 'a> {
         expander.word(&doc.text()).map(|e| e.text).or_else(|m| self.fail(m))
     }
 
-    fn from_layers(&self, from: Option<&str>) -> Result<Option<Vec<Digest>>> {
+    fn layers_of(&self, from: Option<&str>) -> Result<Option<Vec<Digest>>> {
         let Some(name) = from else { return Ok(None) };
         Ok(Some(match self.reference(name)? {
             Reference::Stage(stage) => self.shared.state(stage).diff_ids(),
@@ -259,7 +259,7 @@ impl<'a> StageRun<'_, 'a> {
                     )?;
                 }
                 Given::Url(_) => {
-                    self.place_fetched(job, fetched.next().expect("fetched above"), &target, &mut changes)?
+                    self.place_fetched(job, fetched.next().expect("fetched above"), &target, &mut changes)?;
                 }
             }
         }

@@ -51,7 +51,7 @@ pub(crate) enum Message {
     Output { step: usize, bytes: Vec<u8> },
     Finished { step: usize, elapsed: Duration },
     Warning { line: usize, message: String },
-    Done { stage: usize, result: Result<State> },
+    Done { stage: usize, result: Box<Result<State>> },
 }
 
 /// One stage on its way.
@@ -71,7 +71,7 @@ pub(crate) fn run_stage(
     shared: &Shared<'_>,
     stage: usize,
     ctx: Ctx<'_>,
-    events: Sender<Message>,
+    events: &Sender<Message>,
 ) -> Result<State> {
     let plan = &shared.plan.stages[stage];
     let platform = plan.platform.clone().unwrap_or_else(|| shared.platform.clone());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use longshore_image::{Ctx, Layer, LayerOptions, Snapshot, Store};
 
 use crate::Result;
+use crate::changes::Pax;
 use crate::tree::{Tree, resolve};
 
 /// Those of the targets, and of their parents, that the root does not have.
@@ -144,14 +145,35 @@ impl<R: Read> Filter<R> {
             let name = content.split(|b| *b == 0).next().unwrap_or_default();
             self.long_path = Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)));
         } else if kind.is_pax_local_extensions() {
+            self.prefix.extend_from_slice(&self.records(content)?.finish());
             let path = tar::PaxExtensions::new(content).flatten().find(|e| e.key_bytes() == b"path");
             if let Some(path) = path {
                 self.long_path = Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.value_bytes())));
             }
+            return Ok(());
         }
         self.prefix.extend_from_slice(block);
         self.prefix.extend_from_slice(&body);
         Ok(())
+    }
+}
+
+impl<R> Filter<R> {
+    /// The records of an extended header but for times that are later than they may be: the header's own takes their place.
+    fn records(&self, content: &[u8]) -> io::Result<Pax> {
+        let mut pax = Pax::default();
+        for record in tar::PaxExtensions::new(content) {
+            let record = record?;
+            let key = record.key().map_err(io::Error::other)?;
+            let late = |clamp: i64| {
+                let seconds = record.value().ok().and_then(|v| v.split('.').next()?.parse::<i64>().ok());
+                seconds.is_none_or(|s| s >= clamp)
+            };
+            if !(matches!(key, "mtime" | "atime" | "ctime") && self.clamp.is_some_and(late)) {
+                pax.add(key, record.value_bytes());
+            }
+        }
+        Ok(pax)
     }
 }
 

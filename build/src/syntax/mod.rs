@@ -176,7 +176,7 @@ impl std::fmt::Display for Dockerfile {
 /// Parses the trigger of an `ONBUILD` that an image carries.
 pub(crate) fn parse_trigger(text: &str, escape: char) -> Result<Instruction, String> {
     let source = if escape == '`' { format!("# escape=`\n{text}\n") } else { format!("{text}\n") };
-    let file = scan::scan(&source);
+    let file = scan::scan_fragment(&source);
     if let Some(e) = file.errors.first() {
         return Err(e.message.clone());
     }

@@ -6,6 +6,19 @@ use super::{
 };
 
 pub(super) fn scan(source: &str) -> Dockerfile {
+    let mut scanner = scan_items(source);
+    if source.len() <= MAX_FILE {
+        scanner.whole_file();
+    }
+    scanner.file
+}
+
+/// Instructions that need not begin with a `FROM`.
+pub(super) fn scan_fragment(source: &str) -> Dockerfile {
+    scan_items(source).file
+}
+
+fn scan_items(source: &str) -> Scanner<'_> {
     let mut scanner = Scanner {
         source,
         at: 0,
@@ -23,11 +36,10 @@ pub(super) fn scan(source: &str) -> Dockerfile {
     if source.len() > MAX_FILE {
         scanner.error(1, 0..0, format!("dockerfile is larger than {MAX_FILE} bytes"));
         scanner.file.items.push(Item { span: 0..source.len(), line: 1, kind: ItemKind::Comment });
-        return scanner.file;
+        return scanner;
     }
     while scanner.item() {}
-    scanner.whole_file();
-    scanner.file
+    scanner
 }
 
 struct Scanner<'a> {

@@ -382,14 +382,14 @@ fn healthcheck(args: &str, f: &Flags<'_>) -> Result<Healthcheck, String> {
         Some(v) => v.parse().map_err(|_| format!("--retries must be a number of at least 0, not {v}"))?,
         None => 0,
     };
-    let mut check = Healthcheck::default();
-    check.test = test;
-    check.interval = time("interval")?;
-    check.timeout = time("timeout")?;
-    check.start_period = time("start-period")?;
-    check.start_interval = time("start-interval")?;
-    check.retries = retries;
-    Ok(check)
+    Ok(Healthcheck {
+        test,
+        interval: time("interval")?,
+        timeout: time("timeout")?,
+        start_period: time("start-period")?,
+        start_interval: time("start-interval")?,
+        retries,
+    })
 }
 
 /// A duration as Go writes it (`1m30s`, `1.5h`, `250ms`), in nanoseconds.

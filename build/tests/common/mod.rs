@@ -1,5 +1,6 @@
 //! A scratch store with a busybox image, contexts, and commands without a container.
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -183,7 +184,7 @@ impl Log {
         match event {
             BuildEvent::Output { bytes, .. } => self.output.push_str(&String::from_utf8_lossy(bytes)),
             BuildEvent::Started { step, total, instruction } => {
-                self.started.push((*step, *total, (*instruction).to_owned()))
+                self.started.push((*step, *total, (*instruction).to_owned()));
             }
             BuildEvent::Cached { step } => self.cached.push(*step),
             BuildEvent::Warning { message, .. } => self.warnings.push((*message).to_owned()),

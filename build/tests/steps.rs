@@ -1,0 +1,299 @@
+//! What a build makes, without containers: commands are closures, layers are directories.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Script, Tar, World};
+use longshore_build::{
+    BoxError, BuildOptions, Builder, Context, Error, Fetched, Fetcher, FileCache, StoreResolver,
+};
+use longshore_image::Ctx;
+
+#[test]
+fn an_unchanged_context_is_cached_and_a_changed_one_is_not() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    world.write("a", "1");
+    world.write("b", "1");
+    let file = "FROM base\nCOPY a /x/\nRUN write /r one\nCOPY b /y/\nRUN echo two\n";
+    let run = || {
+        let built = world.run(file, &script).0.unwrap();
+        (built.executed, built.cached)
+    };
+    assert_eq!(run(), (4, 0));
+    assert_eq!(run(), (0, 4));
+    // Times do not count, and neither do files that are not copied.
+    world.write("c", "1");
+    world.write("a", "1");
+    assert_eq!(run(), (0, 4));
+    world.write("b", "2");
+    assert_eq!(run(), (2, 2));
+    world.write("a", "2");
+    assert_eq!(run(), (4, 0));
+    world.write("a", "1");
+    world.write("b", "1");
+    assert_eq!(run(), (0, 4));
+    let mut options = BuildOptions::default();
+    options.no_cache = true;
+    assert_eq!(world.build_with(file, Some(&script), &options).0.unwrap().executed, 4);
+}
+
+#[test]
+fn a_cache_entry_whose_layer_is_gone_is_no_answer() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    let cache = FileCache::open(world.dir.path().join("cache")).unwrap();
+    let resolver = StoreResolver(&world.store);
+    let build = || {
+        let builder = Builder::new(&world.store, &resolver).executor(&script).cache(&cache);
+        builder
+            .build(
+                "FROM base\nRUN write /f 1\n",
+                &Context::empty(),
+                &BuildOptions::default(),
+                &mut |_| {},
+                Ctx::none(),
+            )
+            .unwrap()
+    };
+    let first = build();
+    assert_eq!(build().cached, 1);
+    world.store.remove(first.image.id().as_ref(), true).unwrap();
+    drop(first);
+    world.store.collect(Ctx::none()).unwrap();
+    assert_eq!(build().executed, 1);
+}
+
+#[test]
+fn a_rebuilt_stage_with_the_same_files_does_not_rebuild_what_copies_them() {
+    let world = World::directories();
+    world.base();
+    // Each run writes the same file, and another one that differs.
+    let count = Arc::new(AtomicUsize::new(0));
+    let runs = Arc::clone(&count);
+    let script = Script::new(move |upper, args, _| {
+        let n = runs.fetch_add(1, Ordering::Relaxed);
+        if args[2].starts_with("make") {
+            std::fs::write(upper.join("out"), "same").unwrap();
+            std::fs::write(upper.join("log"), n.to_string()).unwrap();
+        } else {
+            std::fs::write(upper.join("last"), "x").unwrap();
+        }
+        0
+    });
+    let file =
+        |n: u32| format!("FROM base AS b\nRUN make {n}\nFROM base\nCOPY --from=b /out /out\nRUN last\n");
+    world.run(&file(1), &script).0.unwrap();
+    let built = world.run(&file(2), &script).0.unwrap();
+    assert_eq!((built.executed, built.cached), (1, 2));
+}
+
+#[test]
+fn only_needed_stages_run_and_independent_ones_at_the_same_time() {
+    let world = World::directories();
+    world.base();
+    let both = Arc::new(std::sync::Barrier::new(2));
+    let script = Script::new(move |upper, args, _| {
+        assert!(!args[2].contains("unused"));
+        if args[2].starts_with("meet") {
+            // Ends only when both stages are here at once.
+            both.wait();
+            std::fs::write(upper.join(&args[2][5..]), "x").unwrap();
+        }
+        0
+    });
+    let file = "FROM base AS a\nRUN meet a\nFROM base AS unused\nRUN unused\nFROM base AS b\nRUN meet b\nFROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n";
+    let mut options = BuildOptions::default();
+    options.jobs = Some(2);
+    let (built, log) = world.build_with(file, Some(&script), &options);
+    assert_eq!(world.files(&built.unwrap().image).len(), 2);
+    assert_eq!(log.started.len(), 7);
+}
+
+#[test]
+fn triggers_run_in_the_child_and_are_gone_in_the_grandchild() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    world.write("f", "from the child's context");
+    let mut options = BuildOptions::default();
+    options.tags = vec!["parent".into()];
+    world
+        .build_with("FROM base\nONBUILD COPY f /f\nONBUILD RUN write /r x\n", Some(&script), &options)
+        .0
+        .unwrap();
+    options.tags = vec!["child".into()];
+    let child = world.build_with("FROM parent\nUSER www\n", Some(&script), &options).0.unwrap();
+    assert_eq!(world.files(&child.image)["f"].text, "from the child's context");
+    assert!(child.image.config().docker.on_build.is_none());
+    let grandchild = world.run("FROM child\n", &script).0.unwrap();
+    assert_eq!(grandchild.executed, 0);
+}
+
+#[test]
+fn reproducible_with_an_epoch() {
+    let script = Script::simple();
+    let build = || {
+        let world = World::directories();
+        world.base();
+        world.write("d/a", "1");
+        let mut options = BuildOptions::default();
+        options.source_date_epoch = Some(1_000_000_000);
+        let file = "FROM base\nARG SOURCE_DATE_EPOCH\nLABEL b=1 a=2 z=$SOURCE_DATE_EPOCH\nWORKDIR /w\nCOPY d /d\nRUN write /tmp/x y\nEXPOSE 2 1\nVOLUME /b /a\n";
+        let built = world.build_with(file, Some(&script), &options).0.unwrap();
+        assert_eq!(built.image.config().oci.created().as_deref(), Some("2001-09-09T01:46:40Z"));
+        let files = world.files(&built.image);
+        assert!(files.values().all(|f| f.mtime <= 1_000_000_000));
+        let config = String::from_utf8(built.image.config().to_json()).unwrap();
+        (config, files, built.image.descriptor().digest().clone())
+    };
+    let first = build();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(first, build());
+}
+
+#[test]
+fn newer_flags_of_copy() {
+    let world = World::directories();
+    world.base();
+    for f in ["s/a.txt", "s/b.md", "s/deep/c.txt", "s/deep/d.md", "x/y/z/e.txt"] {
+        world.write(f, f);
+    }
+    let names = |file: &str| -> Vec<String> {
+        let built = world.build(&format!("FROM base\n{file}\n")).unwrap();
+        world.last_layer(&built.image).into_iter().filter(|(_, f)| f.kind != 'd').map(|(p, _)| p).collect()
+    };
+    assert_eq!(names("COPY --exclude=*.md s /d"), ["d/a.txt", "d/deep/c.txt", "d/deep/d.md"]);
+    assert_eq!(names("COPY --exclude=**/*.md --exclude=deep/c.txt s /d"), ["d/a.txt"]);
+    assert_eq!(names("COPY --parents s/a.txt x/y/z /d"), ["d/s/a.txt", "d/x/y/z/e.txt"]);
+    assert_eq!(names("COPY --parents x/./y/z/e.txt /d/"), ["d/y/z/e.txt"]);
+    assert_eq!(names("COPY --parents **/*.txt /d/"), ["d/s/a.txt", "d/s/deep/c.txt", "d/x/y/z/e.txt"]);
+    assert_eq!(names("COPY --link s/a.txt /abs/f"), ["abs/f"]);
+    assert_eq!(names("COPY s/a.txt /abs/f"), ["usr/lib/f"]);
+    let built = world.build("FROM base\nCOPY --chmod=u=rw,go= s /d\n").unwrap();
+    assert_eq!(world.last_layer(&built.image)["d/a.txt"].mode, 0o600);
+}
+
+#[test]
+fn linked_copies_do_not_depend_on_what_is_below() {
+    let world = World::directories();
+    world.base();
+    world.write("f", "1");
+    let script = Script::simple();
+    let file = |n: u32| format!("FROM base\nRUN write /r {n}\nCOPY --link f /d/f\n");
+    let first = world.run(&file(1), &script).0.unwrap();
+    let second = world.run(&file(2), &script).0.unwrap();
+    assert_eq!((second.executed, second.cached), (1, 1));
+    assert_eq!(first.image.diff_ids().last(), second.image.diff_ids().last());
+}
+
+#[test]
+fn heredocs_become_files() {
+    let world = World::directories();
+    world.base();
+    let built = world.build("FROM base\nENV V=value\nCOPY <<one <<\"two\" --- /d/\n$V\none\n$V\ntwo\n");
+    assert!(matches!(built.unwrap_err(), Error::NotFound { .. }));
+    let built = world
+        .build("FROM base\nENV V=value\nCOPY --chown=www <<one <<\"two\" /d/\n$V \"${N:-x}\"\none\n$V\ntwo\n")
+        .unwrap();
+    let files = world.last_layer(&built.image);
+    assert_eq!((&*files["d/one"].text, &*files["d/two"].text), ("value \"x\"\n", "$V\n"));
+    assert_eq!(files["d/one"].owner, (33, 34));
+}
+
+struct Web;
+impl Fetcher for Web {
+    fn fetch(&self, url: &str, _: Ctx<'_>) -> Result<Fetched, BoxError> {
+        match url {
+            "http://h/dir/file.txt?q" => Ok(Fetched::new(&b"web"[..]).modified(77)),
+            "http://h/a.tar" => {
+                Ok(Fetched::new(std::io::Cursor::new(Tar::new().file("in", "x", 0o644).end())))
+            }
+            _ => Err("no such page".into()),
+        }
+    }
+}
+
+#[test]
+fn addresses_are_fetched() {
+    let world = World::directories();
+    world.base();
+    let resolver = StoreResolver(&world.store);
+    let build = |line: &str| {
+        let builder = Builder::new(&world.store, &resolver).fetcher(&Web).cache(&world.cache);
+        builder.build(
+            &format!("FROM base\n{line}\n"),
+            &Context::empty(),
+            &BuildOptions::default(),
+            &mut |_| {},
+            Ctx::none(),
+        )
+    };
+    let built = build("ADD http://h/dir/file.txt?q /d/").unwrap();
+    let file = &world.last_layer(&built.image)["d/file.txt"];
+    assert_eq!((file.text.as_str(), file.mode, file.mtime), ("web", 0o600, 77));
+    assert_eq!(build("ADD http://h/dir/file.txt?q /d/").unwrap().cached, 1);
+    let sum = "0a3fd5ca2d65eb4f8c5a2c8ee4b7f0d5ae2dd5ed59e2fa4b6b0c57a4d8b0b7b1";
+    assert!(matches!(
+        build(&format!("ADD --checksum=sha256:{sum} http://h/dir/file.txt?q /d/")),
+        Err(Error::Checksum { .. })
+    ));
+    let built = build("ADD http://h/a.tar /d/").unwrap();
+    assert!(world.last_layer(&built.image).contains_key("d/a.tar"));
+    let built = build("ADD --unpack http://h/a.tar /d/").unwrap();
+    assert!(world.last_layer(&built.image).contains_key("d/in"));
+    assert!(
+        matches!(build("ADD http://u:p@h/none /d/").unwrap_err(), Error::Fetch { url, .. } if url == "http://h/none")
+    );
+    assert!(matches!(build("ADD https://h/x.git#main:../.. /d/").unwrap_err(), Error::Unsupported { .. }));
+}
+
+#[test]
+fn history_and_config() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    let (built, _) =
+        world.run("FROM base\nARG A=1\nENV E=2\nRUN write /f x\nRUN nothing\nCMD [\"a\"]\n", &script);
+    let image = built.unwrap().image;
+    let history: Vec<_> = image
+        .config()
+        .oci
+        .history()
+        .iter()
+        .flatten()
+        .map(|h| (h.created_by().clone().unwrap(), h.empty_layer().unwrap_or(false)))
+        .collect();
+    let wanted = [
+        ("ARG A=1", true),
+        ("ENV E=2", true),
+        ("RUN |1 A=1 /bin/sh -c write /f x # buildkit", false),
+        ("RUN |1 A=1 /bin/sh -c nothing # buildkit", true),
+        ("CMD [\"a\"]", true),
+    ];
+    assert_eq!(history, wanted.map(|(t, e)| (t.to_owned(), e)));
+    assert_eq!(image.diff_ids().len(), 2);
+}
+
+#[test]
+fn failures_leave_nothing_and_say_where() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    let error = |file: &str| world.run(file, &script).0.unwrap_err();
+    assert!(matches!(error("FROM base\nRUN fail 7\n"), Error::Run { step: 2, line: 2, code: 7, .. }));
+    assert!(matches!(error("FROM none\n"), Error::Resolve { .. }));
+    assert!(matches!(error("FROM base\nCOPY none /\n"), Error::NotFound { line: 2, .. }));
+    assert!(matches!(error("FROM base\nUSER nobody\nRUN x\n"), Error::Instruction { line: 3, .. }));
+    assert!(matches!(error("FROM base\nENV A=${X:?gone}\n"), Error::Instruction { line: 2, .. }));
+    assert!(matches!(world.build("FROM base\nRUN x\n").unwrap_err(), Error::NoExecutor { line: 2 }));
+    // One stage fails while the other would go on.
+    assert!(matches!(
+        error("FROM base AS a\nRUN fail 1\nFROM base\nRUN ok\nCOPY --from=a / /\n"),
+        Error::Run { .. }
+    ));
+}
