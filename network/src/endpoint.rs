@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+use crate::state::check_name;
+
 /// What a container wants of a network.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -41,6 +44,13 @@ impl Endpoint {
     pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
         self.address = Some(address.into());
         self
+    }
+    pub(crate) fn id_or_random(&self) -> Result<String> {
+        if self.id.is_empty() {
+            return Ok(format!("{:032x}", u128::from_ne_bytes(crate::random())));
+        }
+        check_name("endpoint id", &self.id)?;
+        Ok(self.id.clone())
     }
     /// Adds a name by which others on the network find it.
     pub fn name(mut self, name: impl Into<String>) -> Self {

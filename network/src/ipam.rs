@@ -15,6 +15,7 @@ use crate::{Error, Result};
 ///
 /// An address has one owner at a time, whoever else asks and however many do so at once. What [`Ipam::release`] frees is not given
 /// out again while there are others that were free for longer, because neighbours and connections remember for a while.
+/// [`conformance::ipam`](crate::conformance::ipam) checks an implementation.
 pub trait Ipam: Send + Sync {
     /// Gives `owner` the address `wanted`, or any that is free and not in `reserved`. Network, broadcast and all-zero host addresses
     /// are never given.

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+pub mod conformance;
 mod dns;
+mod driver;
 mod endpoint;
 mod error;
 mod firewall;
@@ -16,10 +18,11 @@ mod store;
 
 pub use bridge::{Bridge, BridgeOptions, Repaired};
 pub use dns::{DNS_ADDRESS, DnsOptions, DnsServer, MemoryNames, Names};
+pub use driver::{Driver, Loopback};
 pub use endpoint::{Endpoint, PortMapping, Protocol};
 pub use error::{Error, Result};
 pub use ipam::{DirIpam, Ipam, MemoryIpam};
-pub use lease::Lease;
+pub use lease::{Attachment, Lease};
 pub use overlay::{Overlay, OverlayOptions, Reconciled, Reconciler};
 pub use store::{DirStore, Entry, MemoryStore, PeerStore};
 

@@ -235,7 +235,7 @@ impl PeerStore for DirStore {
 /// What every store can keep: `/`-separated words of letters, digits and `_.:-`.
 fn check_key(key: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
-    let fine = |word: &str| !word.is_empty() && word.chars().all(good);
+    let fine = |word: &str| !word.is_empty() && !word.starts_with('.') && word.chars().all(good);
     if key.len() <= 200 && key.split('/').all(fine) {
         Ok(())
     } else {

@@ -16,7 +16,7 @@ use crate::lease::Lease;
 use crate::netlink::nft;
 use crate::netns::Host;
 use crate::state::{Network, Record, State, Tunnel, check_name, hashed};
-use crate::{Endpoint, Error, Names, Result};
+use crate::{Attachment, Endpoint, Error, Names, Result};
 pub(crate) use inner::{Inner, mac};
 use inner::{hosts, rules};
 use sockets::{Sockets, tunnel_link};
@@ -186,14 +186,17 @@ impl Bridge {
     /// # Errors
     /// [`Error::PortAllocated`] and [`Error::AddressInUse`] before anything was changed. On any other error too nothing stays behind.
     pub fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Lease> {
-        let mut endpoint = endpoint.clone();
-        if endpoint.id.is_empty() {
-            endpoint.id = format!("{:032x}", u128::from_ne_bytes(crate::random()));
-        }
-        check_name("endpoint id", &endpoint.id)?;
+        let endpoint = Endpoint { id: endpoint.id_or_random()?, ..endpoint.clone() };
         endpoint.names.iter().try_for_each(|name| check_name("dns name", name))?;
         let record = self.0.attach(netns, &endpoint)?;
-        Ok(Lease::new(self.clone(), record))
+        let attachment = Attachment {
+            id: record.id,
+            addresses: record.addresses.iter().map(|a| (a.addr(), a.prefix_len())).collect(),
+            gateway: self.gateway(),
+            mac: record.mac,
+            ports: record.ports,
+        };
+        Ok(Lease::new(self.clone(), attachment))
     }
 
     /// Detaches by endpoint ID, whatever is left of it (after a crash too). An endpoint that is not there is no error.

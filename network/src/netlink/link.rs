@@ -23,6 +23,7 @@ pub(super) const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 pub(super) const INFO_KIND: u16 = 1;
 pub(super) const INFO_DATA: u16 = 2;
@@ -154,12 +155,15 @@ pub(crate) struct Peer<'a> {
     pub(crate) netns: BorrowedFd<'a>,
 }
 
-/// Names the owner of a bridge port, and lets frames go back out where they came in: with `br_netfilter`, a container that uses its
+/// Names the owner of a bridge port, keeps it without an address of its own while it has no carrier yet, and lets frames go back out where they came in: with `br_netfilter`, a container that uses its
 /// own published port is bridged, not routed.
 pub(crate) fn tag_port(name: &str, alias: &str) -> Message {
+    const INET6_ADDR_GEN_MODE: u16 = 8;
+    const NONE: u8 = 1;
     Message::new(RTM_NEWLINK, 0, &ifinfo(0, 0))
         .str(IFLA_IFNAME, name)
         .str(IFLA_IFALIAS, alias)
+        .nest(IFLA_AF_SPEC, |m| m.nest(AF_INET6.into(), |m| m.u8(INET6_ADDR_GEN_MODE, NONE)))
         .nest(IFLA_LINKINFO, |m| {
             m.str(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |m| m.u8(BRPORT_MODE, 1))
         })
