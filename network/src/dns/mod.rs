@@ -4,7 +4,7 @@
 //! networks that the container is on by itself, everything else by asking the host's servers. The thread lives as long as its handle.
 
 mod forward;
-mod message;
+pub(crate) mod message;
 mod names;
 mod redirect;
 mod server;

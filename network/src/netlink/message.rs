@@ -219,3 +219,48 @@ impl<'a> Attrs<'a> {
         self.get(kind)?.first_chunk().map(|c| u32::from_be_bytes(*c))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let bytes = Message::new(7, 0, &[1, 2, 3, 4])
+            .str(1, "name")
+            .nest(2, |m| m.u32(3, 5).be32(4, 6))
+            .u8(5, 9)
+            .finish(42, NLM_F_ACK);
+        let reply = replies(&bytes).next().unwrap();
+        assert_eq!((reply.kind, reply.sequence, reply.flags), (7, 42, NLM_F_ACK | NLM_F_REQUEST));
+        let attributes = Attrs::after(reply.payload, 4);
+        assert_eq!(attributes.str(1), Some("name"));
+        assert_eq!((attributes.nest(2).u32(3), attributes.nest(2).be32(4)), (Some(5), Some(6)));
+        assert_eq!((attributes.get(5), attributes.get(6)), (Some(&[9][..]), None));
+    }
+
+    #[test]
+    fn errors_have_the_kernels_words() {
+        let mut payload = (-17_i32).to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        let flags = NLM_F_CAPPED | NLM_F_ACK_TLVS;
+        let mut bytes = Message::new(NLMSG_ERROR, 0, &payload).str(1, "Device exists").finish(1, flags);
+        let error = replies(&bytes).next().unwrap().ack().unwrap().unwrap_err();
+        assert_eq!(errno(&error), Some(17));
+        assert!(error.to_string().ends_with("(Device exists)"), "{error}");
+        bytes.truncate(20);
+        bytes[0] = 20;
+        assert_eq!(errno(&replies(&bytes).next().unwrap().ack().unwrap().unwrap_err()), Some(17));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            crate::fuzzing::netlink(&bytes);
+            let mut framed = Message::new(2, 0, &bytes).finish(1, NLM_F_ACK_TLVS);
+            crate::fuzzing::netlink(&framed);
+            framed[4..6].copy_from_slice(&16u16.to_ne_bytes());
+            crate::fuzzing::netlink(&framed);
+        }
+    }
+}
