@@ -81,7 +81,7 @@ where
 }
 
 /// The same for a user without privileges: a user namespace in which the caller's `uid` and `gid` are root, devices bound from the host,
-/// no cgroup mount. Its network namespace is new, with nothing in it but an idle loopback; take [`share_network`] for the host's.
+/// no cgroup mount. Its network namespace is new, with nothing in it but loopback; take [`share_network`] for the host's.
 pub fn rootless_spec<I, S>(args: I, uid: u32, gid: u32) -> Spec
 where
     I: IntoIterator<Item = S>,

@@ -217,6 +217,9 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         b.op("pass", op::SEND_FD, [msg::NETNS.into(), Arg::Slot(slot::A)]);
         b.close(slot::A);
     }
+    if input.new_namespaces & libc::CLONE_NEWNET as u64 != 0 {
+        loopback(b);
+    }
     names(b, input)?;
     b.label("mount propagation");
     let propagation = match linux.and_then(|l| l.rootfs_propagation().as_deref()) {
@@ -287,6 +290,20 @@ fn names(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A new network namespace's loopback is down; every runtime brings it up, as nothing else may ever be in there.
+fn loopback(b: &mut Builder) {
+    b.label("loopback");
+    // struct ifreq of netdevice(7): the name in 16 bytes, then the flags.
+    let mut request = [0u8; size_of::<libc::ifreq>()];
+    request[..2].copy_from_slice(b"lo");
+    request[16..18].copy_from_slice(&((libc::IFF_UP | libc::IFF_RUNNING) as u16).to_ne_bytes());
+    let request = b.bytes(&request);
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    b.call("socket", libc::SYS_socket, [libc::AF_INET.into(), kind.into(), 0.into()]).out(slot::A);
+    b.call("SIOCSIFFLAGS", libc::SYS_ioctl, [Arg::Slot(slot::A), libc::SIOCSIFFLAGS.into(), request.into()]);
+    b.close(slot::A);
 }
 
 /// Gets the root file system, attaches it, leaves it in [`slot::ROOT`].
