@@ -4,6 +4,8 @@
 //! cargo run --release --example embed -- 127.0.0.1:5000/debian:bookworm /tmp/embed hostname -I
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a program speaks")]
+
 use std::os::fd::AsFd;
 use std::path::Path;
 

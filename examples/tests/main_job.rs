@@ -1,6 +1,8 @@
 //! The main job, word for word: pull a Debian image, build a web server on it with network, run it with a published port, look inside,
 //! stop, start, remove, push; and strangers can read and run what was pushed.
 
+#![expect(clippy::print_stdout, reason = "times are for the reader of the log")]
+
 mod common;
 
 use std::io::{Read, Write};

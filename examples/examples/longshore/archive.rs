@@ -136,7 +136,7 @@ pub(crate) fn import(app: &App, args: &ImportArgs) -> Result<()> {
     config.oci.set_history(Some(vec![history]));
     let mut spec = ImageSpec::default();
     (spec.config, spec.layers, spec.names) = (config, vec![layer], names);
-    output::line(&store.create_image(&spec)?.id().to_string());
+    output::line(store.create_image(&spec)?.id().as_ref());
     Ok(())
 }
 

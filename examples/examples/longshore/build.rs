@@ -97,7 +97,7 @@ impl BuildArgs {
             match argument.split_once('=') {
                 Some((name, value)) => options.build_args.push((name.to_owned(), value.to_owned())),
                 None => {
-                    options.build_args.extend(std::env::var(argument).ok().map(|v| (argument.clone(), v)))
+                    options.build_args.extend(std::env::var(argument).ok().map(|v| (argument.clone(), v)));
                 }
             }
         }

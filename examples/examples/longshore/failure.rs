@@ -55,10 +55,10 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 pub(crate) fn each(names: &[String], mut work: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut failed = None;
     for name in names {
-        if let Err(failure) = work(name) {
-            if let Some(earlier) = failed.replace(failure) {
-                report(&earlier);
-            }
+        if let Err(failure) = work(name)
+            && let Some(earlier) = failed.replace(failure)
+        {
+            report(&earlier);
         }
     }
     failed.map_or(Ok(()), Err)

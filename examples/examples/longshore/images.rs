@@ -129,10 +129,17 @@ pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
     let table = format!(
         "table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{digest}{{{{.ID}}}}\t{{{{.CreatedSince}}}}\t{{{{.Size}}}}"
     );
-    let titles = json!({
-        "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED",
-        "CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE",
-    });
+    let titles = [
+        ("Repository", "REPOSITORY"),
+        ("Tag", "TAG"),
+        ("Digest", "DIGEST"),
+        ("ID", "IMAGE ID"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("Size", "SIZE"),
+        ("Containers", "CONTAINERS"),
+        ("VirtualSize", "SIZE"),
+    ];
     output::rows(&titles, &table, format, &rows)
 }
 
@@ -338,7 +345,14 @@ pub(crate) fn history(app: &App, args: &HistoryArgs) -> Result<()> {
         rows.iter().for_each(|row| output::line(row["ID"].as_str().unwrap_or_default()));
         return Ok(());
     }
-    let titles = json!({"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY", "Size": "SIZE", "Comment": "COMMENT"});
+    let titles = [
+        ("ID", "IMAGE"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedBy", "CREATED BY"),
+        ("Size", "SIZE"),
+        ("Comment", "COMMENT"),
+    ];
     let table = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
     output::rows(&titles, table, args.format.as_deref(), &rows)
 }
@@ -401,7 +415,7 @@ pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
     let store = app.host()?.store();
     let image = image(store, name)?;
     let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
-    output::line(&format!("{name} {} {}", output::short_id(&image.id().to_string()), output::size(size)));
+    output::line(&format!("{name} {} {}", output::short_id(image.id().as_ref()), output::size(size)));
     let made = image.config().oci.history().iter().flatten().filter(|step| step.empty_layer() != Some(true));
     let mut made = made.map(|step| step.created_by().clone().unwrap_or_default());
     let layers = store.layers(&image)?;
@@ -412,7 +426,7 @@ pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
         output::line(&format!(
             "{}── {}  {:>7}  {:>7} compressed  {:>6} entries{shared}  {}",
             if i + 1 == layers.len() { "└" } else { "├" },
-            output::short_id(&layer.diff_id.to_string()),
+            output::short_id(layer.diff_id.as_ref()),
             output::size(layer.size),
             output::size(usage.compressed),
             layer.entries,

@@ -1,10 +1,10 @@
 //! `stop`, `kill`, `rm`, `restart`, `pause`, `unpause`, `rename`, `update`, `container prune`.
 
 use clap::Args;
-use longshore_runtime::containers::{RemoveOptions, RestartPolicy, StopOptions, Update, parse};
+use longshore_runtime::containers::{self, RemoveOptions, RestartPolicy, StopOptions, Update, parse};
 
 use crate::app::App;
-use crate::failure::{Failure, Result, each};
+use crate::failure::{Failure, Result, each, report};
 use crate::{output, ps, system};
 
 /// `stop`, `restart`
@@ -125,14 +125,13 @@ impl StopArgs {
 pub(crate) fn stop(app: &App, args: &StopArgs) -> Result<()> {
     let options = args.options()?;
     let containers = app.containers()?;
-    // All at once: the slowest one bounds the time.
-    parallel(&args.containers, |name| containers.stop(name, &options))
+    parallel(&args.containers, |name| containers.stop(name, &options).map(|()| true))
 }
 
 pub(crate) fn restart(app: &App, args: &StopArgs) -> Result<()> {
     let options = args.options()?;
     let containers = app.containers()?;
-    parallel(&args.containers, |name| containers.restart(name, &options))
+    parallel(&args.containers, |name| containers.restart(name, &options).map(|()| true))
 }
 
 pub(crate) fn kill(app: &App, args: &KillArgs) -> Result<()> {
@@ -145,11 +144,12 @@ pub(crate) fn rm(app: &App, args: &RmArgs) -> Result<()> {
     let containers = app.containers()?;
     let options = RemoveOptions::new(args.force, args.volumes);
     parallel(&args.containers, |name| match containers.remove(name.trim_start_matches('/'), &options) {
+        // `rm -f` of what is not there is said, but no failure.
         Err(error) if args.force && error.is_not_found() => {
             output::note(&format!("longshore: {error}"));
-            Ok(())
+            Ok(false)
         }
-        result => result,
+        result => result.map(|()| true),
     })
 }
 
@@ -202,10 +202,8 @@ pub(crate) fn prune(app: &App, args: &PruneArgs) -> Result<()> {
     Ok(())
 }
 
-type Outcome = longshore_runtime::containers::Result<()>;
-
 /// One after the other; each name is printed when it is done.
-fn printed(names: &[String], work: impl Fn(&str) -> Outcome) -> Result<()> {
+fn printed(names: &[String], work: impl Fn(&str) -> containers::Result<()>) -> Result<()> {
     each(names, |name| {
         work(name)?;
         output::line(name);
@@ -213,20 +211,31 @@ fn printed(names: &[String], work: impl Fn(&str) -> Outcome) -> Result<()> {
     })
 }
 
-/// The same for all names at once, printed in their order.
-fn parallel(names: &[String], work: impl Fn(&str) -> Outcome + Sync) -> Result<()> {
-    if names.len() == 1 {
-        return printed(names, work);
-    }
+/// Most threads at a time.
+const THREADS: usize = 64;
+
+/// All at once, so that the slowest one bounds the time; the names for which the work says true are printed in their order.
+fn parallel(names: &[String], work: impl Fn(&str) -> containers::Result<bool> + Sync) -> Result<()> {
     let work = &work;
-    std::thread::scope(|scope| {
-        let mut running =
-            names.iter().map(|name| (name, scope.spawn(move || work(name)))).collect::<Vec<_>>().into_iter();
-        each(names, |_| {
-            let (name, thread) = running.next().expect("a thread per name");
-            thread.join().map_err(|_| Failure::new(format!("{name}: internal error")))??;
-            output::line(name);
-            Ok(())
-        })
-    })
+    let mut failed = Ok(());
+    for names in names.chunks(THREADS) {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || work(name))).collect();
+            let mut threads = threads.into_iter();
+            let result = each(names, |name| {
+                let thread = threads.next().expect("a thread per name");
+                if thread.join().map_err(|_| Failure::new(format!("{name}: internal error")))?? {
+                    output::line(name);
+                }
+                Ok(())
+            });
+            if let (Err(earlier), Err(_)) = (&failed, &result) {
+                report(earlier);
+            }
+            if result.is_err() {
+                failed = result;
+            }
+        });
+    }
+    failed
 }

@@ -20,7 +20,6 @@ mod ps;
 mod registry;
 mod run;
 mod system;
-mod template;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -123,6 +122,8 @@ enum Command {
     Search(registry::SearchArgs),
     /// Start one or more stopped containers
     Start(run::StartArgs),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(ps::StatsArgs),
     /// Stop one or more running containers
     Stop(lifecycle::StopArgs),
     /// Manage longshore
@@ -189,6 +190,8 @@ enum ContainerCommand {
     Run(run::RunArgs),
     /// Start one or more stopped containers
     Start(run::StartArgs),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(ps::StatsArgs),
     /// Stop one or more running containers
     Stop(lifecycle::StopArgs),
     /// Display the running processes of a container
@@ -280,7 +283,7 @@ struct Names {
 }
 
 fn main() -> ExitCode {
-    let shim = shim_main(std::env::args_os(), |root| Ok(app::open_host(Path::new(root))?.containers()?));
+    let shim = shim_main(std::env::args_os(), |root| app::open_host(Path::new(root))?.containers());
     if let Some(code) = shim {
         return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
     }
@@ -340,6 +343,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Rmi(args) => images::rmi(app, &args)?,
         Command::Save(args) => archive::save(app, &args)?,
         Command::Search(args) => registry::search(app, &args)?,
+        Command::Stats(args) => ps::stats(app, &args)?,
         Command::Stop(args) => lifecycle::stop(app, &args)?,
         Command::System(SystemCommand::Df) => system::df(app)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
@@ -373,6 +377,7 @@ fn container(app: &App, command: ContainerCommand) -> Result<u8> {
         ContainerCommand::Rm(args) => Command::Rm(args),
         ContainerCommand::Run(args) => Command::Run(args),
         ContainerCommand::Start(args) => Command::Start(args),
+        ContainerCommand::Stats(args) => Command::Stats(args),
         ContainerCommand::Stop(args) => Command::Stop(args),
         ContainerCommand::Top(args) => Command::Top(args),
         ContainerCommand::Unpause(args) => Command::Unpause(args),

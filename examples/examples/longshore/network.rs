@@ -148,7 +148,7 @@ fn ls(app: &App, args: &NetworkLsArgs) -> Result<()> {
         rows.iter().for_each(|row| output::line(row["Name"].as_str().unwrap_or_default()));
         return Ok(());
     }
-    let titles = json!({"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"});
+    let titles = [("ID", "NETWORK ID"), ("Name", "NAME"), ("Driver", "DRIVER"), ("Scope", "SCOPE")];
     output::rows(&titles, "table {{.Name}}\t{{.Driver}}\t{{.Scope}}", args.format.as_deref(), &rows)
 }
 

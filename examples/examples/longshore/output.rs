@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use longshore_runtime::containers::format::{self, Template};
 use serde_json::{Value, json};
 
-use crate::failure::{Failure, Result};
-use crate::template::Template;
+use crate::failure::Result;
 
 /// Writes a line to standard output. A closed pipe (`longshore ps | head -1`) ends the program quietly.
 pub(crate) fn line(text: &str) {
@@ -29,49 +29,14 @@ pub(crate) fn note(text: &str) {
 
 /// Prints rows by `--format`: `table ...`, `json`, a template per row; or by `default`, which is a table.
 /// `titles` holds the column title of each field that rows have.
-pub(crate) fn rows(titles: &Value, default: &str, format: Option<&str>, rows: &[Value]) -> Result<()> {
-    let format = match format {
-        None | Some("table") => default.to_owned(),
-        Some(format) => format.replace("\\t", "\t").replace("\\n", "\n"),
-    };
-    if format == "json" {
-        rows.iter().for_each(|row| line(&row.to_string()));
-        return Ok(());
-    }
-    let (body, table) = match format.strip_prefix("table") {
-        Some(body) => (body.trim_start_matches(' '), true),
-        None => (format.as_str(), false),
-    };
-    let template = Template::parse(body).map_err(Failure::new)?;
-    let head = table.then_some(titles);
-    let lines = head.into_iter().chain(rows).map(|row| template.render(row).map_err(Failure::new));
-    let lines = lines.collect::<Result<Vec<_>>>()?;
-    let text = if table { aligned(&lines) } else { lines.into_iter().map(|l| l + "\n").collect() };
-    bytes(text.as_bytes());
+pub(crate) fn rows(
+    titles: &[(&str, &str)],
+    default: &str,
+    format: Option<&str>,
+    rows: &[Value],
+) -> Result<()> {
+    bytes(format::list(format, default, titles, rows)?.as_bytes());
     Ok(())
-}
-
-/// Aligns the cells of tab-separated lines: at least 10 wide, 3 apart, the last one as it is.
-pub(crate) fn aligned(lines: &[String]) -> String {
-    let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
-    let columns = cells.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        let widths =
-            cells.iter().filter(|row| column + 1 < row.len()).map(|row| row[column].chars().count() + 3);
-        widths.max().unwrap_or_default().max(10)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in &cells {
-        for (column, cell) in row.iter().enumerate() {
-            text.push_str(cell);
-            if column + 1 < row.len() {
-                text.extend(std::iter::repeat_n(' ', widths[column] - cell.chars().count()));
-            }
-        }
-        text.push('\n');
-    }
-    text
 }
 
 /// Prints `inspect` results: a JSON array, or a template per object.
@@ -80,13 +45,33 @@ pub(crate) fn inspected(objects: &[Value], format: Option<&str>) -> Result<()> {
         None => bytes(pretty(&json!(objects)).as_bytes()),
         Some("json") => line(&json!(objects).to_string()),
         Some(format) => {
-            let template = Template::parse(format).map_err(Failure::new)?;
+            let template = Template::parse(format)?;
             for object in objects {
-                line(&template.render(object).map_err(Failure::new)?);
+                line(&template.render(object)?);
             }
         }
     }
     Ok(())
+}
+
+/// Aligns tab-separated cells: at least 10 wide, 3 apart, the last one as it is.
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let widths =
+            lines.iter().filter(|row| column + 1 < row.len()).map(|row| row[column].chars().count() + 3);
+        widths.max().unwrap_or_default().max(10)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in lines {
+        for (column, cell) in row.iter().enumerate() {
+            let width = if column + 1 < row.len() { widths[column] } else { 0 };
+            text += &format!("{cell:width$}");
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// JSON with docker's four spaces.
@@ -123,27 +108,9 @@ fn scaled(bytes: u64, base: f64, units: &[&str], digits: usize) -> String {
     format!("{text}{}", units[unit])
 }
 
-/// `2 hours`, `About a minute`: a length of time in docker's words.
-pub(crate) fn duration(seconds: i64) -> String {
-    let (minutes, hours) = (seconds / 60, (seconds as f64 / 3600.0).round() as i64);
-    match seconds {
-        i64::MIN..1 => "Less than a second".into(),
-        1 => "1 second".into(),
-        2..60 => format!("{seconds} seconds"),
-        60..120 => "About a minute".into(),
-        120..3600 => format!("{minutes} minutes"),
-        _ if hours <= 1 => "About an hour".into(),
-        _ if hours < 48 => format!("{hours} hours"),
-        _ if hours < 24 * 14 => format!("{} days", hours / 24),
-        _ if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
-        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        _ => format!("{} years", hours / 24 / 365),
-    }
-}
-
 /// `2 hours ago`, from seconds since 1970.
 pub(crate) fn ago(created: i64) -> String {
-    format!("{} ago", duration(jiff::Timestamp::now().as_second() - created))
+    format!("{} ago", format::human_duration(jiff::Timestamp::now().as_second() - created))
 }
 
 /// `2026-11-21 12:26:01 +0000 UTC`, from seconds since 1970.
@@ -195,27 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn times_as_docker_words_them() {
-        let cases = [
-            (0, "Less than a second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (300, "5 minutes"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (7200, "2 hours"),
-            (86_400 * 3, "3 days"),
-            (86_400 * 20, "2 weeks"),
-            (86_400 * 800, "2 years"),
-        ];
-        for (seconds, text) in cases {
-            assert_eq!(duration(seconds), text);
-        }
-    }
-
-    #[test]
     fn columns_align() {
-        let lines = ["A\tIMAGE\tNAMES".to_owned(), "0123456789ab\tx\tweb".to_owned()];
+        let lines = [vec!["A", "IMAGE", "NAMES"], vec!["0123456789ab", "x", "web"]];
+        let lines = lines.map(|row| row.into_iter().map(str::to_owned).collect());
         assert_eq!(aligned(&lines), "A              IMAGE     NAMES\n0123456789ab   x         web\n");
     }
 }

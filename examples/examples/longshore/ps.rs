@@ -1,11 +1,12 @@
 //! `ps`, `logs`, `top`, `port`, `inspect`, `stats`, `events`.
 
-use std::io::Write;
-use std::time::SystemTime;
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use longshore_runtime::containers::{
-    EventsOptions, Filters, LogOptions, LogStream, PortBinding, Summary, parse,
+    EventsOptions, Filters, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
 };
 use serde_json::{Value, json};
 
@@ -134,11 +135,22 @@ pub(crate) fn ps(app: &App, args: &PsArgs) -> Result<()> {
     if args.size {
         table.push_str("\t{{.Size}}");
     }
-    let titles = json!({
-        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
-        "Ports": "PORTS", "State": "STATE", "Status": "STATUS", "Size": "SIZE", "Names": "NAMES", "Labels": "LABELS",
-        "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS",
-    });
+    let titles = [
+        ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Command", "COMMAND"),
+        ("CreatedAt", "CREATED AT"),
+        ("RunningFor", "CREATED"),
+        ("Ports", "PORTS"),
+        ("State", "STATE"),
+        ("Status", "STATUS"),
+        ("Size", "SIZE"),
+        ("Names", "NAMES"),
+        ("Labels", "LABELS"),
+        ("Mounts", "MOUNTS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
+        ("Networks", "NETWORKS"),
+    ];
     output::rows(&titles, &table, args.format.as_deref(), &rows)
 }
 
@@ -257,11 +269,90 @@ pub(crate) fn port(app: &App, args: &PortArgs) -> Result<()> {
     Ok(())
 }
 
+/// `stats`
+#[derive(Args, Debug)]
+pub(crate) struct StatsArgs {
+    /// Show all containers (default shows just running)
+    #[arg(short, long)]
+    all: bool,
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Disable streaming stats and only pull the first result
+    #[arg(long)]
+    no_stream: bool,
+    /// Do not truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Containers; all that run if there are none
+    #[arg(value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// A table every second; on a terminal each over the last one.
+pub(crate) fn stats(app: &App, args: &StatsArgs) -> Result<()> {
+    let containers = app.containers()?;
+    let read = |name: &str| containers.stats(name).ok();
+    let chosen = || -> Result<Vec<String>> {
+        if !args.containers.is_empty() {
+            args.containers.iter().try_for_each(|name| containers.inspect(name).map(drop))?;
+            return Ok(args.containers.clone());
+        }
+        Ok(containers.list(args.all, &Filters::new(), false)?.into_iter().map(|summary| summary.id).collect())
+    };
+    let mut before: HashMap<String, Stats> =
+        chosen()?.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect();
+    let table = "table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}";
+    let titles = [
+        ("ID", "CONTAINER ID"),
+        ("Container", "CONTAINER"),
+        ("Name", "NAME"),
+        ("CPUPerc", "CPU %"),
+        ("MemUsage", "MEM USAGE / LIMIT"),
+        ("MemPerc", "MEM %"),
+        ("NetIO", "NET I/O"),
+        ("BlockIO", "BLOCK I/O"),
+        ("PIDs", "PIDS"),
+    ];
+    let clear = !args.no_stream && std::io::stdout().is_terminal();
+    while !app.cancelled() {
+        std::thread::sleep(Duration::from_secs(1));
+        let now: HashMap<String, Stats> =
+            chosen()?.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect();
+        let rows: Vec<Value> =
+            now.iter().map(|(name, stats)| stats_row(before.get(name), stats, args.no_trunc)).collect();
+        if clear {
+            output::bytes(b"\x1b[H\x1b[J");
+        }
+        output::rows(&titles, table, args.format.as_deref(), &rows)?;
+        if args.no_stream {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+fn stats_row(before: Option<&Stats>, now: &Stats, no_trunc: bool) -> Value {
+    let passed = before.map_or(0, |b| now.read_at.saturating_sub(b.read_at));
+    let used = before.map_or(0, |b| now.cpu_nanos.saturating_sub(b.cpu_nanos));
+    let percent = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
+    let id = if no_trunc { now.id.clone() } else { output::short_id(&now.id) };
+    json!({
+        "ID": id, "Container": id, "Name": now.name, "CPUPerc": format!("{:.2}%", percent(used, passed)),
+        "MemUsage": format!("{} / {}", output::binary_size(now.memory), output::binary_size(now.memory_limit)),
+        "MemPerc": format!("{:.2}%", percent(now.memory, now.memory_limit)),
+        "NetIO": format!("{} / {}", output::size(now.net_rx), output::size(now.net_tx)),
+        "BlockIO": format!("{} / {}", output::size(now.block_read), output::size(now.block_write)),
+        "PIDs": now.pids.to_string(),
+    })
+}
+
 /// `top`
 pub(crate) fn top(app: &App, container: &str) -> Result<()> {
     let top = app.containers()?.top(container)?;
-    let lines = std::iter::once(&top.titles).chain(&top.processes).map(|row| row.join("\t"));
-    output::bytes(output::aligned(&lines.collect::<Vec<_>>()).as_bytes());
+    let lines: Vec<_> = std::iter::once(top.titles).chain(top.processes).collect();
+    output::bytes(output::aligned(&lines).as_bytes());
     Ok(())
 }
 
@@ -275,8 +366,8 @@ pub(crate) fn events(app: &App, args: &EventsArgs) -> Result<()> {
     app.containers()?.events(&options, &mut |event| {
         let value = serde_json::to_value(&event).unwrap_or_default();
         failed = match &args.format {
-            Some(format) if format != "json" => output::rows(&json!({}), format, Some(format), &[value]),
-            Some(_) => output::rows(&json!({}), "json", Some("json"), &[value]),
+            Some(format) if format != "json" => output::rows(&[], format, Some(format), &[value]),
+            Some(_) => output::rows(&[], "json", Some("json"), &[value]),
             None => {
                 let attributes: Vec<String> =
                     event.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();

@@ -268,8 +268,12 @@ pub(crate) fn search(app: &App, args: &SearchArgs) -> Result<()> {
             "StarCount": found.stars.to_string(), "IsOfficial": if found.official { "[OK]" } else { "" },
         })
     });
-    let titles =
-        json!({"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"});
+    let titles = [
+        ("Name", "NAME"),
+        ("Description", "DESCRIPTION"),
+        ("StarCount", "STARS"),
+        ("IsOfficial", "OFFICIAL"),
+    ];
     let table = "table {{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}";
     output::rows(&titles, table, args.format.as_deref(), &rows.collect::<Vec<_>>())
 }

@@ -113,7 +113,13 @@ pub(crate) fn volume(app: &App, command: &VolumeCommand) -> Result<()> {
                 return Ok(());
             }
             let rows: Vec<Value> = found.iter().map(volume_row).collect();
-            let titles = json!({"Driver": "DRIVER", "Name": "VOLUME NAME", "Mountpoint": "MOUNTPOINT", "Labels": "LABELS", "Scope": "SCOPE"});
+            let titles = [
+                ("Driver", "DRIVER"),
+                ("Name", "VOLUME NAME"),
+                ("Mountpoint", "MOUNTPOINT"),
+                ("Labels", "LABELS"),
+                ("Scope", "SCOPE"),
+            ];
             output::rows(&titles, "table {{.Driver}}\t{{.Name}}", args.format.as_deref(), &rows)
         }
         VolumeCommand::Prune(args) => {
@@ -221,7 +227,13 @@ pub(crate) fn df(app: &App) -> Result<()> {
         row("Containers", all.len(), running, Some(all.iter().map(writable).sum()), Some(idle)),
         row("Local Volumes", volumes, volumes - dangling.min(volumes), None, None),
     ];
-    let titles = json!({"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"});
+    let titles = [
+        ("Type", "TYPE"),
+        ("TotalCount", "TOTAL"),
+        ("Active", "ACTIVE"),
+        ("Size", "SIZE"),
+        ("Reclaimable", "RECLAIMABLE"),
+    ];
     let table = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
     output::rows(&titles, table, None, &rows)
 }
@@ -244,7 +256,7 @@ pub(crate) fn version(format: Option<&str>) -> Result<()> {
         "KernelVersion": uname.release().to_string_lossy(),
     });
     if let Some(format) = format {
-        return output::rows(&json!({}), format, Some(format), &[value]);
+        return output::rows(&[], format, Some(format), &[value]);
     }
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
     output::line(&format!("longshore version {}", text("Version")));

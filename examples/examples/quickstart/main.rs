@@ -26,6 +26,8 @@ use longshore_runtime::containers::{
     CreateRequest, ExecRequest, Filters, RemoveOptions, StartOptions, format, parse, shim_main,
 };
 
+use oci_spec::image::History;
+
 use report::Report;
 
 const DOCKERFILE: &str = r#"FROM REGISTRY/base
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
         return code;
     }
     // A running container's supervisor is this program, started once more.
-    let shim = shim_main(std::env::args_os(), |root| Ok(open(Path::new(root))?.containers()?));
+    let shim = shim_main(std::env::args_os(), |root| open(Path::new(root))?.containers());
     if let Some(code) = shim {
         return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
     }
@@ -117,7 +119,7 @@ fn tour(
         Ok(String::new())
     })?;
     if !root() {
-        report.text("As an ordinary user this left out: the bridge network and the published port (run it as root to see them).\n");
+        report.text("As an ordinary user this left out: the bridge network and the published port (run it as root to see them).");
     }
     Ok(())
 }
@@ -143,6 +145,9 @@ fn base_image(author: &Host, registry: &RegistryServer) -> Result<String> {
     let layer = store.add_layer(&mut base.tar.as_slice(), &LayerOptions::default(), Ctx::none())?;
     let mut spec = ImageSpec::default();
     spec.layers = vec![layer];
+    let mut history = History::default();
+    history.set_created_by(Some(format!("files of this machine: {}", base.made_of)));
+    spec.config.oci.set_history(Some(vec![history]));
     let name: Reference = format!("{}/base", registry.address()).parse()?;
     spec.names = vec![name.to_string()];
     store.create_image(&spec)?;
@@ -234,7 +239,7 @@ fn layers(user: &Host, name: &Reference) -> Result<String> {
     let mut made = made.iter().filter(|step| step.empty_layer() != Some(true));
     let mut text = String::from("LAYER          SIZE      MADE BY\n");
     for layer in user.store().layers(&image)? {
-        let by = made.next().and_then(|step| step.created_by().clone()).unwrap_or_else(|| "base".into());
+        let by = made.next().and_then(|step| step.created_by().clone()).unwrap_or_default();
         text += &format!("{:.12}   {:<7}   {by}\n", layer.diff_id.digest(), layer.size);
     }
     Ok(text)

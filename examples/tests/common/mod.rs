@@ -1,6 +1,10 @@
 //! What the tests of the programs share: the programs themselves, a real registry, a real dockerd, and the search for traces.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    clippy::print_stderr,
+    reason = "each test program uses its part; what is skipped is said"
+)]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
