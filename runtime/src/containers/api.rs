@@ -1,7 +1,7 @@
 //! The small types that [`super::Containers`] takes and returns.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -412,6 +412,3 @@ pub struct PruneOutcome {
     /// Bytes that became free, as far as known.
     pub bytes: u64,
 }
-
-/// How long a client waits for a shim to answer before it is taken for broken.
-pub(super) const ANSWER: Duration = Duration::from_secs(30);

@@ -30,7 +30,7 @@ pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
     let rootless = facts.own.0 != 0;
     let host = &record.host;
     let mut linux = json!({
-        "resources": resources(record)?,
+        "resources": resources(record, rootless)?,
         "cgroupsPath": cgroups_path(record),
         "namespaces": namespaces(record, facts, rootless),
         "maskedPaths": if host.privileged { vec![] } else { host.masked_paths.clone().unwrap_or_else(|| security::masked(host)) },
@@ -53,7 +53,7 @@ pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
         "annotations": {},
         "linux": linux,
     });
-    let mut spec: Spec = serde_json::from_value(value).map_err(bad_spec)?;
+    let mut spec: Spec = serde_json::from_value(value).map_err(|e| bad_spec(&e))?;
     if record.host.uts_mode == "host" {
         spec.set_hostname(None);
     } else if !record.config.domainname.is_empty() {
@@ -63,7 +63,7 @@ pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
     Ok(spec)
 }
 
-fn bad_spec(e: serde_json::Error) -> Error {
+fn bad_spec(e: &serde_json::Error) -> Error {
     Error::invalid(format!("cannot express this container: {e}"))
 }
 
@@ -149,9 +149,10 @@ fn namespaces(record: &Record, facts: &Facts<'_>, rootless: bool) -> Vec<Value> 
     list
 }
 
-fn resources(record: &Record) -> Result<Value> {
+fn resources(record: &Record, rootless: bool) -> Result<Value> {
     let host = &record.host;
-    let mut resources = json!({"devices": devices::rules(host)?});
+    // An ordinary user's container cannot make devices, so there is none to keep it from.
+    let mut resources = if rootless { json!({}) } else { json!({"devices": devices::rules(host)?}) };
     let mut memory = serde_json::Map::new();
     if host.memory > 0 {
         memory.insert("limit".into(), json!(host.memory));
@@ -238,12 +239,14 @@ fn mounts(record: &Record, facts: &Facts<'_>, rootless: bool) -> Result<Vec<Valu
         list.push(mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]));
     } else {
         list.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", cg]));
-        list.push(mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", cg],
-        ));
+        if !rootless {
+            list.push(mount(
+                "/sys/fs/cgroup",
+                "cgroup",
+                "cgroup",
+                &["nosuid", "noexec", "nodev", "relatime", cg],
+            ));
+        }
     }
     if host.ipc_mode == "host" {
         list.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
@@ -318,7 +321,7 @@ pub(super) fn exec_process(record: &Record, who: &Identity, request: &ExecReques
     if let Some((columns, rows)) = request.console_size {
         process["consoleSize"] = json!({"width": columns, "height": rows});
     }
-    serde_json::from_value(process).map_err(bad_spec)
+    serde_json::from_value(process).map_err(|e| bad_spec(&e))
 }
 
 #[cfg(test)]

@@ -235,8 +235,8 @@ fn check(host: &HostConfig, config: &Config) -> Result<()> {
     if !config.hostname.is_empty() && host.uts_mode == "host" {
         return no("conflicting options: hostname and the UTS mode".into());
     }
-    let shared = host.network_mode == "host" || host.network_mode.starts_with("container:");
-    if shared && host.network_mode != "host" && (!host.port_bindings.is_empty() || host.publish_all_ports) {
+    let shared = host.network_mode.starts_with("container:");
+    if shared && (!host.port_bindings.is_empty() || host.publish_all_ports) {
         return no("conflicting options: port publishing and the container type network mode".into());
     }
     Ok(())

@@ -30,9 +30,6 @@ impl Dir {
         private_dir(&names).map_err(Error::io("create", &names))?;
         Ok(Self { root })
     }
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
     /// A container's directory. `id` is one that [`Self::resolve`] or [`Self::ids`] gave.
     pub(super) fn path(&self, id: &str) -> PathBuf {
         debug_assert!(is_id(id));

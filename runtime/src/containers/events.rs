@@ -75,8 +75,8 @@ impl Containers {
         loop {
             // Whether the time was over before this look: then it was the last.
             let over = options.until.is_some_and(|u| u <= SystemTime::now());
-            for index in 0..readers.len() {
-                while readers[index].read_until(b'\n', &mut line).map_err(Error::io("read", &path))? > 0
+            for reader in &mut readers {
+                while reader.read_until(b'\n', &mut line).map_err(Error::io("read", &path))? > 0
                     && line.last() == Some(&b'\n')
                 {
                     let parsed = serde_json::from_slice::<EventLine>(&line);

@@ -55,9 +55,8 @@ impl Containers {
         let user = request.user.as_deref().filter(|u| !u.is_empty()).unwrap_or(&record.config.user);
         let who = passwd::resolve(&root_of(container)?, user, &record.host.group_add)?;
         let process = compile::exec_process(record, &who, request)?;
-        let mut options = ExecOptions::default();
-        options.stdio = stdio;
-        container.exec(&process, options).map_err(shim::start_error)
+        let options = ExecOptions { stdio, ..ExecOptions::default() };
+        container.exec(&process, options).map_err(|e| shim::start_error(&e))
     }
 
     /// Reads its log, oldest line first, until `line` returns false.

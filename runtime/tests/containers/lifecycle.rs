@@ -3,7 +3,7 @@
 use longshore_runtime::containers::{Filters, RemoveOptions, StartOptions, StopOptions, WaitFor};
 
 use crate::harness::Test;
-use crate::world::World;
+use crate::world::{World, until};
 
 pub(crate) const TESTS: [Test; 3] = [
     ("lifecycle::runs_and_leaves_a_record", runs_and_leaves_a_record),
@@ -47,15 +47,10 @@ fn stop_start_remove() {
         ("exited", 3)
     );
     world.all.start("web", &StartOptions::default()).unwrap();
+    let file = world.dir.join("roots").join(world.all.inspect("web").unwrap().id).join("data/file");
+    until("it has written", || std::fs::read_to_string(&file).unwrap() == "x\nx\n");
     world.all.kill("web", "KILL").unwrap();
     assert_eq!(world.all.wait("web", WaitFor::NotRunning).unwrap(), 137);
-    assert_eq!(
-        std::fs::read_to_string(
-            world.dir.join("roots").join(world.all.inspect("web").unwrap().id).join("data/file")
-        )
-        .unwrap(),
-        "x\nx\n"
-    );
     world.all.start("web", &StartOptions::default()).unwrap();
     world.all.remove("web", &RemoveOptions::new(true, false)).unwrap();
     assert!(world.all.inspect("web").unwrap_err().is_not_found());

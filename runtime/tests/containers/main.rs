@@ -1,7 +1,16 @@
 //! Supervised containers, end to end: this program starts containers and is their shim.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program with a harness of its own"
+)]
 
+mod crash;
 mod harness;
 mod lifecycle;
+mod sessions;
+mod supervision;
 mod world;
 
 use std::process::ExitCode;
@@ -12,7 +21,16 @@ fn main() -> ExitCode {
     if let Some(code) = shim_main(std::env::args_os(), |context| Ok(world::open(context.as_ref())?)) {
         return ExitCode::from(code as u8);
     }
+    if let [_, flag, dir, name] = &std::env::args().collect::<Vec<_>>()[..]
+        && flag == "--start"
+    {
+        crash::start(dir.as_ref(), name);
+        return ExitCode::SUCCESS;
+    }
     let mut tests = Vec::new();
     tests.extend(lifecycle::TESTS);
+    tests.extend(sessions::TESTS);
+    tests.extend(supervision::TESTS);
+    tests.extend(crash::TESTS);
     harness::run(&tests)
 }

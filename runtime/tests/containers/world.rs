@@ -127,7 +127,7 @@ impl World {
     ) -> String {
         let mut request = CreateRequest::new("busybox");
         request.name = Some(name.into());
-        request.config.cmd = Some(args.iter().map(|s| s.to_string()).collect());
+        request.config.cmd = Some(args.iter().map(ToString::to_string).collect());
         change(&mut request);
         self.all.create(&request).unwrap().id
     }

@@ -1,4 +1,4 @@
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 
 use crate::containers::{Error, HostConfig, Result};
@@ -113,7 +113,7 @@ pub(in crate::containers) fn check(host: &HostConfig) -> Result<()> {
         let known = match key {
             "no-new-privileges" => matches!(value, "" | "true" | "false"),
             "systempaths" => value == "unconfined",
-            "seccomp" => !value.is_empty(),
+            "seccomp" => value == "unconfined" || profile(value).is_ok(),
             "apparmor" => value == "unconfined" || value.is_empty(),
             "label" => value == "disable",
             _ => false,
@@ -156,10 +156,21 @@ pub(super) fn capabilities(host: &HostConfig, uid: u32) -> Result<Value> {
     Ok(json!({"bounding": set, "effective": own, "permitted": own, "inheritable": [], "ambient": []}))
 }
 
-/// `seccomp=unconfined`, a profile as JSON text, or the default.
+/// `seccomp=unconfined`, or the text of a profile.
 pub(super) fn seccomp(spec: &mut Spec, host: &HostConfig) -> Result<()> {
-    let _ = (spec, host);
+    let Some(value) = option(host, "seccomp").filter(|v| *v != "unconfined" && !host.privileged) else {
+        return Ok(());
+    };
+    let profile = profile(value)?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(Some(profile));
+    }
     Ok(())
+}
+
+/// A profile as the OCI runtime-spec's `linux.seccomp` has it.
+fn profile(text: &str) -> Result<LinuxSeccomp> {
+    serde_json::from_str(text).map_err(|e| Error::invalid(format!("opening seccomp profile failed: {e}")))
 }
 
 #[cfg(test)]
@@ -167,7 +178,7 @@ mod tests {
     use super::*;
 
     fn caps(add: &[&str], drop: &[&str]) -> Vec<String> {
-        let list = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
+        let list = |l: &[&str]| l.iter().map(ToString::to_string).collect();
         let host = HostConfig { cap_add: list(add), cap_drop: list(drop), ..HostConfig::default() };
         serde_json::from_value(capabilities(&host, 0).unwrap()["bounding"].clone()).unwrap()
     }

@@ -18,7 +18,7 @@ impl Containers {
         let id = self.id(key)?;
         let (view, _) = self.view(&id, "/")?;
         let layers = view.directories("/").map_err(Error::io("open", "/"))?;
-        pack::tree(layers, Path::new(""), false, out).map_err(Error::io("export", &id))
+        pack::tree(&layers, Path::new(""), false, out).map_err(Error::io("export", &id))
     }
 
     /// Writes `path` of the container as a tar (`docker cp web:/path -`): entries are named from the path's last component on; those of a path
@@ -34,23 +34,18 @@ impl Containers {
             if layers.is_empty() {
                 return Err(missing());
             }
-            return pack::tree(layers, Path::new(""), true, out).map_err(fail);
+            return pack::tree(&layers, Path::new(""), true, out).map_err(fail);
         }
         let name = Path::new(&whole).file_name().unwrap_or_default();
         // A volume is looked at from its own root: the name that it has in the container stands before what is in it.
         let (view, inner) = self.view(&id, &whole)?;
         if inner == "/" {
-            return pack::tree(
-                view.directories("/").map_err(Error::io("open", path))?,
-                Path::new(name),
-                true,
-                out,
-            )
-            .map_err(fail);
+            let top = view.directories("/").map_err(Error::io("open", path))?;
+            return pack::tree(&top, Path::new(name), true, out).map_err(fail);
         }
         let parent = Path::new(&inner).parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
         let parents = view.directories(&parent).map_err(Error::io("open", path))?;
-        if pack::one(parents, name, out).map_err(fail)? { Ok(()) } else { Err(missing()) }
+        if pack::one(&parents, name, out).map_err(fail)? { Ok(()) } else { Err(missing()) }
     }
 
     /// Unpacks a tar into the directory `path` of the container (`docker cp - web:/path`).

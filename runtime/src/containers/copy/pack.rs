@@ -27,19 +27,19 @@ struct Packer<'a> {
 }
 
 /// All that the directory holds which the layers together are, under `prefix`.
-pub(super) fn tree(layers: Vec<OwnedFd>, prefix: &Path, mounts: bool, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn tree(layers: &[OwnedFd], prefix: &Path, mounts: bool, out: &mut dyn Write) -> io::Result<()> {
     let mut packer = Packer::new(out, mounts, layers.first());
     if let Some(top) = layers.first().filter(|_| !prefix.as_os_str().is_empty()) {
         packer.header_only(&rustix::fs::fstat(top)?, prefix)?;
     }
-    packer.children(&layers, prefix, 0)?;
+    packer.children(layers, prefix, 0)?;
     packer.finish()
 }
 
 /// The one entry `name` of a directory, with all below it. False: there is none.
-pub(super) fn one(parents: Vec<OwnedFd>, name: &OsStr, out: &mut dyn Write) -> io::Result<bool> {
+pub(super) fn one(parents: &[OwnedFd], name: &OsStr, out: &mut dyn Write) -> io::Result<bool> {
     let mut packer = Packer::new(out, true, parents.first());
-    let found = packer.entry(&parents, name, Path::new(name), 0)?;
+    let found = packer.entry(parents, name, Path::new(name), 0)?;
     packer.finish()?;
     Ok(found)
 }

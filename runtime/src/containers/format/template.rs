@@ -100,19 +100,21 @@ fn split(text: &str) -> Result<Vec<Part>> {
         let (before, after) = (&rest[..open], &rest[open + 2..]);
         let close = end_of_action(after).ok_or_else(|| bad("unclosed action"))?;
         let (mut action, next) = (&after[..close], &after[close + 2..]);
-        let mut before = if trim { before.trim_start() } else { before };
+        let before = unescape(before);
+        let mut before = if trim { before.trim_start() } else { &before };
         if let Some(inner) = action.strip_prefix("- ") {
             (before, action) = (before.trim_end(), inner);
         }
         trim = action.ends_with(" -");
         let action = if trim { &action[..action.len() - 2] } else { action };
-        parts.push(Part::Text(unescape(before)));
+        parts.push(Part::Text(before.to_owned()));
         if !action.trim_start().starts_with("/*") {
             parts.push(Part::Action(action.trim().to_owned()));
         }
         rest = next;
     }
-    parts.push(Part::Text(unescape(if trim { rest.trim_start() } else { rest })));
+    let rest = unescape(rest);
+    parts.push(Part::Text(if trim { rest.trim_start().to_owned() } else { rest }));
     Ok(parts)
 }
 
@@ -195,7 +197,7 @@ impl Parser {
             }
             // `else if` is an `if` in the `else` branch that shares our `end`.
             Some(elif) if elif.starts_with("else if ") => {
-                other = vec![self.block("if", &elif["else if ".len()..])?]
+                other = vec![self.block("if", &elif["else if ".len()..])?];
             }
             _ => return Err(bad("unexpected EOF")),
         }

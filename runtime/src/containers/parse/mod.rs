@@ -125,14 +125,6 @@ pub fn signal(text: &str) -> Result<i32> {
     number.filter(|n| (1..=RTMAX).contains(n)).ok_or_else(bad)
 }
 
-/// A signal's name without `SIG`, for events.
-pub(super) fn signal_name(number: i32) -> String {
-    match usize::try_from(number - 1).ok().and_then(|i| SIGNALS.get(i)) {
-        Some(name) => (*name).into(),
-        None => number.to_string(),
-    }
-}
-
 /// `--since` and `--until`: RFC 3339 in whole or in part (UTC where it names no zone), seconds since 1970, or a duration before `now`.
 pub fn time(text: &str, now: SystemTime) -> Result<SystemTime> {
     let bad = || Error::invalid(format!("failed to parse value as time or duration: \"{text}\""));

@@ -97,7 +97,7 @@ pub(in crate::containers) fn parse_bind(text: &str) -> Result<Bind> {
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             "nocopy" => bind.no_copy = true,
             "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                bind.propagation = option.into()
+                bind.propagation = option.into();
             }
             _ => return Err(bad()),
         }

@@ -207,5 +207,5 @@ fn command(config: &HealthConfig, shell: &[String]) -> Option<Vec<String>> {
 }
 
 fn in_words(d: Duration) -> String {
-    if d.as_millis() % 1000 == 0 { format!("{}s", d.as_secs()) } else { format!("{}ms", d.as_millis()) }
+    if d.subsec_millis() == 0 { format!("{}s", d.as_secs()) } else { format!("{}ms", d.as_millis()) }
 }

@@ -66,7 +66,7 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         outputs = [Some(console), None];
     }
     let pid = created.pid();
-    let running = created.start().map_err(start_error)?;
+    let running = created.start().map_err(|e| start_error(&e))?;
     for fd in outputs.iter().chain([&stdin]).flatten() {
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::io("set up", "a stream")(e.into()))?;
     }
@@ -93,15 +93,13 @@ fn create(
             Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
         }
     };
-    let mut options = CreateOptions::default();
-    options.rootfs = rootfs;
-    options.stdio = stdio;
-    options.bundle = Some(all.0.dir.path(&record.id));
-    all.0.runtime.create(&record.id, &spec, options).map_err(start_error)
+    let options =
+        CreateOptions { rootfs, stdio, bundle: Some(all.0.dir.path(&record.id)), ..CreateOptions::default() };
+    all.0.runtime.create(&record.id, &spec, options).map_err(|e| start_error(&e))
 }
 
 /// Docker's exit codes for what went wrong.
-pub(in crate::containers) fn start_error(e: crate::Error) -> Error {
+pub(in crate::containers) fn start_error(e: &crate::Error) -> Error {
     let code = if e.is_program_not_found() {
         127
     } else if e.is_program_not_executable() {
@@ -109,7 +107,7 @@ pub(in crate::containers) fn start_error(e: crate::Error) -> Error {
     } else {
         125
     };
-    Error::Start { message: crate::containers::error::chain(&e), code }
+    Error::Start { message: crate::containers::error::chain(e), code }
 }
 
 fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> Result<Option<Attached>> {

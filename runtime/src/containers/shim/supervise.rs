@@ -193,7 +193,7 @@ impl Shim<'_> {
             }
             if let Some(health) = &life.health {
                 health.poll_fds(&mut |fd| {
-                    set.push((Token::Health, PollFd::from_borrowed_fd(fd, PollFlags::IN)))
+                    set.push((Token::Health, PollFd::from_borrowed_fd(fd, PollFlags::IN)));
                 });
             }
         }

@@ -1,0 +1,147 @@
+//! Killed at random: creators, shims, inits. Afterwards records and reality agree.
+
+use std::collections::BTreeSet;
+
+use longshore_runtime::containers::{RemoveOptions, StartOptions, StopOptions};
+
+use crate::harness::Test;
+use crate::world::{World, until};
+
+pub(crate) const TESTS: [Test; 2] =
+    [("crash::a_killed_shim_leaves_no_lie", a_killed_shim_leaves_no_lie), ("crash::storm", storm)];
+
+/// Process IDs of the shims below a directory.
+fn shims(world: &World) -> Vec<(i32, String)> {
+    let context = world.dir.to_string_lossy().into_owned();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|e| {
+            let pid = e.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read_to_string(e.path().join("cmdline")).ok()?;
+            let args: Vec<&str> = line.split('\0').collect();
+            (args.get(1)?.starts_with("--longshore-shim") && args.get(3) == Some(&context.as_str()))
+                .then(|| (pid, args[2].to_owned()))
+        })
+        .collect()
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+}
+
+fn a_killed_shim_leaves_no_lie() {
+    let Some(world) = World::new() else { return };
+    world.run("orphan", &["sh", "-c", "while true; do echo tick; sleep 0.01; done"], |_| {});
+    let init = world.all.inspect("orphan").unwrap().state.pid;
+    until("it writes", || !world.log("orphan").is_empty());
+    let (shim, id) = shims(&world).pop().unwrap();
+    kill(shim);
+    until("the record is mended", || world.status("orphan") == "exited");
+    let state = world.all.inspect("orphan").unwrap().state;
+    assert_eq!((state.exit_code, state.pid), (137, 0));
+    until("its processes are gone", || !alive(init));
+    assert!(!world.dir.join("runtime").join(&id).exists());
+    world.log("orphan").lines().for_each(|l| assert_eq!(l, "tick"));
+    world.all.start("orphan", &StartOptions::default()).unwrap();
+    assert_eq!(world.status("orphan"), "running");
+    world.all.stop("orphan", &StopOptions::timeout(0)).unwrap();
+}
+
+fn storm() {
+    let Some(world) = World::new() else { return };
+    let kills: u32 = std::env::var("LONGSHORE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let count = 8;
+    for n in 0..count {
+        world.create(&format!("c{n}"), &["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); done"], |r| {
+            r.host.log_config.options =
+                [("max-size".to_string(), "64k".to_string()), ("max-file".into(), "3".into())].into();
+        });
+    }
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    for _ in 0..kills {
+        let name = format!("c{}", random(count));
+        match random(4) {
+            0 => {
+                let mut victims = shims(&world);
+                if !victims.is_empty() {
+                    kill(victims.swap_remove(random(victims.len() as u64) as usize).0);
+                }
+            }
+            1 => kill(world.all.inspect(&name).unwrap().state.pid as i32),
+            // The creator: a process of its own that is killed while it starts a container.
+            2 => {
+                let mut creator = std::process::Command::new(std::env::current_exe().unwrap());
+                let mut creator = creator.arg("--start").arg(&world.dir).arg(&name).spawn().unwrap();
+                std::thread::sleep(std::time::Duration::from_micros(random(20_000)));
+                let _ = creator.kill();
+                creator.wait().unwrap();
+            }
+            _ => {
+                let _ = world.all.start(&name, &StartOptions::default());
+            }
+        }
+    }
+    agree(&world, count);
+    for n in 0..count {
+        let name = format!("c{n}");
+        world.all.remove(&name, &RemoveOptions::new(true, false)).unwrap();
+    }
+    until("no shim is left", || shims(&world).is_empty());
+    assert_eq!(
+        std::fs::read_dir(world.dir.join("runtime"))
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().len() == 64)
+            .count(),
+        0
+    );
+    assert_eq!(std::fs::read_dir(world.dir.join("roots")).unwrap().count(), 0);
+}
+
+/// Every record that says running has its process and its shim, and no other has; no log has a torn line.
+fn agree(world: &World, count: u64) {
+    // A start under way when its creator was killed comes to its end, one way or the other.
+    until("nothing is half-way", || {
+        let running: BTreeSet<String> = (0..count)
+            .map(|n| world.all.inspect(&format!("c{n}")).unwrap())
+            .filter(|i| i.state.running)
+            .map(|i| i.id)
+            .collect();
+        let shimmed: BTreeSet<String> = shims(world).into_iter().map(|(_, id)| id).collect();
+        running == shimmed
+    });
+    for n in 0..count {
+        let inspect = world.all.inspect(&format!("c{n}")).unwrap();
+        if inspect.state.running {
+            assert!(alive(inspect.state.pid));
+            world.all.stop(&inspect.id, &StopOptions::timeout(0)).unwrap();
+        } else {
+            assert_eq!(inspect.state.pid, 0);
+        }
+        for suffix in ["", ".1", ".2"] {
+            let Ok(log) = std::fs::read_to_string(format!("{}{suffix}", inspect.log_path)) else { continue };
+            assert!(log.is_empty() || log.ends_with('\n'));
+            for line in log.lines() {
+                assert!(line.starts_with("{\"log\":\"") && line.ends_with("\"}"), "{line}");
+            }
+        }
+    }
+}
+
+/// The creator that [`storm`] kills.
+pub(crate) fn start(dir: &std::path::Path, name: &str) {
+    if let Ok(all) = crate::world::open(dir) {
+        let _ = all.start(name, &StartOptions::default());
+    }
+}

@@ -1,0 +1,145 @@
+//! What the shim does by itself: restarts, health, limits, volumes, removal; and all of it again as an ordinary user.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use longshore_runtime::containers::{
+    Filters, HealthConfig, Mount, RemoveOptions, StartOptions, StopOptions, WaitFor,
+};
+
+use crate::harness::Test;
+use crate::world::{World, skip, until};
+
+pub(crate) const TESTS: [Test; 7] = [
+    ("supervision::three_tries_are_three", three_tries_are_three),
+    ("supervision::always_until_stopped", always_until_stopped),
+    ("supervision::health_comes_and_goes", health_comes_and_goes),
+    ("supervision::volumes_outlive_containers", volumes_outlive_containers),
+    ("supervision::removes_itself", removes_itself),
+    ("supervision::pause_and_kill", pause_and_kill),
+    ("supervision::the_same_as_an_ordinary_user", the_same_as_an_ordinary_user),
+];
+
+fn three_tries_are_three() {
+    let Some(world) = World::new() else { return };
+    world.run("retry", &["sh", "-c", "echo try; exit 3"], |r| {
+        r.host.restart_policy = "on-failure:3".parse().unwrap()
+    });
+    until("it gave up", || world.status("retry") == "exited");
+    assert_eq!(world.log("retry"), "try\n".repeat(4));
+    let inspect = world.all.inspect("retry").unwrap();
+    assert_eq!((inspect.restart_count, inspect.state.exit_code), (3, 3));
+}
+
+fn always_until_stopped() {
+    let Some(world) = World::new() else { return };
+    world.run("always", &["sh", "-c", "echo up; sleep 0.05"], |r| {
+        r.host.restart_policy = "always".parse().unwrap()
+    });
+    until("it came back", || world.log("always").lines().count() >= 3);
+    world.all.stop("always", &StopOptions::timeout(1)).unwrap();
+    assert_eq!(world.status("always"), "exited");
+    let lines = world.log("always").lines().count();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(world.log("always").lines().count(), lines);
+    assert_eq!(world.all.restore().unwrap().len(), 1);
+    world.all.remove("always", &RemoveOptions::new(true, false)).unwrap();
+}
+
+fn health_comes_and_goes() {
+    let Some(world) = World::new() else { return };
+    let ms = 1_000_000;
+    let check = HealthConfig {
+        test: vec!["CMD-SHELL".into(), "echo checked; test -e /tmp/well".into()],
+        interval: 50 * ms,
+        start_period: 100 * ms,
+        start_interval: 20 * ms,
+        retries: 2,
+        timeout: 5000 * ms,
+    };
+    world.run("sick", &["sleep", "100"], |r| r.health = Some(check));
+    let health = || world.all.inspect("sick").unwrap().state.health.unwrap();
+    assert!(health().failing_streak < 2 && health().status != "healthy");
+    until("it is unhealthy", || health().status == "unhealthy");
+    assert_eq!(health().log.last().unwrap().output, "checked\n");
+    let id = world.all.inspect("sick").unwrap().id;
+    std::fs::write(world.dir.join("roots").join(id).join("tmp/well"), "").unwrap();
+    until("it is healthy", || health().status == "healthy");
+    assert!(health().log.len() <= 5);
+    assert_eq!(world.all.list(false, &Filters::new().with("health", "healthy"), false).unwrap().len(), 1);
+}
+
+fn volumes_outlive_containers() {
+    let Some(world) = World::new() else { return };
+    let (code, log) =
+        world.run_to_end("first", "cat /data/from-image; echo new > /data/x; echo b > /bound/y", |r| {
+            let bound = world.dir.join("bound");
+            r.host.binds = vec!["shared:/data".into(), format!("{}:/bound", bound.display())];
+            r.host.tmpfs.insert("/scratch".into(), "size=1m".into());
+        });
+    assert_eq!((code, log.as_str()), (0, "content\n"));
+    assert_eq!(std::fs::read_to_string(world.dir.join("bound/y")).unwrap(), "b\n");
+    let (code, log) = world.run_to_end("second", "cat /v/x; echo no > /v/z || echo refused", |r| {
+        r.host.mounts = vec!["type=volume,src=shared,dst=/v,ro".parse::<Mount>().unwrap()];
+        r.host.readonly_rootfs = true;
+    });
+    assert_eq!(code, 0);
+    assert!(log.starts_with("new\n") && log.contains("refused"), "{log}");
+    assert!(world.all.volumes().remove("shared", false).unwrap_err().is_conflict());
+    for name in ["first", "second"] {
+        world.all.remove(name, &RemoveOptions::new(false, true)).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(world.dir.join("volumes/shared/_data/x")).unwrap(), "new\n");
+    assert_eq!(world.all.volumes().prune(true, &Filters::new()).unwrap().removed, ["shared"]);
+}
+
+fn removes_itself() {
+    let Some(world) = World::new() else { return };
+    let id = world.create("gone", &["sh", "-c", "exit 2"], |r| {
+        r.host.auto_remove = true;
+        r.config.volumes.insert("/anon".into(), Default::default());
+    });
+    let stream = world.all.start("gone", &StartOptions::attach(Default::default())).unwrap().unwrap();
+    drop(stream);
+    assert!(world.all.wait(&id, WaitFor::Removed).is_ok());
+    assert!(world.all.list(true, &Filters::new(), false).unwrap().is_empty());
+    assert!(world.all.volumes().list(&Filters::new()).unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(world.dir.join("roots")).unwrap().count(), 0);
+}
+
+fn pause_and_kill() {
+    let Some(world) = World::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    world.run("ice", &["sh", "-c", "while true; do sleep 0.01; done"], |_| {});
+    world.all.pause("ice").unwrap();
+    assert_eq!(world.status("ice"), "paused");
+    assert!(world.all.pause("ice").unwrap_err().is_conflict());
+    world.all.unpause("ice").unwrap();
+    world.all.pause("ice").unwrap();
+    world.all.stop("ice", &StopOptions::timeout(1)).unwrap();
+    assert_eq!(world.all.inspect("ice").unwrap().state.exit_code, 137);
+}
+
+fn the_same_as_an_ordinary_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(1000), Some(1000)).unwrap();
+    // The program itself may lie where that user cannot go.
+    let program = home.path().join("containers");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&program);
+    command.env("TMPDIR", home.path()).current_dir(home.path()).uid(1000).gid(1000);
+    let output = command.output();
+    let Ok(output) = output else {
+        let _: Option<()> = skip("cannot become user 1000");
+        return;
+    };
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+}
