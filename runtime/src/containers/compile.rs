@@ -123,7 +123,7 @@ fn rlimits(record: &Record) -> Vec<Value> {
         .collect()
 }
 
-fn cgroups_path(record: &Record) -> String {
+pub(super) fn cgroups_path(record: &Record) -> String {
     let parent = if record.host.cgroup_parent.is_empty() { "/longshore" } else { &record.host.cgroup_parent };
     format!("{}/{}", parse::clean(Path::new(parent)).trim_end_matches('/'), record.id)
 }
@@ -182,6 +182,11 @@ fn resources(record: &Record, rootless: bool) -> Result<Value> {
         resources["blockIO"] = json!({"weight": host.blkio_weight});
     }
     Ok(resources)
+}
+
+/// The limits alone, for a container that runs.
+pub(super) fn limits(record: &Record) -> Result<oci_spec::runtime::LinuxResources> {
+    serde_json::from_value(resources(record, true)?).map_err(|e| bad_spec(&e))
 }
 
 fn cpu(record: &Record) -> serde_json::Map<String, Value> {

@@ -226,9 +226,8 @@ fn check(host: &HostConfig, config: &Config) -> Result<()> {
         ("user namespace", &host.userns_mode, &["", "host"]),
     ];
     for (what, mode, known) in modes {
-        if !known.contains(&mode.as_str())
-            && !(matches!(what, "PID" | "IPC") && mode.starts_with("container:"))
-        {
+        let joins = matches!(what, "PID" | "IPC") && mode.starts_with("container:");
+        if !joins && !known.contains(&mode.as_str()) {
             return no(format!("invalid {what} mode: {mode}"));
         }
     }

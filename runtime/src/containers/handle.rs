@@ -120,7 +120,9 @@ impl Inner {
     pub(super) fn clean_up(&self, record: &Record) -> Result<()> {
         match self.runtime.open(&record.id).and_then(|container| container.delete(true)) {
             Ok(()) => {}
-            Err(e) if e.is_not_found() => {}
+            Err(e) if e.is_not_found() => {
+                super::leftovers::remove(&self.runtime, &record.id, &super::compile::cgroups_path(record))?;
+            }
             Err(e) => return Err(e.into()),
         }
         if wants_network(record) {

@@ -46,6 +46,7 @@ pub mod format;
 mod handle;
 mod inside;
 mod inspect;
+mod leftovers;
 mod log;
 mod merge;
 mod names;

@@ -23,7 +23,7 @@ pub(crate) const TESTS: [Test; 7] = [
 fn three_tries_are_three() {
     let Some(world) = World::new() else { return };
     world.run("retry", &["sh", "-c", "echo try; exit 3"], |r| {
-        r.host.restart_policy = "on-failure:3".parse().unwrap()
+        r.host.restart_policy = "on-failure:3".parse().unwrap();
     });
     until("it gave up", || world.status("retry") == "exited");
     assert_eq!(world.log("retry"), "try\n".repeat(4));
@@ -34,7 +34,7 @@ fn three_tries_are_three() {
 fn always_until_stopped() {
     let Some(world) = World::new() else { return };
     world.run("always", &["sh", "-c", "echo up; sleep 0.05"], |r| {
-        r.host.restart_policy = "always".parse().unwrap()
+        r.host.restart_policy = "always".parse().unwrap();
     });
     until("it came back", || world.log("always").lines().count() >= 3);
     world.all.stop("always", &StopOptions::timeout(1)).unwrap();

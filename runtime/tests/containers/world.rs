@@ -44,7 +44,8 @@ impl Images for Busybox {
     fn rootfs(&self, container_id: &str, _image_id: &str) -> Result<RootfsSource, BoxError> {
         let root = self.root(container_id);
         if !root.exists() {
-            let fresh = self.dir.join("roots").join(format!(".{container_id}"));
+            let fresh = self.root(&format!(".{container_id}"));
+            let _ = std::fs::remove_dir_all(&fresh);
             for dir in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "data"] {
                 std::fs::create_dir_all(fresh.join(dir))?;
             }
@@ -65,10 +66,14 @@ impl Images for Busybox {
     }
 
     fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError> {
-        match std::fs::remove_dir_all(self.root(container_id)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
+        // Also what a shim had begun to make when it was killed.
+        for root in [self.root(container_id), self.root(&format!(".{container_id}"))] {
+            match std::fs::remove_dir_all(root) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

@@ -24,6 +24,10 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
     let listener = socket::listen(&dir).map_err(Error::io("listen in", &dir))?;
     let log = log::Writer::open(&inner.dir.file(id, &log::file_name(id)), &record.host.log_config)?;
     let mut state = inner.state(id)?;
+    if state.dirty {
+        // The shim before this one was killed after its starter had looked.
+        inner.clean_up(&record)?;
+    }
     (state.restart_count, state.stopped_by_hand) = (0, false);
     let policy = record.host.restart_policy.clone();
     let mut shim = Shim {
