@@ -269,3 +269,19 @@ pub(crate) fn place_file(
     let kind = NodeKind::File { content, size };
     changes.put(real, Node { kind, mode: target.mode_of(mode, false), uid, gid, mtime, xattrs: Vec::new() })
 }
+
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok((file, _)) = spool_from(bytes, 1 << 20, &|| Ok(())) else { return };
+    let Ok(Some(archive)) = Archive::open(file, Path::new("fuzz"), 1) else { return };
+    let base = crate::tree::Tree::empty();
+    let mut changes = Changes::new(&base, 0);
+    let target = Target { dest: "/d".to_owned(), owner: None, mode: None };
+    if extract(archive, &mut changes, &target, &|| Ok(())).is_ok()
+        && let Ok(nodes) = changes.finish()
+    {
+        assert!(
+            nodes.iter().all(|(p, _)| p.components().all(|c| matches!(c, Component::Normal(_)))),
+            "paths are plain"
+        );
+    }
+}
