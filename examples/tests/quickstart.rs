@@ -25,7 +25,7 @@ fn as_root() {
     command.args(["--net", "sh", "-c", script, "sh"]).arg(example("quickstart")).arg(seen.path());
     let said = succeed(command.env("TMPDIR", dir.path()), 60);
     assert!(said.contains("published port") && said.contains("Welcome to my web site"), "{said}");
-    assert!(said.contains("0 executed"), "the second build says that all was cached: {said}");
+    assert!(said.contains("0 steps executed"), "the second build says that all was cached: {said}");
     let read = |name: &str| fs::read_to_string(seen.path().join(name)).expect("what the script saw");
     assert_eq!(read("before"), read("after"));
     assert_eq!(read("rules"), "");

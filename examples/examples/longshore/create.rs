@@ -314,8 +314,12 @@ impl CreateArgs {
         &self.image_and_command[1..]
     }
 
-    /// Refuses before anything is made when the file is there, as docker does.
-    pub(crate) fn check_cidfile(&self) -> Result<()> {
+    /// Refuses before anything is made: a flag that is none, a file that is there.
+    pub(crate) fn check(&self) -> Result<()> {
+        // What follows the image is not parsed, so an unknown flag before it arrives here as the image.
+        if self.image().starts_with('-') {
+            return Err(Failure::new(format!("unknown flag: {}, see 'longshore run --help'", self.image())));
+        }
         match &self.cidfile {
             Some(file) if file.exists() => Err(Failure::new(format!(
                 "container ID file found, make sure the other container isn't running or delete {}",

@@ -143,7 +143,7 @@ pub(crate) fn create(app: &App, args: &CreateArgs) -> Result<()> {
 }
 
 fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<String> {
-    args.check_cidfile()?;
+    args.check()?;
     let written = args.image();
     let here = || -> Result<bool> {
         match find_image(app.host()?.store(), written) {
