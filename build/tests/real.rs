@@ -129,3 +129,96 @@ fn cancelled_builds_leave_nothing() {
     assert_eq!(world.store.snapshots().unwrap().len(), 0);
     assert_eq!(std::fs::read_dir(world.dir.path().join("scratch")).unwrap().count(), 0);
 }
+
+#[test]
+fn mount_points_that_are_moved_away_hurt_nobody() {
+    // CVE-2024-23652: a builder that tidies up its mount points by path deletes where a link leads to.
+    let Some((world, executor)) = world() else { return };
+    let outside = world.dir.path().join("outside");
+    std::fs::create_dir_all(outside.join("empty")).unwrap();
+    let file = format!(
+        "FROM busybox\nRUN --mount=type=tmpfs,target=/foo/empty true\nRUN --mount=type=secret,id=none true\n\
+         RUN mkdir /foo && ln -s {0} /bar\nRUN --mount=type=tmpfs,target=/bar/empty touch /bar/empty/f && ls {0}/empty\n",
+        outside.display()
+    );
+    let (built, log) = world.run(&file, &executor);
+    let built = built.unwrap();
+    assert!(outside.join("empty").exists() && !outside.join("empty/f").exists());
+    assert!(log.output.contains("f\n"), "the link leads inside the root: {}", log.output);
+    let files = world.files(&built.image);
+    assert!(files.contains_key("foo") && !files.contains_key("foo/empty"));
+    let inside = outside.to_str().unwrap().trim_start_matches('/').to_owned();
+    assert!(files.keys().all(|p| !p.starts_with(&inside)), "{:?}", files.keys());
+}
+
+#[test]
+fn bind_mounts_of_hostile_stages_stay_inside() {
+    // CVE-2024-1753: a stage with a link to the root, mounted writable.
+    let Some((world, executor)) = world() else { return };
+    std::fs::write(world.dir.path().join("canary"), "host").unwrap();
+    let dir = world.dir.path().display().to_string();
+    let file = format!(
+        "FROM busybox AS bad\nRUN mkdir /d && ln -s / /d/root && ln -s ../../../../../../.. /d/up\n\
+         FROM busybox\nRUN --mount=type=bind,from=bad,source=/d/root,target=/m,rw ls /m/bin/busybox && ! test -e /m{dir}/canary && touch /m/written\n\
+         RUN --mount=type=bind,from=bad,source=/d/up,target=/m,rw ! test -e /m{dir}/canary\n"
+    );
+    let (built, log) = world.run(&file, &executor);
+    built.unwrap_or_else(|e| panic!("{e}: {}", log.output));
+    assert!(!std::path::Path::new("/written").exists());
+}
+
+#[test]
+fn the_hosts_environment_and_capabilities_stay_outside() {
+    let Some((world, executor)) = world() else { return };
+    let (built, log) = world.run("FROM busybox\nRUN cat /proc/1/environ /proc/self/status; env\n", &executor);
+    built.unwrap();
+    assert!(log.output.contains("CapInh:\t0000000000000000"), "{}", log.output);
+    assert!(!log.output.contains("CARGO_"), "{}", log.output);
+}
+
+#[test]
+fn an_ordinary_user_builds_too() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("needs root to become somebody else");
+    }
+    let Some(root) = busybox() else { return skip("needs a static busybox") };
+    if std::env::var_os("LONGSHORE_AS_USER").is_none() {
+        let home = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(home.path(), Some(1000), Some(1000)).unwrap();
+        // The user must be able to reach the test program.
+        let program = home.path().join("test");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let status = std::process::Command::new("setpriv")
+            .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
+            .arg(&program)
+            .args(["--exact", "as_an_ordinary_user", "--nocapture"])
+            .env("LONGSHORE_AS_USER", "1")
+            .env("TMPDIR", home.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    drop(root);
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    if std::env::var_os("LONGSHORE_AS_USER").is_none() {
+        return;
+    }
+    let world = World::directories();
+    world.image("busybox", &busybox().unwrap());
+    world.write("f", "x");
+    let runtime = Runtime::new(world.dir.path().join("runtime")).unwrap();
+    let executor =
+        RuntimeExecutor::new(&runtime, world.dir.path().join("scratch")).rootless(1000, 1000).resolv_conf("");
+    let file = "FROM busybox\nCOPY f /d/f\nRUN id -u && cat /d/f && rm /d/f && touch /new\nRUN --mount=type=secret,id=s cat /run/secrets/s\nWORKDIR /w\n";
+    let mut options = BuildOptions::default();
+    options.secrets.push(Secret::new("s", "hunter2"));
+    let (built, log) = world.build_with(file, Some(&executor), &options);
+    let built = built.unwrap_or_else(|e| panic!("{e} {:?}: {}", std::error::Error::source(&e), log.output));
+    assert_eq!(log.output, "0\nxhunter2");
+    let files = world.files(&built.image);
+    assert!(files.contains_key("new") && files.contains_key("w") && !files.contains_key("d/f"));
+    assert_eq!(world.build_with(file, Some(&executor), &options).0.unwrap().cached, 4);
+}

@@ -184,7 +184,12 @@ impl StageRun<'_, '_> {
             let tree = Tree::of_snapshot(&rootfs.snapshot)?;
             let user = Accounts::read(&tree)?.user(self.state.user()).or_else(|m| self.fail(m))?;
             held.open(self, job)?;
-            let mounts = self.mounts(job, &held)?;
+            let mut mounts = self.mounts(job, &held)?;
+            for mount in &mut mounts {
+                // Links to where nothing is yet would stop the mount.
+                let (real, _) = resolve(&tree, Path::new(&mount.target), true)?;
+                mount.target = format!("/{}", real.display());
+            }
             let targets =
                 executor.mounted_files().iter().copied().chain(mounts.iter().map(|m| m.target.as_str()));
             (user, stubs::missing(&tree, targets)?, mounts)
