@@ -51,6 +51,7 @@
 //! | [`Store::load`], [`Store::save`] | archives of `docker save` and of the OCI |
 //! | [`Store::snapshot`], [`Snapshot`] | writable root file systems: mounted detached, or as directories for an overlay in a user namespace |
 //! | [`Store::commit_layer`], [`Store::add_layer`], [`Store::create_image`] | new layers and images |
+//! | [`Store::spec`], [`Store::rebase`], [`Store::squash`], [`Store::create_index`], [`Store::export`] | images from images |
 //! | [`Store::remove`], [`Store::collect`], [`Store::prune`] | taking away |
 //! | [`Store::verify`] | comparing everything with its digests, and repair |
 //! | [`content`] | blobs by digest as traits, a store of them in memory, and the conformance suite for others |
