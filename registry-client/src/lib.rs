@@ -1,4 +1,82 @@
-//! Blocking OCI distribution client.
+//! A blocking client of the [OCI distribution API](https://github.com/opencontainers/distribution-spec) (Docker's registry v2):
+//! pull, push, copy, list, delete. It streams, it verifies what it streams, it goes on after a connection broke, it spends as few
+//! requests as the protocol allows, and it trusts nothing that a registry says about where to go next.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use longshore_registry_client::{Client, Ctx, DockerConfigFile, Layout, Platforms, Reference};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder().credentials(DockerConfigFile::open("/root/.docker/config.json")?).build()?;
+//! let debian: Reference = "debian:bookworm".parse()?;
+//!
+//! let layout = Layout::open("images")?;
+//! let pulled = client.pull(&debian, &Platforms::Host, &layout, Ctx::none())?;
+//! client.push(&"127.0.0.1:5000/debian:bookworm".parse()?, &pulled.root, &layout, Ctx::none())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A reader of one blob, without a store:
+//!
+//! ```
+//! # fn run() -> longshore_registry_client::Result<()> {
+//! # use longshore_registry_client::{Client, Reference};
+//! let client = Client::builder().build()?;
+//! let source = client.source(&"127.0.0.1:5000/debian".parse::<Reference>()?)?;
+//! let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap();
+//! let blob = source.stat(&digest)?;
+//! std::io::copy(&mut source.open(&blob, 0)?, &mut std::io::sink()).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Parts
+//!
+//! - [`Reference`]: image names by the distribution project's grammar, normalised as Docker does.
+//! - [`Client`]: connections, logins, and what hosts turned out to (not) support. Made by a [`ClientBuilder`]; [`Limits`], [`Retry`] and
+//!   [`Timeouts`] have finite defaults.
+//! - Reading: [`Client::resolve`], [`Client::manifest`], [`Client::source`] and [`Source::open`], [`Client::pull`] into a [`Sink`].
+//! - Writing: [`Client::push`] from a [`Content`], [`Client::copy`], [`Client::tag`], [`Client::delete`].
+//! - Lists: [`Client::tags`], [`Client::catalog`], [`Client::referrers`].
+//! - [`Layout`]: an OCI image layout directory, which is both [`Sink`] and [`Content`].
+//! - Logins: [`Credentials`], with [`StaticCredentials`] and [`DockerConfigFile`] (Docker's and podman's files, helper programs).
+//! - Hosts: [`HostConfig`] and [`Hosts`], with [`HostsDir`] (containerd's `hosts.toml`, Docker's `certs.d`).
+//! - [`transport`]: the seam to HTTP, with the rules an implementation must keep and checks for them. [`UreqTransport`] is the real one.
+//!
+//! # What happens to a request
+//!
+//! Each request of each verb takes the same way: the login known for its scopes is added, if it goes to the registry itself; it is
+//! sent; a redirect is followed by hand, after its URL passed the rules below; 408, 429, 5xx and broken connections are waited out and
+//! tried again, within a budget, if the request may be repeated; a 401 of the registry itself is answered with a login, once or twice.
+//!
+//! Nothing asks for a login before the registry does, so an anonymous pull of a public image costs no extra request.
+//!
+//! # Where a registry may send us
+//!
+//! Token servers (`realm`), redirects, upload locations, next pages (`Link`) and foreign layers (`urls`) are all URLs that a registry
+//! chooses. For every one of them:
+//!
+//! - From `https` only to `https`; only those two schemes; no user names; no addresses in unusual notation.
+//! - A public registry leads to public addresses only, one on an inner network also to that kind of network. This holds for what a
+//!   name *resolves to*, at each connection, not for how it looks; [`ClientBuilder::allow_inner`] makes exceptions. (Behind an HTTP proxy
+//!   the proxy resolves, and only addresses in the URL itself are seen.)
+//! - Credentials, and configured headers, go to the very origin of the registry: scheme, host *and* port. A token server gets a login
+//!   if it is that origin, or over TLS a host of the same registered domain, or named by [`ClientBuilder::trust_realm`]; otherwise it is
+//!   asked anonymously, and if that is not enough the error names it. Redirects of token servers are not followed.
+//! - Next pages stay on the registry. Foreign layers are left out unless [`ClientBuilder::foreign_layers`], and never see a login.
+//! - Errors and `Debug` show no query, no token, no password.
+//!
+//! # Cancellation
+//!
+//! [`Ctx::cancel`] and [`CancelToken`] end a call within about a tenth of a second, also while it waits for a silent server: sockets
+//! are read with short timeouts, between which the flag is looked at. Name lookups and TCP handshakes end with their own timeouts.
+//!
+//! # Not yet
+//!
+//! Several ranges of one blob at once; HTTP/2; cloud providers' own logins (their helper programs do); SOCKS proxies; removing a deleted
+//! artifact from the fallback list of its subject; `OCI-Tag` and other parts of the distribution specification after 1.1.
 #![forbid(unsafe_code)]
 
 mod auth;
