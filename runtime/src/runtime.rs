@@ -324,7 +324,7 @@ fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {
     match given {
         // Never out of the hierarchy, whatever the spec says.
         Some(path) => Path::new("/").join(crate::plan::inside(path).unwrap_or_default()),
-        None => Path::new("/longshore").join(id),
+        None => Path::new("/").join(crate::cgroup::PARENT).join(id),
     }
 }
 

@@ -224,10 +224,18 @@ impl Groups {
         let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);
         for dir in dirs {
             remove(dir)?;
+            // The parent that containers have by default goes with the last of them. Whoever makes a group in it at this moment
+            // makes it again; while it has one, the kernel refuses.
+            if let Some(parent) = dir.parent().filter(|p| p.ends_with(PARENT)) {
+                let _ = fs::remove_dir(parent);
+            }
         }
         Ok(())
     }
 }
+
+/// The parent of the groups of containers that ask for none.
+pub(crate) const PARENT: &str = "longshore";
 
 /// Makes a group and those above it.
 fn make(dir: &Path) -> io::Result<()> {
