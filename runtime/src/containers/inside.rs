@@ -156,9 +156,7 @@ impl Containers {
             h.pids_limit = update.pids_limit;
         }
         if running && update.changes_limits() {
-            return Err(Error::Conflict(
-                "limits of a running container cannot be changed yet: stop it first".into(),
-            ));
+            self.0.runtime.open(&id)?.update(&compile::limits(&record)?)?;
         }
         self.0.dir.write_record(&record)?;
         if running && update.restart_policy.is_some() {

@@ -10,7 +10,9 @@ use longshore_runtime::containers::{
 use crate::harness::Test;
 use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 7] = [
+pub(crate) const TESTS: [Test; 9] = [
+    ("supervision::limits_change_while_it_runs", limits_change_while_it_runs),
+    ("supervision::many_at_once", many_at_once),
     ("supervision::three_tries_are_three", three_tries_are_three),
     ("supervision::always_until_stopped", always_until_stopped),
     ("supervision::health_comes_and_goes", health_comes_and_goes),
@@ -120,6 +122,68 @@ fn pause_and_kill() {
     world.all.pause("ice").unwrap();
     world.all.stop("ice", &StopOptions::timeout(1)).unwrap();
     assert_eq!(world.all.inspect("ice").unwrap().state.exit_code, 137);
+}
+
+fn limits_change_while_it_runs() {
+    let Some(world) = World::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    world.run("box", &["sleep", "100"], |r| r.host.memory = 64 << 20);
+    assert_eq!(world.all.stats("box").unwrap().memory_limit, 64 << 20);
+    let mut update = Update::default();
+    (update.memory, update.memory_swap) = (Some(32 << 20), Some(64 << 20));
+    update.restart_policy = Some("always".parse().unwrap());
+    world.all.update("box", &update).unwrap();
+    let stats = world.all.stats("box").unwrap();
+    assert_eq!((stats.memory_limit, stats.pids), (32 << 20, 1));
+    assert_eq!(world.all.top("box").unwrap().processes[0].last().unwrap(), "sleep 100");
+    world.all.kill("box", "USR1").unwrap();
+    until("the new policy starts it again", || world.all.inspect("box").unwrap().restart_count == 1);
+    // A limit that is really one.
+    let (code, _) = world.run_to_end("greedy", "tail /dev/zero", |r| {
+        (r.host.memory, r.host.memory_swap) = (16 << 20, 16 << 20);
+    });
+    assert_eq!((code, world.all.inspect("greedy").unwrap().state.oom_killed), (137, true));
+}
+
+/// Proportional set size in KiB of a process.
+fn pss(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+}
+
+fn many_at_once() {
+    let Some(world) = World::new() else { return };
+    let count: usize = std::env::var("LONGSHORE_MANY").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let ids: Vec<String> =
+        (0..count).map(|n| world.run(&format!("many{n}"), &["sleep", "1000"], |_| {})).collect();
+    let began = std::time::Instant::now();
+    assert_eq!(world.all.list(false, &Filters::new(), false).unwrap().len(), count);
+    let listed = began.elapsed();
+    let inits: Vec<u32> = ids.iter().map(|id| world.all.inspect(id).unwrap().state.pid).collect();
+    let parents = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        text.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok()).unwrap_or(0)
+    };
+    let (shims, all): (u64, u64) = inits
+        .iter()
+        .map(|pid| (pss(parents(pid)), pss(*pid)))
+        .fold((0, 0), |s, p| (s.0 + p.0, s.1 + p.0 + p.1));
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for id in &ids {
+            scope.spawn(|| world.all.stop(id, &StopOptions::timeout(0)).unwrap());
+        }
+    });
+    eprintln!(
+        "{count} containers: shim {} KiB, with init {} KiB each; list {listed:?}; stop of all {:?}",
+        shims / count as u64,
+        all / count as u64,
+        began.elapsed()
+    );
+    assert!(world.all.list(false, &Filters::new(), false).unwrap().is_empty());
+    assert_eq!(world.all.prune(&Filters::new()).unwrap().removed.len(), count);
 }
 
 fn the_same_as_an_ordinary_user() {
