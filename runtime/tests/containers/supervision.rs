@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use longshore_runtime::containers::{
-    Filters, HealthConfig, Mount, RemoveOptions, StartOptions, StopOptions, WaitFor,
+    Filters, HealthConfig, Mount, RemoveOptions, StartOptions, StopOptions, Update, WaitFor,
 };
 
 use crate::harness::Test;
@@ -138,7 +138,9 @@ fn limits_change_while_it_runs() {
     let stats = world.all.stats("box").unwrap();
     assert_eq!((stats.memory_limit, stats.pids), (32 << 20, 1));
     assert_eq!(world.all.top("box").unwrap().processes[0].last().unwrap(), "sleep 100");
-    world.all.kill("box", "USR1").unwrap();
+    // Not by hand, which would end it for good.
+    let pid = rustix::process::Pid::from_raw(world.all.inspect("box").unwrap().state.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     until("the new policy starts it again", || world.all.inspect("box").unwrap().restart_count == 1);
     // A limit that is really one.
     let (code, _) = world.run_to_end("greedy", "tail /dev/zero", |r| {

@@ -156,12 +156,17 @@ pub(super) fn capabilities(host: &HostConfig, uid: u32) -> Result<Value> {
     Ok(json!({"bounding": set, "effective": own, "permitted": own, "inheritable": [], "ambient": []}))
 }
 
-/// `seccomp=unconfined`, or the text of a profile.
+/// `seccomp=unconfined`, the text of a profile, or Docker's default for these capabilities.
 pub(super) fn seccomp(spec: &mut Spec, host: &HostConfig) -> Result<()> {
-    let Some(value) = option(host, "seccomp").filter(|v| *v != "unconfined" && !host.privileged) else {
+    let value = option(host, "seccomp");
+    if host.privileged || value == Some("unconfined") {
         return Ok(());
+    }
+    let profile = match (value, spec.process()) {
+        (Some(text), _) => profile(text)?,
+        (None, Some(process)) => crate::spec::default_seccomp(process),
+        (None, None) => return Ok(()),
     };
-    let profile = profile(value)?;
     if let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(Some(profile));
     }
