@@ -196,3 +196,13 @@ pub fn settled(store: &Store) -> Vec<String> {
     }
     listing(store.path()).into_iter().filter(|line| !line.starts_with("locks/")).collect()
 }
+
+/// Whether mounting may be expected to work.
+pub fn mounts() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let root = std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
+    if !root {
+        skip("mounting needs root");
+    }
+    root
+}
