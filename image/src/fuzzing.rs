@@ -56,3 +56,5 @@ pub fn archive(store: &Store, bytes: &[u8]) {
         store.image(name).expect("what is named is whole");
     }
 }
+
+pub use crate::layer::fuzzing::{Place, apply, place_in, tar};

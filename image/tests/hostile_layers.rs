@@ -569,3 +569,22 @@ fn budgets_hold() {
         add(&store, &archive(&many[..10])).unwrap();
     }
 }
+
+#[test]
+fn one_layer_may_come_twice() {
+    if !is_root() {
+        return skip("needs root to mount what was unpacked");
+    }
+    for directories in [false, true] {
+        let top = tempfile::tempdir().unwrap();
+        let store = store(top.path(), directories);
+        let base = add(&store, &archive(&[file("a", "base"), file("b", "base")])).unwrap();
+        let twice = add(&store, &archive(&[file("a", "twice"), file(".wh.b", "")])).unwrap();
+        let between =
+            add(&store, &archive(&[file("a", "between"), file("b", "between"), file("c", "c")])).unwrap();
+        let seen = view(&store, &[&base, &twice, &between, &twice]);
+        assert_eq!(seen.keys().collect::<Vec<_>>(), ["/", "/a", "/c"]);
+        assert!(seen["/a"].contains(" 5 bytes"), "{}", seen["/a"]);
+        assert_eq!(view(&store, &[&twice, &twice]).len(), 2);
+    }
+}

@@ -9,6 +9,7 @@
 
 mod directory;
 mod erofs;
+pub(crate) mod fuzzing;
 mod header;
 pub(crate) mod mount;
 mod pax;

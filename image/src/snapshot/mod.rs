@@ -93,7 +93,7 @@ impl Snapshot {
     pub fn overlay(&self) -> Option<OverlayDirs> {
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         lower.extend(self.mended());
-        for layer in self.layers().iter().rev() {
+        for layer in distinct(self.layers()) {
             match self.0.layers.find(layer)? {
                 Form::Directory(path) => lower.push(path),
                 Form::Erofs(_) => return None,
@@ -116,7 +116,7 @@ impl Snapshot {
         if let Some(path) = self.mended() {
             lower.push(mount::directory(&path)?);
         }
-        for layer in self.layers().iter().rev() {
+        for layer in distinct(self.layers()) {
             lower.push(open_layer(&self.0.layers, layer)?);
         }
         for path in self.stand_ins() {
@@ -163,7 +163,8 @@ impl Snapshot {
     /// Overlay wants one lower directory under a writable one, and two different ones without.
     fn stand_ins(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let wanted = if self.0.record.read_only { 2 } else { 1_usize };
-        let missing = wanted.saturating_sub(self.layers().len() + usize::from(self.0.record.mended));
+        let missing =
+            wanted.saturating_sub(distinct(self.layers()).count() + usize::from(self.0.record.mended));
         ["a", "b"].into_iter().take(missing).map(|name| self.0.path.join("empty").join(name))
     }
 }
@@ -296,7 +297,8 @@ impl Snapshots {
             return Ok(false);
         }
         let mut opened = Vec::with_capacity(layers.len());
-        for (layer, told) in layers.iter().zip(told).rev() {
+        for layer in distinct(layers) {
+            let told = &told[layers.iter().rposition(|l| l == layer).expect("it is one of them")];
             // A mount is opened by path only; its root is what the layer holds.
             let root = walk::reopen(&open_layer(&self.layers, layer)?)?;
             opened.push(mend::Opened {
@@ -328,6 +330,13 @@ impl Snapshots {
         };
         make().map_err(at("create", draft))
     }
+}
+
+/// The layers, top first, each once: overlay refuses the same one twice, and what a layer adds or hides further down,
+/// it adds or hides at its topmost place as well.
+fn distinct(layers: &[Digest]) -> impl Iterator<Item = &Digest> {
+    let lasts = layers.iter().enumerate().rev().filter(|(i, layer)| !layers[i + 1..].contains(layer));
+    lasts.map(|(_, layer)| layer)
 }
 
 fn open_layer(layers: &Layers, layer: &Digest) -> Result<OwnedFd> {
