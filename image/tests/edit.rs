@@ -89,7 +89,7 @@ fn a_rebased_image_keeps_what_it_added() {
             import(&store, &source, &root, name).image
         };
         let (old, new, own) = (tar(&[("base", b"old")]), tar(&[("base", b"new")]), tar(&[("own", b"1")]));
-        let old_base = make(&[old.clone()], steps(&["old", "#env"]), "old");
+        let old_base = make(std::slice::from_ref(&old), steps(&["old", "#env"]), "old");
         let new_base = make(&[new.clone(), tar(&[("more", b"")])], steps(&["new", "more"]), "new");
         let app = make(&[old, own.clone()], steps(&["old", "#env", "#arg", "own", "#cmd"]), "app");
         let spec = store.rebase(&app, &old_base, &new_base).unwrap();

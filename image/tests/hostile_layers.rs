@@ -1,6 +1,8 @@
 //! Crafted layers: each known trick either ends in an error that names the entry, or stays inside the layer. Nothing
 //! beside the store changes, and nothing of a refused layer stays behind. With both drivers.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 #[path = "layers_common/mod.rs"]
 mod common;
 
@@ -264,6 +266,7 @@ fn names_and_numbers_have_bounds() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn no_two_readings_of_one_archive() {
     let octal = |n: u64| -> [u8; 12] { format!("{n:011o}\0").as_bytes().try_into().unwrap() };
     run(|_| {

@@ -1,5 +1,7 @@
 //! Real and odd archives: what a container sees is what GNU tar and umoci unpack.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 #[path = "layers_common/mod.rs"]
 mod common;
 

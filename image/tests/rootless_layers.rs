@@ -1,5 +1,7 @@
 //! Layers and snapshots of an ordinary user: directories, mounted by a user namespace of the container's own.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 #[path = "layers_common/mod.rs"]
 mod common;
 
