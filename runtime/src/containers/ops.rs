@@ -65,6 +65,9 @@ impl Containers {
             && let Some(_alive) = inner.dir.try_alive(id)?
         {
             state = self.mend(&record)?;
+            if record.host.auto_remove {
+                return Err(Error::NotFound(id.into()));
+            }
         }
         Ok((record, state))
     }

@@ -376,12 +376,12 @@ impl Shim<'_> {
 
     /// Sends a signal. A frozen container gets it when it thaws; SIGKILL thaws it.
     fn signal(&mut self, signal: i32, life: &mut Life) -> Result<()> {
-        let stop_signal = &self.record.config.stop_signal;
-        let ends =
-            signal == 9 || stop_signal.is_empty() || parse::signal(stop_signal).is_ok_and(|s| s == signal);
-        if ends && matches!(signal, 1 | 2 | 3 | 9 | 15)
-            || parse::signal(stop_signal).is_ok_and(|s| s == signal)
-        {
+        // As Docker: the stop signal, or any that ends most programs where the image names none, is meant to end it for good.
+        let ends = match self.record.config.stop_signal.as_str() {
+            "" => matches!(signal, 1 | 2 | 3 | 9 | 15),
+            own => signal == 9 || parse::signal(own).is_ok_and(|s| s == signal),
+        };
+        if ends {
             self.by_hand = true;
             self.state.stopped_by_hand = true;
         }
