@@ -1,0 +1,132 @@
+//! What a user of docker expects of the command line: exit codes, one line for an error, the noun forms.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Longshore, have, skip, succeed};
+
+/// Busybox as the image `bb`; `None` where this machine cannot.
+fn with_busybox(dir: &Path) -> Option<Longshore> {
+    if !have(&["busybox", "tar"]) {
+        return None;
+    }
+    let root = dir.join("busybox");
+    std::fs::create_dir_all(root.join("bin")).expect("a directory");
+    let from = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).is_file())?;
+    std::fs::copy(from, root.join("bin/busybox")).expect("copy");
+    for applet in ["sh", "echo", "cat", "sleep", "true"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
+    }
+    std::fs::write(root.join("text"), "not a program\n").expect("write");
+    let tar = dir.join("busybox.tar");
+    succeed(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."), 30);
+    let longshore = Longshore::new(dir.join("root"));
+    longshore.ok(&["import", &tar.display().to_string(), "bb"]);
+    Some(longshore)
+}
+
+#[test]
+fn exit_codes_are_dockers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let run =
+        |rest: &[&str]| longshore.run(&[&["run", "--rm", "--network", "none"], rest].concat()).status.code();
+    assert_eq!(longshore.ok(&["run", "--rm", "--network", "none", "bb", "echo", "hello"]), "hello\n");
+    assert_eq!(run(&["bb", "sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(run(&["bb", "nope"]), Some(127));
+    assert_eq!(run(&["bb", "/text"]), Some(126));
+    assert_eq!(run(&["--pull", "never", "no-such-image"]), Some(125));
+    assert_eq!(run(&["--no-such-flag", "bb"]), Some(125));
+    assert_eq!(longshore.ok(&["ps", "-aq"]), "", "--rm removes");
+}
+
+#[test]
+fn an_error_is_one_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let cases: [(&[&str], &str); 5] = [
+        (&["inspect", "nothing"], "No such object: nothing"),
+        (&["stop", "nothing"], "No such container: nothing"),
+        (&["rmi", "nothing"], "No such image: nothing"),
+        (&["tag", "bb", "Bad:name"], "invalid reference"),
+        (&["pull", "127.0.0.1:1/nothing"], "127.0.0.1:1"),
+    ];
+    for (args, words) in cases {
+        let said = longshore.fails(1, args);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("longshore: ") && said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn names_conflict_and_images_in_use_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let id = longshore.ok(&["create", "--name", "box", "--network", "none", "bb", "true"]);
+    let said = longshore.fails(125, &["run", "--name", "box", "--network", "none", "bb", "true"]);
+    assert!(said.contains("The container name \"/box\" is already in use by container"), "{said}");
+    let said = longshore.fails(1, &["rmi", "bb"]);
+    assert!(said.contains("is using its referenced image"), "{said}");
+    assert_eq!(longshore.ok(&["container", "ls", "-aq", "--no-trunc"]), id);
+    assert_eq!(longshore.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]), "box created\n");
+    assert_eq!(
+        longshore.ok(&["inspect", "-f", "{{.Name}} {{json .Config.Cmd}}", "box"]),
+        "/box [\"true\"]\n"
+    );
+    longshore.ok(&["container", "rm", "box"]);
+    assert!(longshore.ok(&["rmi", "bb"]).contains("Deleted: sha256:"));
+    assert_eq!(longshore.ok(&["image", "ls", "-q"]), "");
+}
+
+#[test]
+fn an_image_goes_through_a_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let file = dir.path().join("bb.tar").display().to_string();
+    let id = longshore.ok(&["images", "-q", "--no-trunc", "bb"]);
+    longshore.ok(&["save", "-o", &file, "bb"]);
+    longshore.ok(&["rmi", "bb"]);
+    assert_eq!(longshore.ok(&["load", "-i", &file]), "Loaded image: bb:latest\n");
+    assert_eq!(longshore.ok(&["images", "-q", "--no-trunc", "bb"]), id);
+    assert!(longshore.ok(&["image", "verify"]).contains("all as it should be"));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = longshore.ok(&["completion", shell]);
+        assert!(script.contains("longshore") && script.contains("unpause"), "{shell}");
+    }
+}
+
+#[test]
+fn containers_find_each_other_by_name() {
+    if !common::root() {
+        return skip("networks need root");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    longshore.ok(&["network", "create", "backend"]);
+    longshore.ok(&["run", "-d", "--name", "db", "--network", "backend", "bb", "sleep", "1000"]);
+    let address = longshore.ok(&["inspect", "-f", "{{.NetworkSettings.Networks.backend.IPAddress}}", "db"]);
+    let answer = longshore.ok(&[
+        "run",
+        "--rm",
+        "--network",
+        "backend",
+        "bb",
+        "busybox",
+        "nslookup",
+        "db",
+        "127.0.0.11",
+    ]);
+    assert!(answer.contains(address.trim()), "{address} in {answer}");
+    let said = longshore.fails(125, &["run", "--rm", "--network", "no-such", "bb", "true"]);
+    assert!(said.contains("no-such"), "{said}");
+    longshore.ok(&["rm", "-f", "db"]);
+    assert_eq!(longshore.ok(&["network", "rm", "backend"]), "backend\n");
+}
