@@ -111,7 +111,7 @@ pub mod fuzzing {
 
     /// One word, expanded.
     pub fn expansion(text: &str) {
-        let lookup = |name: &str| (name.len() % 2 == 0).then(|| name.repeat(3));
+        let lookup = |name: &str| name.len().is_multiple_of(2).then(|| name.repeat(3));
         for escape in ['\\', '`'] {
             let expander = crate::Expander::new(escape, &lookup);
             let _ = expander.word(text);
