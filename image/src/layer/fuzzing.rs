@@ -91,7 +91,7 @@ pub fn apply(place: &Place, bytes: &[u8]) {
             assert!(place.layers.remove(&id).expect("what is there can go"), "it was there");
         }
         Err(e) if e.is_bad_content() => {
-            assert!(parsed.is_err() || indexed == Some(false), "only one refuses: {e}")
+            assert!(parsed.is_err() || indexed == Some(false), "only one refuses: {e}");
         }
         // The kernel would not have a name or a link that is a name by the rules of tar: none is known.
         Err(e) => panic!("{e:?}"),
