@@ -211,6 +211,7 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
     target(b, path, false, IN_ROOT, slot::B)?;
     attach(b, slot::A, slot::B);
     b.close(slot::B);
+    b.close(slot::A);
     for hierarchy in &layout.v1 {
         let name = hierarchy.name();
         let mut each = Options { super_readonly: false, data: Vec::new(), ..options.clone() };
@@ -272,6 +273,7 @@ pub(super) fn masked_and_readonly(b: &mut Builder, input: &Input<'_>) -> Result<
     }
     if !masked.is_empty() {
         b.close(slot::EMPTY);
+        b.close(slot::NULL);
     }
     for path in linux.readonly_paths().iter().flatten() {
         b.label(format!("linux.readonlyPaths {path}"));
