@@ -23,6 +23,8 @@ pub struct Limits {
     pub manifest: u64,
     /// Largest page of a list, in bytes. 4 MiB.
     pub page: u64,
+    /// For a manifest, a page or a token to arrive, once it has begun to; a blob may take as long as it moves. 2 minutes.
+    pub patience: Duration,
     /// Most pages of one list. 10000.
     pub pages: usize,
     /// Most entries of one list. 1 million.
@@ -42,6 +44,7 @@ impl Default for Limits {
         Self {
             manifest: 4 << 20,
             page: 4 << 20,
+            patience: Duration::from_secs(120),
             pages: 10_000,
             entries: 1_000_000,
             redirects: 5,

@@ -17,6 +17,7 @@ use crate::url::{Scheme, Url};
 use crate::{CancelToken, Error, Result};
 
 const ERROR_MAX: u64 = 64 * 1024;
+const ERROR_PATIENCE: Duration = Duration::from_secs(10);
 const WARNING_MAX: usize = 4096;
 const WARNINGS_MAX: usize = 64;
 /// From here on the registry is asked before a body is sent, so that a 401 or 413 costs no transfer.
@@ -340,8 +341,9 @@ impl Error {
 
 pub(crate) fn status_error(method: Method, url: &Url, reply: Response, attempts: u32) -> Error {
     let (status, retry_after) = (reply.status, retry_after(&reply));
-    let codes =
-        read_capped(reply, ERROR_MAX, "an error message", url).map(|b| parse_errors(&b)).unwrap_or_default();
+    let codes = read_capped(reply, ERROR_MAX, ERROR_PATIENCE, "an error message", url)
+        .map(|b| parse_errors(&b))
+        .unwrap_or_default();
     Error::Status { method: method.as_str(), url: url.to_string(), status, codes, attempts, retry_after }
 }
 
@@ -362,13 +364,31 @@ fn parse_errors(body: &[u8]) -> Vec<ApiError> {
 }
 
 /// A small body, in memory. Ends at the limit, whatever the registry still sends.
-pub(crate) fn read_capped(reply: Response, limit: u64, what: &str, url: &Url) -> Result<Bytes> {
+pub(crate) fn read_capped(
+    reply: Response,
+    limit: u64,
+    patience: Duration,
+    what: &str,
+    url: &Url,
+) -> Result<Bytes> {
     let too_large = || Error::TooLarge { what: what.to_owned(), limit };
     if reply.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let mut body = Vec::new();
-    reply.body.take(limit + 1).read_to_end(&mut body).map_err(|e| Error::from_body(Method::Get, url, e))?;
+    let until = Instant::now() + patience;
+    let (mut body, mut reader) = (Vec::new(), reply.body.take(limit + 1));
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match reader.read(&mut buffer).map_err(|e| Error::from_body(Method::Get, url, e))? {
+            0 => break,
+            n => body.extend_from_slice(&buffer[..n]),
+        }
+        // One that sends a byte now and then never stalls, and never ends.
+        if Instant::now() > until {
+            let source = TransportError::from(TransportErrorKind::Timeout);
+            return Err(Error::from_transport(Method::Get, url, 1, source));
+        }
+    }
     if body.len() as u64 > limit { Err(too_large()) } else { Ok(body.into()) }
 }
 

@@ -94,7 +94,7 @@ impl Client {
             Err(Error::Status { status: 404 | 405 | 501, .. }) => return Err(unsupported()),
             other => other?,
         };
-        let body = read_capped(reply, self.0.limits.page, "a search result", &url)?;
+        let body = read_capped(reply, self.0.limits.page, self.0.limits.patience, "a search result", &url)?;
         serde_json::from_slice::<Reply>(&body).map(|r| r.results).map_err(|_| unsupported())
     }
 }
@@ -150,7 +150,7 @@ impl Inner {
             };
             let reply = self.call(endpoint, &call)?;
             next = next_page(&reply, &here)?;
-            take(read_capped(reply, self.limits.page, "a page of a list", &here)?)?;
+            take(read_capped(reply, self.limits.page, self.limits.patience, "a page of a list", &here)?)?;
             visited.insert(here.to_request_string());
             match &next {
                 None => return Ok(()),

@@ -100,8 +100,13 @@ impl Source {
         };
         let validator = reply.headers.get("etag").map(str::to_owned);
         let url = endpoint.url(&path)?;
-        let body =
-            crate::exchange::read_capped(reply, self.inner.limits.manifest, "a list of referrers", &url)?;
+        let body = crate::exchange::read_capped(
+            reply,
+            self.inner.limits.manifest,
+            self.inner.limits.patience,
+            "a list of referrers",
+            &url,
+        )?;
         let graph = manifest::parse(&body, None)?;
         if graph.kind != Kind::Index {
             return Err(Error::manifest("the tag of the referrers' list holds something else"));

@@ -186,7 +186,13 @@ impl Source {
             let reply = self.ask_manifest(endpoint, Method::Get, selector)?;
             let told = reply.headers.get("docker-content-digest").map(str::to_owned);
             let content_type = reply.headers.get("content-type").map(str::to_owned);
-            match read_capped(reply, self.inner.limits.manifest, "a manifest", &url) {
+            match read_capped(
+                reply,
+                self.inner.limits.manifest,
+                self.inner.limits.patience,
+                "a manifest",
+                &url,
+            ) {
                 Ok(bytes) => break (told, content_type, bytes),
                 // It broke in the middle: small enough to take it from the start.
                 Err(e) if e.is_retryable() && attempt < self.inner.retry.attempts => {

@@ -1,7 +1,5 @@
 //! The crate stays small to build.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
-
 use std::collections::BTreeSet;
 use std::process::Command;
 

@@ -607,3 +607,21 @@ fn a_blob_can_be_read_from_its_middle() {
     assert!(rest.is_empty());
     assert!(source.open(&layer, 100_001).is_err());
 }
+
+#[test]
+fn a_manifest_that_drips_is_given_up() {
+    let (server, ..) = with_fault(&[1000], |seen, conn, _, _| {
+        if seen.method == "GET" {
+            conn.head(200, &[("content-type", OCI_MANIFEST)], Some(100_000));
+            while conn.stream.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            conn.keep = false;
+        }
+        seen.method == "GET"
+    });
+    let mut limits = Limits::default();
+    limits.patience = Duration::from_millis(200);
+    let error = quick().limits(limits).build().unwrap().manifest(&server.reference("r:v1")).unwrap_err();
+    assert!(error.is_retryable() && chain(&error).contains("timed out"), "{}", chain(&error));
+}

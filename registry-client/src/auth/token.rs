@@ -82,7 +82,7 @@ impl Inner {
             }
         };
         match reply.status {
-            200..=299 => parse(reply, &url),
+            200..=299 => parse(reply, &url, self.limits.patience),
             // A redirect would carry the credential, or the registry's wish, to where nobody checked.
             300..=399 => Err(refused(
                 endpoint,
@@ -142,8 +142,8 @@ fn form(ask: &Ask<'_>, refresh_token: &str) -> Bytes {
     body.into()
 }
 
-fn parse(reply: Response, url: &Url) -> Result<Got> {
-    let body = read_capped(reply, REPLY_MAX, "the token server's reply", url)?;
+fn parse(reply: Response, url: &Url, patience: Duration) -> Result<Got> {
+    let body = read_capped(reply, REPLY_MAX, patience, "the token server's reply", url)?;
     let reply: Reply = serde_json::from_slice(&body)
         .map_err(|_| Error::protocol(url, "the token server's reply is not what it should be"))?;
     let token = reply.token.or(reply.access_token).filter(|t| !t.is_empty());
