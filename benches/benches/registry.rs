@@ -172,7 +172,7 @@ impl Image {
             (Vec::new(), Vec::new(), fs::File::open("/dev/urandom")?);
         for (i, size) in layers.iter().enumerate() {
             let file = scratch.join(format!("file-{i}"));
-            std::io::copy(&mut random.by_ref().take(*size as u64), &mut fs::File::create(&file)?)?;
+            std::io::copy(&mut Read::by_ref(&mut random).take(*size as u64), &mut fs::File::create(&file)?)?;
             let tar = scratch.join("layer.tar");
             run(Command::new("tar").current_dir(scratch).args(["-cf", "layer.tar", &format!("file-{i}")]))?;
             diff_ids.push(sha256(&tar)?);
