@@ -125,3 +125,12 @@ fn no_dependency_needs_a_newer_rust_than_we_promise() {
         .collect();
     assert!(newer.is_empty(), "need a newer Rust than {ours:?}: {newer:?}");
 }
+
+#[test]
+fn the_readme_shows_the_embedding_example_as_it_is() {
+    let read =
+        |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path);
+    let example = read("examples/embed.rs");
+    let code = &example[example.find("use std::").expect("it imports something")..];
+    assert!(read("../README.md").contains(code), "README.md and examples/embed.rs differ");
+}
