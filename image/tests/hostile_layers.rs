@@ -1,7 +1,6 @@
 //! Crafted layers: each known trick either ends in an error that names the entry, or stays inside the layer. Nothing
 //! beside the store changes, and nothing of a refused layer stays behind. With both drivers.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::too_many_lines, reason = "tests")]
-
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 #[path = "layers_common/mod.rs"]

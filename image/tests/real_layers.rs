@@ -1,6 +1,5 @@
 //! Real and odd archives: what a container sees is what GNU tar and umoci unpack.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::too_many_lines, reason = "tests")]
-
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 #[path = "layers_common/mod.rs"]

@@ -1,6 +1,5 @@
 //! Layers and snapshots of an ordinary user: directories, mounted by a user namespace of the container's own.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::too_many_lines, reason = "tests")]
-
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 #[path = "layers_common/mod.rs"]
