@@ -104,7 +104,12 @@ mod tests {
     #[test]
     fn a_race_measures_both_kinds_and_leaves_out_who_fails() {
         let samples = Race::new("self test <&>")
-            .add("closure", || time(|| Ok(std::thread::sleep(Duration::from_millis(2)))))
+            .add("closure", || {
+                time(|| {
+                    std::thread::sleep(Duration::from_millis(2));
+                    Ok(())
+                })
+            })
             .add("program", || command(&mut std::process::Command::new("true")))
             .add("broken", || command(&mut std::process::Command::new("false")))
             .run(3);

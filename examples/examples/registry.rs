@@ -125,7 +125,7 @@ fn run(args: Args) -> Result<(), Error> {
             }
         }
         Command::Manifest { name, platform, descriptor } => {
-            manifest(&client, &name, platform.as_deref(), descriptor)?
+            manifest(&client, &name, platform.as_deref(), descriptor)?;
         }
         Command::Blob { name } => {
             let digest = digest(&name)?;
