@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         Command::Run(create) => return make(args, &runtime, create, true),
         Command::Start { id } => open(id)?.start()?,
         Command::State { id } => {
-            println!("{}", serde_json::to_string_pretty(&state(&open(id)?, &open(id)?.state()?))?)
+            println!("{}", serde_json::to_string_pretty(&state(&open(id)?, &open(id)?.state()?))?);
         }
         Command::List { format, quiet } => list(&runtime, format, *quiet)?,
         Command::Kill { id, signal, all } => {
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
                 // containerd looks for these words.
                 Error::WrongStatus { .. } => Failure("container not running".to_owned()),
                 error => error.into(),
-            })?
+            })?;
         }
         Command::Delete { id, force } => match open(id).and_then(|c| c.delete(*force)) {
             Err(error) if *force && error.is_not_found() => {}

@@ -1,4 +1,5 @@
 //! `longshore-oci`: a stand-in for `runc` over `longshore-runtime`. Argument parsing and printing; what a container is, the crate knows.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod args;
 mod commands;
