@@ -66,10 +66,17 @@ pub(crate) fn launch(mut launch: Launch<'_>, status: &OwnedFd, theirs: OwnedFd) 
     match converse(&mut launch, status, &mut launched) {
         Ok(()) => Ok(launched),
         Err(error) => {
-            let _ = sys::pidfd_send_signal(&launched.pidfd, libc::SIGKILL);
-            let _ = sys::wait(&launched.pidfd, None);
+            launched.abort();
             Err(error)
         }
+    }
+}
+
+impl Launched {
+    /// Ends it; an error elsewhere is the one to tell.
+    pub(crate) fn abort(&self) {
+        let _ = sys::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
+        let _ = sys::wait(&self.pidfd, None);
     }
 }
 
@@ -147,7 +154,8 @@ fn replace(launched: &mut Launched, pid: u32) -> Result<()> {
     Ok(())
 }
 
-fn answer(status: &OwnedFd, pid: u32) -> Result<()> {
+/// Lets the process go on: it learns the PID by which it is known here.
+pub(crate) fn answer(status: &OwnedFd, pid: u32) -> Result<()> {
     rustix::net::send(status, &pid.to_ne_bytes(), rustix::net::SendFlags::NOSIGNAL)
         .context("answer the container's process")?;
     Ok(())

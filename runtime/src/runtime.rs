@@ -16,7 +16,7 @@ use crate::created::Created;
 use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::idmap::Maps;
-use crate::launch::{Launch, Launched, launch, status_socket};
+use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
@@ -201,9 +201,15 @@ impl Runtime {
             &status,
             theirs,
         )?;
-        let record =
-            record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, may_set_groups)?;
-        dir.write(&record)?;
+        let published =
+            record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, may_set_groups)
+                .and_then(|record| {
+                    dir.write(&record)?;
+                    // From here on others can find it, so it may outlive us.
+                    answer(&status, launched.pid)?;
+                    Ok(record)
+                });
+        let record = published.inspect_err(|_| launched.abort())?;
         let container = Container { runtime: self.clone(), dir: dir.clone() };
         Ok(Created::new(container, launched, streams.parent, record, warnings))
     }

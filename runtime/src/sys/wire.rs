@@ -50,7 +50,8 @@ pub(crate) mod op {
     pub(crate) const SEND_FD: u32 = 3;
     /// `clone3` with these flags; the caller reports the child's PID and ends, the child goes on.
     pub(crate) const FORK: u32 = 4;
-    /// Tell the parent that all is ready, then wait on the listening socket for whoever starts the container: fd.
+    /// Tell the parent that all is ready, wait for its answer that the state is written, then wait on the listening socket for whoever
+    /// starts the container: fd.
     pub(crate) const PARK: u32 = 5;
     /// Hide a path: root slot, path, slot of the null device, slot of an empty tmpfs.
     pub(crate) const MASK: u32 = 6;
@@ -131,7 +132,7 @@ pub(crate) mod msg {
     pub(crate) const MAPS: u32 = 3;
     /// Namespaces exist: time for prestart and createRuntime hooks, network devices.
     pub(crate) const HOOKS: u32 = 4;
-    /// Parked before `execve`.
+    /// Parked before `execve`; waits for the answer.
     pub(crate) const READY: u32 = 5;
     /// Carries the controlling side of the terminal.
     pub(crate) const CONSOLE: u32 = 6;

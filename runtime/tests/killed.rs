@@ -1,0 +1,93 @@
+//! A creator that is killed at the worst moment.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{World, also_unprivileged, id};
+use longshore_runtime::{CreateOptions, Runtime};
+use oci_spec::runtime::{Hook, Hooks, Spec};
+
+/// Names the directory in which this program is to create a container, and to be killed.
+const CREATOR: &str = "LONGSHORE_TEST_CREATOR";
+
+fn until(what: &str, test: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if test() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("in vain: {what}");
+}
+
+/// Fields of `/proc/PID/stat` after the name: state, parent...
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(_, ppid)| ppid == parent)).collect()
+}
+
+/// A process of its own that creates the container of `dir/spec.json`, and sticks before the state is written: a hook has put a FIFO there.
+fn stuck_creator(test: &str, world: &World, id: &str) -> Child {
+    let dir = world.dir.path();
+    let mut spec = world.spec(&["sleep", "100"]);
+    let fifo = dir.join("state").join(id).join(".state.json");
+    let mut hook = Hook::default();
+    hook.set_path("/bin/sh".into()).set_args(Some(vec![
+        "sh".into(),
+        "-c".into(),
+        format!("cat >/dev/null; mkfifo {}", fifo.display()),
+    ]));
+    hook.set_env(Some(vec!["PATH=/usr/bin:/bin".into()]));
+    let mut hooks = Hooks::default();
+    hooks.set_create_runtime(Some(vec![hook]));
+    spec.set_hooks(Some(hooks));
+    fs::write(dir.join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(CREATOR, dir)
+        .env("LONGSHORE_TEST_ID", id)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the hook has run", || fifo.exists());
+    // Time for the way from the hook to the end of the set-up.
+    std::thread::sleep(Duration::from_millis(300));
+    child
+}
+
+/// In the creator: does not come back.
+fn create(dir: &Path) {
+    let spec: Spec = serde_json::from_slice(&fs::read(dir.join("spec.json")).unwrap()).unwrap();
+    let runtime = Runtime::new(dir.join("state")).unwrap();
+    let _created = runtime
+        .create(&std::env::var("LONGSHORE_TEST_ID").unwrap(), &spec, CreateOptions::default())
+        .unwrap();
+    unreachable!("nobody reads the FIFO");
+}
+
+#[test]
+fn before_the_hand_over_takes_the_process_along() {
+    let test = "before_the_hand_over_takes_the_process_along";
+    if let Some(dir) = std::env::var_os(CREATOR) {
+        return create(Path::new(&dir));
+    }
+    let Some(world) = World::new() else { return };
+    let mut creator = stuck_creator(test, &world, &id("orphan"));
+    let parked = children(creator.id());
+    assert_eq!(parked.len(), 1, "the creator has made its process");
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+    until("the parked process ends", || stat(parked[0]).is_none_or(|(state, _)| state == 'Z'));
+    also_unprivileged(test);
+}
