@@ -91,12 +91,17 @@ impl Runtime {
     /// The process is in a sealed helper program of its own: however long it waits, it shares no memory with the caller.
     pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
         let dir = Dir::new(&self.inner.root, id)?;
-        dir.create()?;
+        let lock = match dir.create() {
+            // Its creator was killed: its ID is free.
+            Err(Error::Exists { .. }) if self.collect(&dir)? => dir.create()?,
+            made => made?,
+        };
         let mut making = Making { dir: &dir, groups: Groups::default(), done: false };
         let bundle = options.bundle.clone().unwrap_or_default();
         let result = self.make(&mut making, spec, options);
         making.done = result.is_ok();
         drop(making);
+        drop(lock);
         if matches!(result, Err(Error::Hook { .. })) {
             // runtime.md, "Lifecycle": a failed hook ends in destruction, and that in the poststop hooks; the first error is the one to tell.
             let _ =
@@ -128,6 +133,7 @@ impl Runtime {
             .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
         let mut warnings = Vec::new();
         let path = cgroup_path(linux, &dir.id);
+        dir.write_cgroup(&path)?;
         making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
         if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
             making.groups.apply(resources)?;
@@ -229,13 +235,50 @@ impl Runtime {
             let Ok(name) = entry.map_err(fail)?.file_name().into_string() else { continue };
             match self.open(&name).and_then(|c| c.state()) {
                 Ok(state) => states.push(state),
-                // Being made, or just removed, or not ours.
-                Err(Error::NotFound { .. } | Error::InvalidId { .. }) => {}
+                // Being made, abandoned, just removed, or not ours.
+                Err(Error::NotFound { .. }) => {
+                    // What cannot be removed now is tried again the next time.
+                    let _ = Dir::new(&self.inner.root, &name).and_then(|dir| self.collect(&dir));
+                }
+                Err(Error::InvalidId { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         states.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(states)
+    }
+}
+
+/// What killed creators left.
+impl Runtime {
+    /// Removes what creators left that were killed before they had written the container's state: directories, cgroups, what runs in them.
+    /// Returns the IDs. Containers in the making are not touched.
+    pub fn gc(&self) -> Result<Vec<String>> {
+        let fail = |source| Error::State { path: self.inner.root.clone(), source };
+        let mut collected = Vec::new();
+        for entry in fs::read_dir(&self.inner.root).map_err(fail)? {
+            let Ok(name) = entry.map_err(fail)?.file_name().into_string() else { continue };
+            let Ok(dir) = Dir::new(&self.inner.root, &name) else { continue };
+            if self.collect(&dir)? {
+                collected.push(name);
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Removes it if it is abandoned.
+    pub(crate) fn collect(&self, dir: &Dir) -> Result<bool> {
+        let Some(_lock) = dir.abandoned()? else { return Ok(false) };
+        if let Some(path) = dir.cgroup() {
+            let groups = Groups::existing(&self.inner.layout, &path);
+            // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
+            if !groups.is_empty() && path.ends_with(&dir.id) {
+                groups.kill()?;
+            }
+            groups.remove()?;
+        }
+        dir.remove()?;
+        Ok(true)
     }
 }
 

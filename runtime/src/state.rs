@@ -1,6 +1,6 @@
 //! What is kept about a container, and where.
 //!
-//! `ROOT/ID/state.json` (written whole, by rename) and, while the container waits for its start, the socket `ROOT/ID/start`. The record
+//! `ROOT/ID/state.json` (written whole, by rename), `ROOT/ID/cgroup` (for who collects one whose state was never written) and, while the container waits for its start, the socket `ROOT/ID/start`. The record
 //! carries the kernel's boot ID and the process's start time, so a PID from before a reboot, or used again, is never taken for it.
 
 use std::collections::BTreeMap;
@@ -104,6 +104,9 @@ impl Record {
     }
 }
 
+/// File that names the groups' path.
+const CGROUP: &str = "cgroup";
+
 /// The directory of one container.
 #[derive(Clone, Debug)]
 pub(crate) struct Dir {
@@ -120,13 +123,72 @@ impl Dir {
         Ok(Self { id: id.to_owned(), path: root.join(id) })
     }
 
-    /// Makes it; that it can be made once is what keeps an ID unique.
-    pub(crate) fn create(&self) -> Result<()> {
-        match fs::create_dir(&self.path) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::Exists { id: self.id.clone() }),
-            Err(source) => Err(Error::State { path: self.path.clone(), source }),
+    fn fail(&self, source: io::Error) -> Error {
+        Error::State { path: self.path.clone(), source }
+    }
+
+    /// Makes it; that it can be made once is what keeps an ID unique. The lock says that someone is at work, until the state is written.
+    pub(crate) fn create(&self) -> Result<fs::File> {
+        loop {
+            match fs::create_dir(&self.path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(Error::Exists { id: self.id.clone() });
+                }
+                Err(source) => return Err(self.fail(source)),
+            }
+            // Who collects what is abandoned may come in between, and takes it for that: then it is made again.
+            match fs::File::open(&self.path) {
+                Ok(lock) => {
+                    lock.lock().map_err(|e| self.fail(e))?;
+                    if self.is(&lock) {
+                        return Ok(lock);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(self.fail(source)),
+            }
         }
+    }
+
+    /// The path still leads to the open directory.
+    fn is(&self, open: &fs::File) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        open.metadata().is_ok_and(|a| fs::symlink_metadata(&self.path).is_ok_and(|b| same(a, b)))
+    }
+
+    /// The lock of one whose creator died before it had written the state. Only what a creator makes is taken for that.
+    pub(crate) fn abandoned(&self) -> Result<Option<fs::File>> {
+        if self.path.join("state.json").exists() || !self.path.is_dir() {
+            return Ok(None);
+        }
+        let lock = match fs::File::open(&self.path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.fail(source)),
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(source)) => return Err(self.fail(source)),
+        }
+        let ours = ["start", CGROUP, ".state.json"];
+        let entries = fs::read_dir(&self.path).map_err(|e| self.fail(e))?;
+        let only_ours = entries.flatten().all(|e| ours.iter().any(|name| e.file_name() == *name));
+        Ok(Some(lock).filter(|lock| only_ours && self.is(lock)))
+    }
+
+    /// Writes down where the groups will be, for whoever has to remove them if the state is never written.
+    pub(crate) fn write_cgroup(&self, path: &Path) -> Result<()> {
+        fs::write(self.path.join(CGROUP), path.as_os_str().as_encoded_bytes()).map_err(|e| self.fail(e))
+    }
+
+    /// What [`Self::write_cgroup`] wrote. Without it no group was made yet.
+    pub(crate) fn cgroup(&self) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStringExt;
+        let path = fs::read(self.path.join(CGROUP)).ok().filter(|path| !path.is_empty())?;
+        Some(std::ffi::OsString::from_vec(path).into())
     }
 
     pub(crate) fn read(&self) -> Result<Record> {

@@ -83,11 +83,24 @@ fn before_the_hand_over_takes_the_process_along() {
         return create(Path::new(&dir));
     }
     let Some(world) = World::new() else { return };
-    let mut creator = stuck_creator(test, &world, &id("orphan"));
+    let id = id("orphan");
+    let mut creator = stuck_creator(test, &world, &id);
     let parked = children(creator.id());
     assert_eq!(parked.len(), 1, "the creator has made its process");
     creator.kill().unwrap();
     creator.wait().unwrap();
     until("the parked process ends", || stat(parked[0]).is_none_or(|(state, _)| state == 'Z'));
+    let id = id.as_str();
+    assert_eq!(world.runtime.gc().unwrap(), [id]);
+    assert!(!world.dir.path().join("state").join(id).exists());
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        assert!(!hierarchy.path().join("longshore").join(id).exists(), "{:?}", hierarchy.path());
+    }
+    // Nor is the next creator in the way of one that was not collected.
+    let mut creator = stuck_creator(test, &world, id);
+    assert!(world.runtime.gc().unwrap().is_empty(), "one in the making is left alone");
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+    assert_eq!(world.sh(id, "echo again").1, "again\n");
     also_unprivileged(test);
 }

@@ -50,6 +50,15 @@ impl Groups {
         Ok(groups)
     }
 
+    /// Those groups at `path` that are there.
+    pub(crate) fn existing(layout: &Layout, path: &Path) -> Self {
+        let there = |mount: &Path| Some(join(mount, path)).filter(|dir| dir.is_dir());
+        Self {
+            v1: layout.v1.iter().filter_map(|h| Some((h.controllers.clone(), there(&h.mount)?))).collect(),
+            v2: layout.v2.as_deref().and_then(there),
+        }
+    }
+
     fn fill(
         &mut self,
         layout: &Layout,

@@ -41,6 +41,8 @@ impl Containers {
         let volumes = options.volumes.clone().unwrap_or_else(|| base.join("volumes"));
         super::dir::private_dir(&volumes).map_err(Error::io("create", &volumes))?;
         let dir = Dir::open(base.join("containers"))?;
+        // What cannot be removed now is no reason to do nothing else; the next to open tries again.
+        let _ = runtime.gc();
         Ok(Self(Arc::new(Inner { dir, base, volumes, runtime, images, networks, options })))
     }
 
