@@ -53,7 +53,11 @@ impl Containers {
             return Err(Error::Shim(format!("{} ended at once: {status}", shim.display())));
         }
         let mut stream = Stream::new(ours);
-        stream.answer()?;
+        if let Err(error) = stream.answer() {
+            // It ends after a start that has failed.
+            stream.wait_for_shim();
+            return Err(error);
+        }
         Ok(options.attach.map(|_| stream))
     }
 
@@ -98,7 +102,7 @@ impl Containers {
     /// A connection to its shim; `None` when it has none.
     fn connect(&self, id: &str) -> Result<Option<Stream>> {
         match socket::connect(&self.0.dir.path(id)) {
-            Ok(socket) => Ok(Some(Stream::new(socket))),
+            Ok(socket) => Ok(Some(Stream::connected(socket))),
             Err(e)
                 if matches!(
                     e.kind(),
@@ -114,7 +118,13 @@ impl Containers {
     /// Asks the shim of one that must be live.
     pub(super) fn ask(&self, id: &str, request: &Request) -> Result<()> {
         match self.connect(id)? {
-            Some(mut stream) => stream.ask(request),
+            Some(mut stream) => {
+                stream.ask(request)?;
+                if matches!(request, Request::Stop { .. }) {
+                    stream.wait_for_shim();
+                }
+                Ok(())
+            }
             None => Err(Error::NotRunning(id.into())),
         }
     }

@@ -18,8 +18,12 @@ pub(super) const STDIN_END: u8 = 3;
 pub(super) const RESIZE: u8 = 4;
 /// One `i32`.
 pub(super) const SIGNAL: u8 = 5;
-/// One `i32`: the exit code.
+/// One `i32`: the exit code. The shim goes on: it starts the container again.
 pub(super) const EXIT: u8 = 6;
+/// One `i32`: the exit code. The shim ends, too.
+pub(super) const LAST_EXIT: u8 = 7;
+/// One `i32`: the shim's process ID, the first that it says to its starter.
+pub(super) const SHIM: u8 = 8;
 
 const HEADER: usize = 5;
 /// Largest payload that is accepted.

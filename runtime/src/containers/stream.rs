@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -19,6 +20,8 @@ pub struct Stream {
     decoder: Decoder,
     /// Frames that a session sends as the shim takes them: a session that waited for it could not take its output meanwhile.
     queue: VecDeque<u8>,
+    /// The shim's process, where it is known.
+    shim: Option<OwnedFd>,
 }
 
 /// What comes over a [`Stream`].
@@ -42,7 +45,30 @@ impl AsFd for Stream {
 impl Stream {
     /// Over a connection whose answer may still be on its way.
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, decoder: Decoder::default(), queue: VecDeque::new() }
+        Self { socket, decoder: Decoder::default(), queue: VecDeque::new(), shim: None }
+    }
+
+    /// Over a connection to the socket on which the shim listens.
+    pub(super) fn connected(socket: UnixStream) -> Self {
+        let shim = rustix::net::sockopt::socket_peercred(&socket).ok();
+        let shim = shim.and_then(|peer| open_shim(peer.pid.as_raw_nonzero().get()));
+        Self { shim, ..Self::new(socket) }
+    }
+
+    /// Waits until the shim, which has said that it ends, has ended: nothing of the container is left then. For a while, as a client that
+    /// takes nothing more may hold it up.
+    pub(super) fn wait_for_shim(&mut self) {
+        let Some(shim) = self.shim.take() else { return };
+        if !matches!(crate::sys::readable(&shim, Duration::from_secs(5)), Ok(true)) {
+            return;
+        }
+        // Its new parent takes note of it in a moment. One that never does is not ours to wait for.
+        for _ in 0..50 {
+            if crate::sys::pidfd_send_signal(&shim, 0).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Sends a request and takes the answer.
@@ -54,7 +80,11 @@ impl Stream {
     /// Takes the answer to a request.
     pub(super) fn answer(&mut self) -> Result<()> {
         let gone = || Error::Shim("it ended without an answer".into());
-        let (kind, payload) = self.frame()?.ok_or_else(gone)?;
+        let (mut kind, mut payload) = self.frame()?.ok_or_else(gone)?;
+        if kind == proto::SHIM {
+            self.shim = proto::parse_int(&payload).and_then(open_shim);
+            (kind, payload) = self.frame()?.ok_or_else(gone)?;
+        }
         if kind != proto::ANSWER {
             return Err(Error::Shim(format!("unexpected frame {kind}")));
         }
@@ -68,6 +98,9 @@ impl Stream {
     /// Waits for the next; `None`: the connection is gone, and with it the shim.
     pub fn recv(&mut self) -> Result<Option<Output>> {
         while let Some((kind, payload)) = self.frame()? {
+            if kind == proto::LAST_EXIT {
+                self.wait_for_shim();
+            }
             if let Some(output) = output(kind, payload) {
                 return Ok(Some(output));
             }
@@ -77,8 +110,14 @@ impl Stream {
 
     /// What has come already, without waiting; `WouldBlock` where that is nothing.
     pub(super) fn recv_ready(&mut self, out: &mut Vec<Output>) -> io::Result<()> {
+        let mut last = false;
         while let Some((kind, payload)) = self.decoder.next()? {
+            last |= kind == proto::LAST_EXIT;
             out.extend(output(kind, payload.to_vec()));
+        }
+        if last {
+            self.wait_for_shim();
+            return Ok(());
         }
         let mut buffer = [0; 64 << 10];
         let (read, _) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT)?;
@@ -87,7 +126,11 @@ impl Stream {
             n => self.decoder.push(&buffer[..n]),
         }
         while let Some((kind, payload)) = self.decoder.next()? {
+            last |= kind == proto::LAST_EXIT;
             out.extend(output(kind, payload.to_vec()));
+        }
+        if last {
+            self.wait_for_shim();
         }
         Ok(())
     }
@@ -175,11 +218,17 @@ impl Stream {
     }
 }
 
+/// A pidfd of a shim that says its own number, and so lives.
+fn open_shim(pid: i32) -> Option<OwnedFd> {
+    let pid = u32::try_from(pid).ok().filter(|pid| *pid != std::process::id())?;
+    crate::process::open(pid)
+}
+
 fn output(kind: u8, payload: Vec<u8>) -> Option<Output> {
     match kind {
         proto::STDOUT => Some(Output::Stdout(payload)),
         proto::STDERR => Some(Output::Stderr(payload)),
-        proto::EXIT => proto::parse_int(&payload).map(Output::Exited),
+        proto::EXIT | proto::LAST_EXIT => proto::parse_int(&payload).map(Output::Exited),
         _ => None,
     }
 }

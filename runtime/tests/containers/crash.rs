@@ -11,7 +11,7 @@ pub(crate) const TESTS: [Test; 2] =
     [("crash::a_killed_shim_leaves_no_lie", a_killed_shim_leaves_no_lie), ("crash::storm", storm)];
 
 /// Process IDs of the shims below a directory.
-fn shims(world: &World) -> Vec<(i32, String)> {
+pub(crate) fn shims(world: &World) -> Vec<(i32, String)> {
     let context = world.dir.to_string_lossy().into_owned();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries

@@ -1,13 +1,18 @@
 //! Life and death.
 
-use longshore_runtime::containers::{Filters, RemoveOptions, StartOptions, StopOptions, WaitFor};
+use longshore_runtime::containers::{
+    AttachOptions, Filters, Output, RemoveOptions, StartOptions, StopOptions, WaitFor,
+};
 
+use crate::crash::shims;
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 3] = [
+pub(crate) const TESTS: [Test; 5] = [
     ("lifecycle::runs_and_leaves_a_record", runs_and_leaves_a_record),
     ("lifecycle::stop_start_remove", stop_start_remove),
+    ("lifecycle::no_shim_is_left", no_shim_is_left),
+    ("lifecycle::loopback_is_up_without_a_network", loopback_is_up_without_a_network),
     ("lifecycle::errors_carry_dockers_codes", errors_carry_dockers_codes),
 ];
 
@@ -55,6 +60,37 @@ fn stop_start_remove() {
     world.all.remove("web", &RemoveOptions::new(true, false)).unwrap();
     assert!(world.all.inspect("web").unwrap_err().is_not_found());
     assert_eq!(std::fs::read_dir(world.dir.join("roots")).unwrap().count(), 0);
+}
+
+/// Whoever has heard of the end finds no process any more, however fast it looks.
+fn no_shim_is_left() {
+    let Some(world) = World::new() else { return };
+    for n in 0..20 {
+        world.run("removed", &["sleep", "100"], |_| {});
+        world.all.remove("removed", &RemoveOptions::new(true, false)).unwrap();
+        assert_eq!(shims(&world), [], "removed, {n}");
+        world.run("stopped", &["sleep", "100"], |_| {});
+        world.all.stop("stopped", &StopOptions::timeout(0)).unwrap();
+        assert_eq!(shims(&world), [], "stopped, {n}");
+        world.all.remove("stopped", &RemoveOptions::default()).unwrap();
+        world.run("waited", &["sleep", "0.05"], |r| r.host.auto_remove = true);
+        let _ = world.all.wait("waited", WaitFor::Removed);
+        assert_eq!(shims(&world), [], "waited, {n}");
+        let id = world.create("attached", &["true"], |r| r.host.auto_remove = true);
+        let attach = StartOptions::attach(AttachOptions::default());
+        let mut stream = world.all.start(&id, &attach).unwrap().unwrap();
+        assert_eq!(stream.recv().unwrap(), Some(Output::Exited(0)));
+        assert_eq!(shims(&world), [], "attached, {n}");
+    }
+}
+
+fn loopback_is_up_without_a_network() {
+    let Some(world) = World::new() else { return };
+    // IFF_UP | IFF_LOOPBACK
+    let (_, flags) = world.run_to_end("alone", "cat /sys/class/net/lo/flags; ls /sys/class/net", |r| {
+        r.host.network_mode = "none".into();
+    });
+    assert_eq!(flags, "0x9\nlo\n");
 }
 
 fn errors_carry_dockers_codes() {

@@ -44,6 +44,7 @@ pub fn shim_main(
         Ok(Fork::Child) => {}
     }
     let Ok(mut starter) = starter() else { return Some(125) };
+    say_who(&mut starter);
     let result = open(&context)
         .map_err(|e| Error::Shim(format!("it could not open its directory: {e}")))
         .and_then(|all| supervise::run(&all, &id, &mut starter));
@@ -65,6 +66,14 @@ fn starter() -> std::io::Result<UnixStream> {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let _ = rustix::thread::set_name(c"longshore-shim");
     Ok(stream)
+}
+
+/// The starter waits for our end once it has heard of the container's.
+fn say_who(starter: &mut UnixStream) {
+    use std::io::Write;
+    let mut frame = Vec::new();
+    proto::frame(&mut frame, proto::SHIM, &rustix::process::getpid().as_raw_nonzero().get().to_le_bytes());
+    let _ = starter.write_all(&frame);
 }
 
 fn answer(starter: &mut UnixStream, error: &Error) {

@@ -152,7 +152,7 @@ impl Shim<'_> {
         if self.record.host.auto_remove {
             self.all.0.remove_now(&self.record, true)?;
         }
-        self.tell_end(error.exit_code());
+        self.tell_end(error.exit_code(), true);
         if first { Err(error) } else { Ok(()) }
     }
 
@@ -481,15 +481,16 @@ impl Shim<'_> {
         } else {
             self.save(false)?;
         }
-        self.tell_end(exit.code);
+        self.tell_end(exit.code, again.is_none());
         Ok(again)
     }
 
     /// Everybody who waits for the end hears of it; bytes that a client has not taken yet get a last chance.
-    fn tell_end(&mut self, code: i32) {
+    fn tell_end(&mut self, code: i32, last: bool) {
+        let kind = if last { proto::LAST_EXIT } else { proto::EXIT };
         for client in &mut self.clients {
             match client.role {
-                Role::Attached { .. } | Role::Waiting => client.send(proto::EXIT, &code.to_le_bytes()),
+                Role::Attached { .. } | Role::Waiting => client.send(kind, &code.to_le_bytes()),
                 Role::Stopping => client.answer(Ok(())),
                 Role::New | Role::Leaving => continue,
             }
@@ -537,7 +538,7 @@ impl Shim<'_> {
         if self.record.host.auto_remove {
             self.all.0.remove_now(&self.record, true)?;
         }
-        self.tell_end(code);
+        self.tell_end(code, true);
         Ok(())
     }
 }
