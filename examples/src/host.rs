@@ -5,9 +5,7 @@ use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCac
 use longshore_image::{Ctx, Imported, Store};
 use longshore_registry_client::{Client, DockerConfigFile, Pushed, Reference};
 use longshore_runtime::Runtime;
-use longshore_runtime::containers::{
-    self, Containers, CreateOutcome, CreateRequest, OpenOptions, RemoveOptions,
-};
+use longshore_runtime::containers::{Containers, OpenOptions};
 use oci_spec::image::Platform;
 
 use crate::transfer::{self, Progress};
@@ -93,29 +91,6 @@ impl Host {
         let images = Arc::new(StoreImages::new(self.store.clone(), self.options.rootless));
         let networks = Arc::new(self.networks());
         Ok(Containers::open(self.layout.root(), self.runtime()?, images, networks, options)?)
-    }
-
-    /// Makes a container whose image stays from now on, also before its first start: its writable layer is made at once.
-    ///
-    /// # Errors
-    /// Those of the containers as they are, for their exit codes; the store's as [`containers::Error::Images`].
-    pub fn create(&self, all: &Containers, request: &CreateRequest) -> containers::Result<CreateOutcome> {
-        let created = all.create(request)?;
-        let pinned = all.inspect(&created.id).and_then(|inspect| {
-            let pin = || self.store.snapshot(&created.id, &self.store.image(&inspect.image)?);
-            pin().map_err(|e| containers::Error::Images {
-                doing: "make the root file system",
-                source: e.into(),
-            })
-        });
-        match pinned {
-            Ok(_) => Ok(created),
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = all.remove(&created.id, &RemoveOptions::new(true, true));
-                Err(error)
-            }
-        }
     }
 
     /// A registry client with the user's credentials.

@@ -65,6 +65,10 @@ fn assert_rootless(work: &Path, said: &str) {
 }
 
 fn assert_clean(work: &Path, said: &str) {
+    // At once: a shim that is still on its way out is one too many.
+    let mut left = common::traces(&[&work.display().to_string()]);
+    left.retain(|trace| trace.starts_with("process "));
+    assert_eq!(left, Vec::<String>::new());
     let left: Vec<_> = fs::read_dir(work).expect("the directory").flatten().map(|e| e.file_name()).collect();
     assert!(left.is_empty(), "files left behind: {left:?}");
     let id =

@@ -132,8 +132,7 @@ impl Runtime {
             .as_ref()
             .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
         let mut warnings = Vec::new();
-        let path = cgroup_path(linux, &dir.id);
-        dir.write_cgroup(&path)?;
+        let path = dir.write_cgroup(cgroup_path(linux, &dir.id))?;
         making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
         if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
             making.groups.apply(resources)?;
@@ -207,15 +206,10 @@ impl Runtime {
             &status,
             theirs,
         )?;
-        let published =
+        let record =
             record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, may_set_groups)
-                .and_then(|record| {
-                    dir.write(&record)?;
-                    // From here on others can find it, so it may outlive us.
-                    answer(&status, launched.pid)?;
-                    Ok(record)
-                });
-        let record = published.inspect_err(|_| launched.abort())?;
+                .and_then(|record| publish(dir, record, &status, &launched))
+                .inspect_err(|_| launched.abort())?;
         let container = Container { runtime: self.clone(), dir: dir.clone() };
         Ok(Created::new(container, launched, streams.parent, record, warnings))
     }
@@ -323,6 +317,14 @@ fn record(
         faults: plan.faults.after_park(),
         spec: spec.clone(),
     })
+}
+
+/// Writes the state, and tells the parked process.
+fn publish(dir: &Dir, record: Record, status: &OwnedFd, launched: &Launched) -> Result<Record> {
+    dir.write(&record)?;
+    // From here on others can find it, so it may outlive us.
+    answer(status, launched.pid)?;
+    Ok(record)
 }
 
 /// The socket where the parked process waits, made through the directory's descriptor: a socket's path is at most 107 bytes.

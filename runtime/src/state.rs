@@ -180,8 +180,9 @@ impl Dir {
     }
 
     /// Writes down where the groups will be, for whoever has to remove them if the state is never written.
-    pub(crate) fn write_cgroup(&self, path: &Path) -> Result<()> {
-        fs::write(self.path.join(CGROUP), path.as_os_str().as_encoded_bytes()).map_err(|e| self.fail(e))
+    pub(crate) fn write_cgroup(&self, path: PathBuf) -> Result<PathBuf> {
+        fs::write(self.path.join(CGROUP), path.as_os_str().as_encoded_bytes()).map_err(|e| self.fail(e))?;
+        Ok(path)
     }
 
     /// What [`Self::write_cgroup`] wrote. Without it no group was made yet.

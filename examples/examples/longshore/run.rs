@@ -168,7 +168,7 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
             )));
         }
     }
-    let created = app.host()?.create(app.containers()?, &args.request(written, detached)?)?;
+    let created = app.containers()?.create(&args.request(written, detached)?)?;
     for warning in &created.warnings {
         output::note(&format!("WARNING: {warning}"));
     }

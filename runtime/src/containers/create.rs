@@ -51,6 +51,12 @@ impl Containers {
         };
         warn(&mut record);
         self.publish(&mut record, request.name.as_deref())?;
+        // From now on the image stays, also before the first start.
+        if let Err(source) = inner.images.rootfs(&record.id, &record.image_id) {
+            // The first error is the one to tell.
+            let _ = inner.remove_now(&record, true);
+            return Err(Error::Images { doing: "make the root file system", source });
+        }
         inner.emit("create", &record, &[]);
         Ok(CreateOutcome { id: record.id, name: record.name, warnings: record.warnings })
     }

@@ -8,9 +8,10 @@ use crate::crash::shims;
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 5] = [
+pub(crate) const TESTS: [Test; 6] = [
     ("lifecycle::runs_and_leaves_a_record", runs_and_leaves_a_record),
     ("lifecycle::stop_start_remove", stop_start_remove),
+    ("lifecycle::create_pins_the_image", create_pins_the_image),
     ("lifecycle::no_shim_is_left", no_shim_is_left),
     ("lifecycle::loopback_is_up_without_a_network", loopback_is_up_without_a_network),
     ("lifecycle::errors_carry_dockers_codes", errors_carry_dockers_codes),
@@ -60,6 +61,15 @@ fn stop_start_remove() {
     world.all.remove("web", &RemoveOptions::new(true, false)).unwrap();
     assert!(world.all.inspect("web").unwrap_err().is_not_found());
     assert_eq!(std::fs::read_dir(world.dir.join("roots")).unwrap().count(), 0);
+}
+
+/// The root file system is there before the first start, and goes with a container that never ran.
+fn create_pins_the_image() {
+    let Some(world) = World::new() else { return };
+    let root = world.dir.join("roots").join(world.create("new", &["true"], |_| {}));
+    assert!(root.exists());
+    world.all.remove("new", &RemoveOptions::default()).unwrap();
+    assert!(!root.exists());
 }
 
 /// Whoever has heard of the end finds no process any more, however fast it looks.
