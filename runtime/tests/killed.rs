@@ -1,4 +1,5 @@
 //! A creator that is killed at the worst moment.
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
