@@ -8,7 +8,7 @@
 //! use longshore_registry_client::{Client, Ctx, DockerConfigFile, Layout, Platforms, Reference};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::builder().credentials(DockerConfigFile::open("/root/.docker/config.json")?).build()?;
+//! let client = Client::builder().credentials(DockerConfigFile::open("/home/me/.docker/config.json")?).build()?;
 //! let debian: Reference = "debian:bookworm".parse()?;
 //!
 //! let layout = Layout::open("images")?;
