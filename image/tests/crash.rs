@@ -114,6 +114,7 @@ fn a_store_that_stops_after_any_step_is_sound() {
                 if fs::read_dir(path.join("leases")).unwrap().next().is_none() {
                     break;
                 }
+                std::thread::sleep(std::time::Duration::from_millis(20));
             }
             assert_eq!(settled(&store), empty, "{what}: something stayed behind");
             life(&store, &source, &roots).unwrap_or_else(|e| panic!("{what}: {e:?}"));
