@@ -150,7 +150,7 @@ fn other_names_come_from_the_hosts_servers_as_they_are() {
         .upstream(at("10.99.0.77:53"))
         .upstream(at(&format!("{HOST}:53")))
         .upstream(at(&format!("{CLIENT}:53")))
-        .timeout(Duration::from_millis(300));
+        .timeout(Duration::from_millis(1500));
     let _server = serve(&lab, &container, vec![Arc::new(bridge.clone())], options);
     let answer = resolve(&container, "example.org", TYPE::A).unwrap();
     assert_eq!(answer[..2], [0x12, 0x34]);
