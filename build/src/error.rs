@@ -30,6 +30,15 @@ pub enum Error {
         /// The feature as it is written, such as `ADD` of a git repository.
         feature: String,
     },
+    /// The Dockerfile asks for a right that the caller has not given, see
+    /// [`BuildOptions::allow_host_network`](crate::BuildOptions::allow_host_network).
+    #[error("line {line}: {entitlement} is not allowed")]
+    NotAllowed {
+        /// 1-based line.
+        line: usize,
+        /// BuildKit's name of the right: `network.host`.
+        entitlement: &'static str,
+    },
     /// `--target` names a stage that is not there.
     #[error("target stage \"{name}\" could not be found")]
     NoStage {

@@ -23,6 +23,9 @@ pub struct BuildOptions {
     pub secrets: Vec<Secret>,
     /// `--network`: for each `RUN` that does not say otherwise; `None` is `default`.
     pub network: Option<String>,
+    /// `--allow network.host`: a Dockerfile's own `RUN --network=host` gets the host's network. Without it such a step is an error,
+    /// unless `network` is `host` anyway: a Dockerfile may come from anybody.
+    pub allow_host_network: bool,
     /// `SOURCE_DATE_EPOCH`: seconds since the epoch. No time in the result is later, and everything the builder dates itself is exactly
     /// this.
     pub source_date_epoch: Option<i64>,

@@ -101,10 +101,29 @@ fn mounts() {
 #[test]
 fn networks() {
     let Some((world, executor)) = world() else { return };
-    let (built, log) =
-        world.run("FROM busybox\nRUN --network=none ip -o link\nRUN --network=host hostname\n", &executor);
-    built.unwrap();
-    assert!(log.output.contains("lo:"), "{}", log.output);
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    let run = |how: &str, executor: &RuntimeExecutor, change: &dyn Fn(&mut BuildOptions)| {
+        let mut options = BuildOptions::default();
+        options.no_cache = true;
+        change(&mut options);
+        let file = format!("FROM busybox\n\nRUN {how} readlink /proc/self/ns/net; ip -o link\n");
+        let (built, log) = world.build_with(&file, Some(executor), &options);
+        built.map(|_| log.output)
+    };
+    for how in ["--network=none", ""] {
+        let output = run(how, &executor, &|_| {}).unwrap();
+        assert!(output.contains("lo:") && !output.contains(&host), "{how:?}: {output}");
+    }
+    // The host's network is for the caller to give, not for the Dockerfile to take.
+    let refused = run("--network=host", &executor, &|_| {}).unwrap_err();
+    assert!(matches!(refused, Error::NotAllowed { line: 3, entitlement: "network.host" }), "{refused:?}");
+    assert_eq!(refused.to_string(), "line 3: network.host is not allowed");
+    assert!(run("--network=host", &executor.clone().host_network(), &|_| {}).is_err());
+    assert!(run("--network=host", &executor, &|o| o.allow_host_network = true).unwrap().contains(&host));
+    assert!(run("--network=host", &executor, &|o| o.network = Some("host".into())).unwrap().contains(&host));
+    assert!(run("", &executor, &|o| o.network = Some("host".into())).unwrap().contains(&host));
+    assert!(run("", &executor.clone().host_network(), &|_| {}).unwrap().contains(&host));
+    assert!(!run("", &executor, &|o| o.allow_host_network = true).unwrap().contains(&host));
 }
 
 #[test]

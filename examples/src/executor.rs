@@ -27,7 +27,8 @@ impl<'a> HostExecutor<'a> {
             RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(self.host.resolv_conf());
         if options.rootless {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            return Ok(executor.rootless(uid.as_raw(), gid.as_raw()));
+            // An ordinary user can make no bridge; downloads in a build need some network.
+            return Ok(executor.rootless(uid.as_raw(), gid.as_raw()).host_network());
         }
         Ok(executor.bridge(&self.host.networks().open("bridge")?))
     }

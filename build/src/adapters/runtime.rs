@@ -30,6 +30,7 @@ pub struct RuntimeExecutor {
     resolv_conf: Option<Vec<u8>>,
     hosts: Option<Vec<u8>>,
     rootless: Option<(u32, u32)>,
+    host_network: bool,
     #[cfg(feature = "network")]
     bridge: Option<longshore_network::Bridge>,
     mounted: Vec<&'static str>,
@@ -38,7 +39,7 @@ pub struct RuntimeExecutor {
 impl RuntimeExecutor {
     /// `scratch` holds small files while a command runs; it is made if it is not there.
     ///
-    /// Without a bridge, `--network=default` is the host's network.
+    /// Without a bridge and without [`host_network`](Self::host_network), `--network=default` is `none`: only loopback.
     pub fn new(runtime: &Runtime, scratch: impl Into<PathBuf>) -> Self {
         Self {
             runtime: runtime.clone(),
@@ -47,6 +48,7 @@ impl RuntimeExecutor {
             resolv_conf: None,
             hosts: None,
             rootless: None,
+            host_network: false,
             #[cfg(feature = "network")]
             bridge: None,
             mounted: Vec::new(),
@@ -73,6 +75,14 @@ impl RuntimeExecutor {
     #[must_use]
     pub fn rootless(mut self, uid: u32, gid: u32) -> Self {
         self.rootless = Some((uid, gid));
+        self
+    }
+
+    /// `--network=default` is the host's network where there is no bridge, for everything that a Dockerfile runs: abstract sockets and
+    /// what listens on the host's loopback are within its reach.
+    #[must_use]
+    pub fn host_network(mut self) -> Self {
+        self.host_network = true;
         self
     }
 
@@ -184,7 +194,8 @@ impl RuntimeExecutor {
             None => default_spec(args),
         };
         spec.set_hostname(Some(command.hostname.to_owned()));
-        if command.network == "host" || command.network == "default" && !self.has_bridge() {
+        let default_is_host = self.host_network && !self.has_bridge();
+        if command.network == "host" || command.network == "default" && default_is_host {
             share_network(&mut spec);
         }
         if let Some(process) = spec.process_mut() {

@@ -51,6 +51,11 @@ impl StageRun<'_, '_> {
         if !op.devices.is_empty() {
             return Err(Error::Unsupported { line: self.line, feature: "RUN --device".to_owned() });
         }
+        let options = self.shared.options;
+        let consent = options.allow_host_network || options.network.as_deref() == Some("host");
+        if op.network.as_deref() == Some("host") && !consent {
+            return Err(Error::NotAllowed { line: self.line, entitlement: "network.host" });
+        }
         let job = self.run_job(op)?;
         let env = self.state.run_env();
         let key = self.key("run", &self.run_key(&job, &env));

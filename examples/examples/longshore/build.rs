@@ -16,6 +16,9 @@ use crate::{output, registry};
 /// `build`
 #[derive(Args, Debug)]
 pub(crate) struct BuildArgs {
+    /// Allow extra privileged entitlement: network.host
+    #[arg(long, value_name = "list", value_parser = ["network.host"])]
+    allow: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "list")]
     build_arg: Vec<String>,
@@ -107,6 +110,7 @@ impl BuildArgs {
         options.target.clone_from(&self.target);
         options.no_cache = self.no_cache;
         options.network.clone_from(&self.network);
+        options.allow_host_network = !self.allow.is_empty();
         options.platform = self.platform.as_deref().map(registry::parse_platform).transpose()?;
         options.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|e| e.parse().ok());
         Ok(options)
