@@ -32,6 +32,55 @@ fn as_root() {
     assert_clean(dir.path(), &said);
 }
 
+/// Whoever stops reading, or interrupts it in the middle, finds nothing left either.
+#[test]
+fn cut_short() {
+    if !common::root() {
+        return skip("this is the test of root's quickstart");
+    }
+    if !have(&["unshare", "ip", "nft"]) {
+        return;
+    }
+    let interrupted = |line: &str, signal: &str| {
+        format!(
+            "\"$1\" >\"$2/said\" 2>&1 & pid=$!; until grep -q '{line}' \"$2/said\"; do sleep 0.01; done; kill -{signal} $pid; wait $pid; code=$?"
+        )
+    };
+    let cases = [
+        ("{ \"$1\"; echo $? >\"$2/status\"; } | head -3; code=$(cat \"$2/status\")".to_owned(), "0"),
+        (interrupted("quickstart:", "TERM"), "143"),
+        (interrupted("build again", "HUP"), "129"),
+        (interrupted("pull into", "INT"), "130"),
+    ];
+    for (work, code) in cases {
+        let (dir, seen) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+        let script = format!(
+            "ip link set lo up; ip -o link >\"$2/before\"; {work}; echo $code >\"$2/code\"; ip -o link >\"$2/after\"; nft list ruleset >\"$2/rules\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", &script, "sh"]).arg(example("quickstart")).arg(seen.path());
+        succeed(command.env("TMPDIR", dir.path()), 60);
+        let read = |name: &str| fs::read_to_string(seen.path().join(name)).expect("what the script saw");
+        assert_eq!(read("code").trim(), code, "{work}");
+        assert_eq!(read("before"), read("after"), "{work}");
+        assert_eq!(read("rules"), "", "{work}");
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("the directory").flatten().collect();
+        assert!(left.is_empty(), "{work}: files left behind: {left:?}");
+        common::assert_no_traces(&[&dir.path().display().to_string()]);
+    }
+}
+
+#[test]
+fn an_unknown_argument_does_nothing() {
+    let run = |arg: &str| common::output(Command::new(example("quickstart")).arg(arg), 20);
+    let said = run("--bogus");
+    assert_eq!(said.status.code(), Some(2));
+    assert!(common::text(&said.stderr).contains("Usage: quickstart"));
+    let said = run("--help");
+    assert_eq!(said.status.code(), Some(0));
+    assert!(common::text(&said.stdout).contains("Usage: quickstart"));
+}
+
 #[test]
 fn as_an_ordinary_user() {
     if !common::root() {

@@ -14,6 +14,8 @@ mod web;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use longshore_build::{BuildEvent, BuildOptions, Context};
@@ -29,6 +31,7 @@ use longshore_runtime::containers::{
 use oci_spec::image::History;
 
 use report::Report;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 const DOCKERFILE: &str = r#"FROM REGISTRY/base
 ENV GREETING="Welcome to my web site"
@@ -41,6 +44,14 @@ CMD ["httpd", "-f", "-p", "80", "-h", "/www"]
 "#;
 /// What the page must say.
 const GREETING: &str = "Welcome to my web site";
+const USAGE: &str = "Usage: quickstart
+
+Builds, pushes, pulls and runs a web server, as root with a network, and cleans up every trace.
+It takes no arguments.
+";
+
+/// Raised by the first SIGINT, SIGTERM or SIGHUP: every step looks at it.
+static CANCEL: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 fn main() -> ExitCode {
     if let Some(code) = web::main() {
@@ -51,27 +62,55 @@ fn main() -> ExitCode {
     if let Some(code) = shim {
         return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
     }
-    match run() {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("-h" | "--help") => {
+            report::print(USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            report::failure(&*BoxError::from(format!("unknown argument: {other}\n\n{}", USAGE.trim_end())));
+            return ExitCode::from(2);
+        }
+    }
+    let signal = Arc::new(AtomicUsize::new(0));
+    match watch_signals(&signal).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::failure(&*error);
-            ExitCode::FAILURE
+            match u8::try_from(signal.load(Ordering::Relaxed)) {
+                Ok(signal @ 1..) => ExitCode::from(128 + signal),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
+/// The first signal ends the tour, which then cleans up; a second one ends the program at once.
+fn watch_signals(seen: &Arc<AtomicUsize>) -> Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&CANCEL))?;
+        signal_hook::flag::register_usize(signal, Arc::clone(seen), usize::try_from(signal)?)?;
+        signal_hook::flag::register(signal, Arc::clone(&CANCEL))?;
+    }
+    Ok(())
+}
+
+fn check_cancel() -> Result<()> {
+    if CANCEL.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
+}
+
 fn run() -> Result<()> {
     let mut report = Report::start();
-    let scratch = Scratch::new()?;
+    let mut traces = Traces::new()?;
     let registry = RegistryServer::start()?;
-    let (author, user) = (open(&scratch.0.join("author"))?, open(&scratch.0.join("user"))?);
+    let author = traces.host("author")?;
+    let user = traces.host("user")?;
     let name: Reference = format!("{}/web:v1", registry.address()).parse()?;
 
-    // Whatever happens from here on, containers and bridges go before the directory does.
     let result = tour(&mut report, &registry, &author, &user, &name);
-    let cleaned = clean(&author).and(clean(&user));
+    let cleaned = traces.clean();
     result.and(cleaned)?;
-    drop(scratch);
     report.end();
     Ok(())
 }
@@ -87,11 +126,11 @@ fn tour(
     report.step("build", || build(author, registry, name))?;
     report.step("build again", || build(author, registry, name))?;
     report.step("push to the registry in this process", || {
-        let pushed = author.push(name, Progress::none())?;
+        let pushed = author.push(name, progress())?;
         Ok(format!("{} blobs sent", pushed.sent))
     })?;
     report.step("pull into a second, empty store", || {
-        let pulled = user.pull(name, None, Progress::none())?;
+        let pulled = user.pull(name, None, progress())?;
         Ok(format!("{} blobs, {} bytes", pulled.fetched, pulled.bytes))
     })?;
     let mut id = String::new();
@@ -124,6 +163,14 @@ fn tour(
     Ok(())
 }
 
+fn progress() -> Progress<'static> {
+    Progress { cancel: &CANCEL, ..Progress::none() }
+}
+
+fn ctx() -> Ctx<'static> {
+    Ctx { progress: &|_| {}, cancel: &CANCEL }
+}
+
 fn open(root: &Path) -> Result<Host> {
     let options = HostOptions {
         rootless: !crate::root(),
@@ -142,7 +189,7 @@ fn root() -> bool {
 fn base_image(author: &Host, registry: &RegistryServer) -> Result<String> {
     let base = base::make()?;
     let store = author.store();
-    let layer = store.add_layer(&mut base.tar.as_slice(), &LayerOptions::default(), Ctx::none())?;
+    let layer = store.add_layer(&mut base.tar.as_slice(), &LayerOptions::default(), ctx())?;
     let mut spec = ImageSpec::default();
     spec.layers = vec![layer];
     let mut history = History::default();
@@ -167,8 +214,7 @@ fn build(author: &Host, registry: &RegistryServer, name: &Reference) -> Result<S
             output.extend_from_slice(bytes);
         }
     };
-    let built =
-        author.build(&dockerfile, &Context::dir(&context)?, &options, false, &mut events, Ctx::none());
+    let built = author.build(&dockerfile, &Context::dir(&context)?, &options, false, &mut events, ctx());
     let built =
         built.map_err(|e| format!("{}: {}", report::chain(&*e), String::from_utf8_lossy(&output).trim()))?;
     Ok(format!("{} steps executed, {} CACHED", built.executed, built.cached))
@@ -220,6 +266,7 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         if last.is_ok() {
             break;
         }
+        check_cancel()?;
         std::thread::sleep(Duration::from_millis(20));
         last = attempt();
     }
@@ -245,30 +292,54 @@ fn layers(user: &Host, name: &Reference) -> Result<String> {
     Ok(text)
 }
 
-/// Takes away what a directory cannot hold: containers and bridges.
-fn clean(host: &Host) -> Result<()> {
-    let containers = host.containers()?;
-    for left in containers.list(true, &Filters::new(), false)? {
-        containers.remove(&left.id, &RemoveOptions::new(true, true))?;
-    }
-    host.networks().prune().map(drop)
+/// All that this run leaves on the machine; taken away also when it panics or is interrupted.
+struct Traces {
+    dir: PathBuf,
+    hosts: Vec<Host>,
+    cleaned: bool,
 }
 
-/// A directory of this run's own, gone at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
+impl Traces {
     fn new() -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("longshore-quickstart-{}", std::process::id()));
         std::fs::create_dir(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-        Ok(Self(dir))
+        Ok(Self { dir, hosts: Vec::new(), cleaned: false })
+    }
+
+    fn host(&mut self, name: &str) -> Result<Host> {
+        let host = open(&self.dir.join(name))?;
+        self.hosts.push(host.clone());
+        Ok(host)
+    }
+
+    /// Containers and bridges, which a directory cannot hold, go before the directory does.
+    fn clean(&mut self) -> Result<()> {
+        self.cleaned = true;
+        let mut result = Ok(());
+        for host in &self.hosts {
+            result = result.and(remove_containers(host));
+            result = result.and(host.networks().prune().map(drop));
+        }
+        let removed = std::fs::remove_dir_all(&self.dir);
+        result.and(removed.map_err(|e| format!("cannot remove {}: {e}", self.dir.display()).into()))
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Traces {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            report::failure(&*BoxError::from(format!("cannot remove {}: {error}", self.0.display())));
+        if !self.cleaned
+            && let Err(error) = self.clean()
+        {
+            report::failure(&*error);
         }
     }
+}
+
+fn remove_containers(host: &Host) -> Result<()> {
+    let containers = host.containers()?;
+    let mut result = Ok(());
+    for left in containers.list(true, &Filters::new(), false)? {
+        result = result.and(containers.remove(&left.id, &RemoveOptions::new(true, true)).map(drop));
+    }
+    Ok(result?)
 }

@@ -1,6 +1,7 @@
 //! What the quickstart prints: each step with its time.
 
 use std::error::Error;
+use std::io::Write;
 use std::time::Instant;
 
 use longshore_examples::Result;
@@ -9,33 +10,41 @@ pub(crate) struct Report {
     started: Instant,
 }
 
-#[expect(clippy::print_stdout, reason = "the quickstart is there to be read")]
 impl Report {
     pub(crate) fn start() -> Self {
-        println!("longshore's quickstart: everything happens in a temporary directory, and nothing stays.\n");
+        print("longshore's quickstart: everything happens in a temporary directory, and nothing stays.\n\n");
         Self { started: Instant::now() }
     }
 
     /// Does the step and prints what it was, what came of it, and how long it took.
     pub(crate) fn step(&mut self, what: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
+        crate::check_cancel()?;
         let started = Instant::now();
         let outcome = work().map_err(|e| format!("{what}: {}", chain(&*e)))?;
-        println!("{:>6.0} ms  {what:<40} {outcome}", started.elapsed().as_secs_f64() * 1e3);
-        Ok(())
+        print(&format!("{:>6.0} ms  {what:<40} {outcome}\n", started.elapsed().as_secs_f64() * 1e3));
+        crate::check_cancel()
     }
 
     pub(crate) fn text(&self, text: &str) {
-        println!("\n{}\n", text.trim_end());
+        print(&format!("\n{}\n\n", text.trim_end()));
     }
 
     pub(crate) fn end(&self) {
-        println!("{:>6.0} ms  in all; nothing is left behind", self.started.elapsed().as_secs_f64() * 1e3);
+        print(&format!(
+            "{:>6.0} ms  in all; nothing is left behind\n",
+            self.started.elapsed().as_secs_f64() * 1e3
+        ));
     }
 }
 
-#[expect(clippy::print_stderr, reason = "where failures are told")]
+/// Writes to standard output. Nobody may read it any more; the work goes on to its clean end.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 pub(crate) fn failure(error: &(dyn Error + 'static)) {
-    eprintln!("quickstart: {}", chain(error));
+    let _ = writeln!(std::io::stderr(), "quickstart: {}", chain(error));
 }
 
 /// The message with its causes.
