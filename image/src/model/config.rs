@@ -50,8 +50,14 @@ pub struct Healthcheck {
     #[serde(default, skip_serializing_if = "zero")]
     pub start_interval: i64,
     /// Failures in a row that make a container unhealthy.
-    #[serde(default, skip_serializing_if = "none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "none")]
     pub retries: u32,
+}
+
+/// A number that is out of range is no reason to refuse a whole image: Docker's builders do not check it.
+fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let n = Option::<i64>::deserialize(deserializer)?.unwrap_or(0);
+    Ok(u32::try_from(n.max(0)).unwrap_or(u32::MAX))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -119,6 +125,14 @@ impl<'de> Deserialize<'de> for ImageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn negative_retries_are_none() {
+        for (text, retries) in [("-1", 0), ("null", 0), ("3", 3), ("5000000000", u32::MAX)] {
+            let json = format!("{{\"Test\":[\"CMD\",\"x\"],\"Retries\":{text}}}");
+            assert_eq!(serde_json::from_str::<Healthcheck>(&json).unwrap().retries, retries);
+        }
+    }
 
     const CONFIG: &str = r#"{"architecture":"amd64","config":{"Cmd":["sh"],"Entrypoint":null,"ExposedPorts":{"80/tcp":{},"443/tcp":{}},
         "Healthcheck":{"Test":["CMD","true"],"Interval":5000000000,"Retries":3},"Labels":{"b":"2","a":"1","c":"3"},"OnBuild":["RUN x"],"Shell":["/bin/bash","-c"]},
