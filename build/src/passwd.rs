@@ -36,15 +36,15 @@ impl Accounts {
         let (name, group) = split(spec);
         let name = if name.is_empty() { "0" } else { name };
         let line = self.passwd_line(name);
-        let mut user = match (&line, name.parse::<u32>()) {
+        let mut user = match (&line, id(name)) {
             (Some(line), _) => User {
                 uid: number(line, 2).ok_or_else(|| format!("malformed passwd entry of {name}"))?,
-                gid: number(line, 3).unwrap_or(0),
+                gid: number(line, 3).ok_or_else(|| format!("malformed passwd entry of {name}"))?,
                 groups: Vec::new(),
                 home: line.get(5).filter(|h| !h.is_empty()).map(|h| (*h).to_owned()),
             },
-            (None, Ok(uid)) => User { uid, ..User::default() },
-            (None, Err(_)) => {
+            (None, Some(uid)) => User { uid, ..User::default() },
+            (None, None) => {
                 return Err(format!("unable to find user {name}: no matching entries in passwd file"));
             }
         };
@@ -59,9 +59,9 @@ impl Accounts {
     /// `--chown`: a number without group is used for both, as `55` is `55:55`.
     pub(crate) fn owner(&self, spec: &str) -> Result<(u32, u32), String> {
         let (name, group) = split(spec);
-        let (uid, own_group) = match name.parse::<u32>() {
-            Ok(uid) => (uid, uid),
-            Err(_) => {
+        let (uid, own_group) = match id(name) {
+            Some(uid) => (uid, uid),
+            None => {
                 let user = self.user(name)?;
                 (user.uid, user.gid)
             }
@@ -71,8 +71,8 @@ impl Accounts {
 
     fn group(&self, name: &str) -> Result<u32, String> {
         let line = self.group.lines().map(fields).find(|f| f.first() == Some(&name));
-        match (line.and_then(|l| number(&l, 2)), name.parse()) {
-            (Some(gid), _) | (None, Ok(gid)) => Ok(gid),
+        match (line.and_then(|l| number(&l, 2)), id(name)) {
+            (Some(gid), _) | (None, Some(gid)) => Ok(gid),
             _ => Err(format!("unable to find group {name}: no matching entries in group file")),
         }
     }
@@ -102,7 +102,12 @@ fn fields(line: &str) -> Vec<&str> {
 }
 
 fn number(fields: &[&str], n: usize) -> Option<u32> {
-    fields.get(n)?.parse().ok()
+    id(fields.get(n)?)
+}
+
+/// A number in Docker's range. Higher ones are none: the highest would mean "leave as it is" to the kernel.
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n| *n <= i32::MAX as u32)
 }
 
 #[cfg(test)]
@@ -124,6 +129,15 @@ mod tests {
         assert_eq!(user("1000:1001"), Ok((1000, 1001, vec![])));
         assert_eq!(user("123"), Ok((7, 8, vec![])));
         assert!(user("nobody").is_err() && user("0:none").is_err());
+        let trap = Accounts {
+            passwd: "evil:x:4294967295:0::/:\nhalf:x:5:2147483648::/:\nweb:x:33:33::/:\n".into(),
+            group: "g:x:4294967295:web\n".into(),
+        };
+        for name in ["evil", "half", "4294967295", "5", "2147483648", "0:g", "0:4294967295"] {
+            assert!(trap.user(name).is_err(), "{name}");
+        }
+        assert!(trap.owner("4294967295").is_err() && trap.owner("0:2147483648").is_err());
+        assert!(trap.user("web").unwrap().groups.is_empty());
         assert_eq!(a.owner("55"), Ok((55, 55)));
         assert_eq!(a.owner("www"), Ok((33, 34)));
         assert_eq!(a.owner("www:adm"), Ok((33, 4)));

@@ -36,7 +36,7 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let mut f = line.trim().split(':');
         let (name, _, uid, gid, _, home) = (f.next()?, f.next()?, f.next()?, f.next()?, f.next(), f.next());
-        Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.unwrap_or("") })
+        Some(Account { name, uid: listed(uid)?, gid: listed(gid)?, home: home.unwrap_or("") })
     })
 }
 
@@ -44,8 +44,13 @@ fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut f = line.trim().split(':');
         let (name, _, gid, members) = (f.next()?, f.next()?, f.next()?, f.next());
-        Some((name, gid.parse().ok()?, members.unwrap_or("")))
+        Some((name, listed(gid)?, members.unwrap_or("")))
     })
+}
+
+/// A number of the files. A line with one that is out of range counts for nothing: the highest would mean "leave as it is" to the kernel.
+fn listed(text: &str) -> Option<u32> {
+    id(text).ok().flatten()
 }
 
 fn identify(passwd: &str, group: &str, user: &str, more_groups: &[String]) -> Result<Identity> {
@@ -92,7 +97,6 @@ fn id(text: &str) -> Result<Option<u32>> {
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
     }
-    // The highest value means "leave as it is" to the kernel.
     match text.parse::<u32>() {
         Ok(n) if n <= i32::MAX as u32 => Ok(Some(n)),
         _ => Err(Error::invalid("uids and gids must be in range 0-2147483647")),
@@ -125,6 +129,10 @@ mod tests {
             identify(PASSWD, GROUP, "web", &["www".into(), "500".into()]).unwrap().groups,
             [4, 10, 33, 500]
         );
+        let trap = "evil:x:4294967295:0::/:\nhalf:x:5:2147483648::/:\n";
+        assert!(identify(trap, "", "evil", &[]).is_err() && identify(trap, "", "half", &[]).is_err());
+        assert!(identify("", "g:x:4294967295:root\n", "0:g", &[]).is_err());
+        assert!(identify(PASSWD, "g:x:4294967295:root\n", "", &[]).unwrap().groups.is_empty());
         assert_eq!(identify("", "", "", &[]).unwrap(), Identity { home: "/".into(), ..Identity::default() });
     }
 }
