@@ -148,7 +148,7 @@ impl Containers {
         }
     }
 
-    /// Sends a signal by name or number (`KILL`, `SIGHUP`, `15`).
+    /// Sends a signal by name or number (`KILL`, `SIGHUP`, `15`). After SIGKILL it waits, 10 seconds at most, for the end to be recorded.
     pub fn kill(&self, key: &str, signal: &str) -> Result<()> {
         let signal = parse::signal(signal)?;
         let id = self.id(key)?;
@@ -158,7 +158,18 @@ impl Containers {
                 "Cannot kill container: {key}: Container {id} is not running"
             )));
         }
-        self.ask(&id, &Request::Kill { signal })
+        self.ask(&id, &Request::Kill { signal })?;
+        let end = Instant::now() + Duration::from_secs(10);
+        // A policy may have started it again, which is another life than the one that was killed.
+        while signal == 9
+            && Instant::now() < end
+            && self.load(&id).is_ok_and(|(_, now)| {
+                now.is_live() && now.shown.started_at == state.shown.started_at && !now.shown.restarting
+            })
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Stops it if it runs, and starts it.

@@ -8,10 +8,12 @@ use crate::crash::shims;
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 6] = [
+pub(crate) const TESTS: [Test; 8] = [
     ("lifecycle::runs_and_leaves_a_record", runs_and_leaves_a_record),
     ("lifecycle::stop_start_remove", stop_start_remove),
     ("lifecycle::create_pins_the_image", create_pins_the_image),
+    ("lifecycle::joins_only_its_process", joins_only_its_process),
+    ("lifecycle::killed_can_be_removed", killed_can_be_removed),
     ("lifecycle::no_shim_is_left", no_shim_is_left),
     ("lifecycle::loopback_is_up_without_a_network", loopback_is_up_without_a_network),
     ("lifecycle::errors_carry_dockers_codes", errors_carry_dockers_codes),
@@ -70,6 +72,47 @@ fn create_pins_the_image() {
     assert!(root.exists());
     world.all.remove("new", &RemoveOptions::default()).unwrap();
     assert!(!root.exists());
+}
+
+/// A PID in a record is no proof: what is joined is the container's process, never another that has its number.
+fn joins_only_its_process() {
+    let Some(world) = World::new() else { return };
+    let id = world.run("first", &["sleep", "100"], |_| {});
+    let edit = |path: std::path::PathBuf, key: &str| {
+        let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(state[key].as_u64().unwrap() > 0);
+        state[key] = std::process::id().into();
+        std::fs::write(path, state.to_string()).unwrap();
+    };
+    let pid = world.all.inspect("first").unwrap().state.pid;
+    let net = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    edit(world.dir.join("containers").join(&id).join("state.json"), "Pid");
+    let join = |r: &mut longshore_runtime::containers::CreateRequest| {
+        r.host.network_mode = "container:first".into();
+    };
+    // An ordinary user's containers have a user namespace each, and none may join what another's owns.
+    if rustix::process::geteuid().is_root() {
+        world.run("second", &["sleep", "100"], join);
+        assert_eq!(net(world.all.inspect("second").unwrap().state.pid), net(pid));
+    }
+
+    let path = world.dir.join("runtime").join(&id).join("state.json");
+    let before = std::fs::read(&path).unwrap();
+    edit(path.clone(), "pid");
+    let third = world.create("third", &["true"], join);
+    let error = world.all.start(&third, &StartOptions::default()).unwrap_err().to_string();
+    std::fs::write(path, before).unwrap();
+    assert_eq!(error, format!("cannot join network of a non running container: {id}"));
+}
+
+/// Who has killed it finds it ended.
+fn killed_can_be_removed() {
+    let Some(world) = World::new() else { return };
+    for _ in 0..20 {
+        world.run("victim", &["sleep", "100"], |_| {});
+        world.all.kill("victim", "KILL").unwrap();
+        world.all.remove("victim", &RemoveOptions::default()).unwrap();
+    }
 }
 
 /// Whoever has heard of the end finds no process any more, however fast it looks.

@@ -1,6 +1,7 @@
 //! One start of the container: root file system, spec, namespaces, network, program.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Uid};
@@ -44,19 +45,25 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         let io = Error::io("create the working directory", &record.config.working_dir);
         view.make_dirs(&record.config.working_dir, None).map_err(io)?;
     }
+    let others = joined(all, record)?;
+    // In this process the descriptors are paths, too: nobody can put another namespace in their place.
+    let join: Vec<(String, String)> = others
+        .iter()
+        .map(|(kind, fd)| ((*kind).to_owned(), format!("/proc/self/fd/{}", fd.as_raw_fd())))
+        .collect();
     let spec = compile::spec(
         record,
         &Facts {
             identity: &identity,
             dir: &dir,
             own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            join: &joined(all, record)?,
+            join: &join,
         },
     )?;
     files::write_all(&dir, record, None, &inner.options)?;
     let (streams, ours) = streams(record, &identity)?;
     let mut created = create(all, record, &spec, &source, streams)?;
-    drop((view, source, spec));
+    drop((view, source, spec, others));
     let attached = attach(all, record, &created, &dir)?;
     let (mut stdin, mut outputs) = ours;
     if record.config.tty {
@@ -125,24 +132,34 @@ fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> R
     Ok(Some(attached))
 }
 
-/// Namespaces of other containers, by path.
-fn joined(all: &Containers, record: &Record) -> Result<Vec<(String, String)>> {
+/// Namespaces of other containers: kind (as in the OCI spec) and descriptor.
+fn joined(all: &Containers, record: &Record) -> Result<Vec<(&'static str, File)>> {
     let modes = [
-        ("network", "net", record.network.mode.as_str()),
-        ("pid", "pid", record.host.pid_mode.as_str()),
-        ("ipc", "ipc", record.host.ipc_mode.as_str()),
+        ("network", "network", "net", record.network.mode.as_str()),
+        ("pid", "PID", "pid", record.host.pid_mode.as_str()),
+        ("ipc", "IPC", "ipc", record.host.ipc_mode.as_str()),
     ];
-    let mut paths = Vec::new();
-    for (kind, file, mode) in modes {
+    let mut namespaces = Vec::new();
+    for (kind, word, file, mode) in modes {
         let Some(other) = mode.strip_prefix("container:") else { continue };
         let id = all.id(other)?;
-        let state = all.0.dir.state(&id)?;
-        if !state.shown.running || state.shown.pid == 0 {
-            return Err(Error::Conflict(format!("cannot join {file} of a non running container: {id}")));
+        let refused = || Error::Conflict(format!("cannot join {word} of a non running container: {id}"));
+        // Loading mends what a killed shim left; the runtime's own record tells its process from a later one with its number.
+        let (_, state) = all.load(&id)?;
+        let container = all.0.runtime.open(&id).ok().filter(|_| state.shown.running).ok_or_else(refused)?;
+        let init = container.state()?;
+        if !matches!(init.status, crate::Status::Running | crate::Status::Paused) {
+            return Err(refused());
         }
-        paths.push((kind.to_owned(), format!("/proc/{}/ns/{file}", state.shown.pid)));
+        let path = format!("/proc/{}/ns/{file}", init.pid.ok_or_else(refused)?);
+        let opened = File::open(&path);
+        // Alive after it was opened: the number was no other's meanwhile.
+        if container.state()?.pid != init.pid {
+            return Err(refused());
+        }
+        namespaces.push((kind, opened.map_err(Error::io("open", &path))?));
     }
-    Ok(paths)
+    Ok(namespaces)
 }
 
 type Ours = (Option<OwnedFd>, [Option<OwnedFd>; 2]);
