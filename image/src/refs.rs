@@ -150,6 +150,11 @@ impl Refs {
         Ok(self.files()?.into_iter().filter_map(|(path, file)| file.err().map(|e| (path, e))).collect())
     }
 
+    /// An error if one of the files does not say what a ref must say.
+    pub(crate) fn intact(&self) -> Result<()> {
+        self.broken()?.into_iter().next().map_or(Ok(()), |(_, e)| Err(e))
+    }
+
     fn files(&self) -> Result<Vec<(PathBuf, Result<RefFile>)>> {
         let refs = self.dir.join("refs");
         let mut files = Vec::new();

@@ -573,6 +573,30 @@ fn damage_is_found_and_mended() {
 }
 
 #[test]
+fn nothing_is_collected_while_a_name_is_damaged() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        import(&store, &source, &root, "x");
+        let other = source.image(&two_layers()[..1]);
+        import(&store, &source, &other, "y");
+        let file = store.path().join("refs/x");
+        let sound = fs::read(&file).unwrap();
+        fs::write(&file, &sound[..sound.len() / 2]).unwrap();
+        let before = listing(store.path());
+        for result in [store.collect(Ctx::none()), store.prune(true, Ctx::none()).map(|p| p.1)] {
+            let error = result.unwrap_err();
+            assert!(matches!(&error, Error::Invalid { what, .. } if what.ends_with("refs/x")), "{error:?}");
+        }
+        assert_eq!(listing(store.path()), before);
+        fs::write(&file, &sound).unwrap();
+        let collected = store.collect(Ctx::none()).unwrap();
+        assert_eq!((collected.blobs, collected.layers), (0, 0));
+        clean(&store);
+    }
+}
+
+#[test]
 fn a_lost_layer_is_unpacked_again_from_its_blob() {
     for (_temp, store) in stores() {
         let mut source = Source::default();

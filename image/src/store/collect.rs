@@ -60,7 +60,8 @@ impl Store {
     /// Frees what no name, snapshot or lease needs; dangling images too, unless a snapshot was made for them.
     ///
     /// Waits until nobody is in the middle of publishing something, and holds up others only while it unlinks. Downloads that were broken
-    /// off are dropped.
+    /// off are dropped. While a name's file is damaged nothing is freed, see [`Error::Invalid`]: [`Store::verify`] with repair, or
+    /// tagging it anew, mends that.
     pub fn collect(&self, ctx: Ctx<'_>) -> Result<Collected> {
         let _alone = self.0.dir.lock(STORE)?;
         let mut collected = Collected::default();
@@ -77,6 +78,7 @@ impl Store {
     /// Removes images that no snapshot was made for: only dangling ones, or with `all` also those that have names. Then collects.
     /// The names taken away, and what was freed.
     pub fn prune(&self, all: bool, ctx: Ctx<'_>) -> Result<(Vec<String>, Collected)> {
+        self.0.refs.intact()?;
         let mut untagged = Vec::new();
         if all {
             let used = self.used_images()?;
@@ -125,6 +127,8 @@ impl Store {
 
     /// Everything that is needed; each dangling image that is not goes to `drop`.
     fn mark(&self, leased: Marked, drop: &mut dyn FnMut(&Self, &Record) -> Result<()>) -> Result<Marked> {
+        // Nobody knows what a name needs that cannot be read, so nothing may go while there is one.
+        self.0.refs.intact()?;
         let mut marked = leased;
         let mut used = HashSet::new();
         for snapshot in self.0.snapshots.list()? {
