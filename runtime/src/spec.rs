@@ -48,6 +48,16 @@ const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 /// The search path that a container without `PATH` gets.
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What [`default_spec`] masks.
+pub(crate) fn masked_paths() -> Vec<String> {
+    MASKED.iter().chain(&MASKED_TOO).map(ToString::to_string).collect()
+}
+
+/// What [`default_spec`] makes read-only.
+pub(crate) fn readonly_paths() -> Vec<String> {
+    READONLY.iter().map(ToString::to_string).collect()
+}
+
 /// A container as `docker run` makes it: root inside, no user namespace, `root.path` = `rootfs`, writable, no terminal, no limits.
 pub fn default_spec<I, S>(args: I) -> Spec
 where
@@ -62,8 +72,8 @@ where
         .set_namespaces(Some(
             [T::Pid, T::Network, T::Ipc, T::Uts, T::Mount, T::Cgroup].map(namespace).to_vec(),
         ))
-        .set_masked_paths(Some(MASKED.iter().chain(&MASKED_TOO).map(ToString::to_string).collect()))
-        .set_readonly_paths(Some(READONLY.iter().map(ToString::to_string).collect()))
+        .set_masked_paths(Some(masked_paths()))
+        .set_readonly_paths(Some(readonly_paths()))
         .set_resources(Some(LinuxResources::default()))
         .set_uid_mappings(None)
         .set_gid_mappings(None)

@@ -1,11 +1,12 @@
 //! Standard streams.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::sys;
 
 /// One standard stream.
 #[derive(Debug, Default)]
@@ -37,9 +38,12 @@ impl Streams {
         let ends = streams.child.iter_mut().zip(&mut streams.parent);
         for (n, (stdio, (child, parent))) in stdio.into_iter().zip(ends).enumerate() {
             let fd = match stdio {
-                Stdio::Inherit => continue,
-                Stdio::Null => rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                    .context("open /dev/null")?,
+                Stdio::Inherit => match inherited_null(n)? {
+                    Some(fd) => fd,
+                    None => continue,
+                },
+                Stdio::Null => null(OFlags::RDWR)?,
+                Stdio::Fd(fd) if is_null(fd.as_fd()) => null(access(fd.as_fd())?)?,
                 Stdio::Fd(fd) => fd,
                 Stdio::Piped => {
                     let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
@@ -56,6 +60,47 @@ impl Streams {
     pub(crate) fn numbers(&self) -> [Option<RawFd>; 3] {
         self.child.each_ref().map(|fd| fd.as_ref().map(AsRawFd::as_raw_fd))
     }
+}
+
+/// The null device for a container's process. A descriptor of the host's node would let root inside change its mode and owner, so it is
+/// opened on a read-only mount of its own, where that fails and reading and writing do not.
+fn null(access: OFlags) -> Result<OwnedFd> {
+    let path = match sys::readonly_clone(c"/dev/null") {
+        Ok(tree) => {
+            let fd = rustix::fs::open(
+                format!("/proc/self/fd/{}", tree.as_raw_fd()),
+                access | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
+            return fd.context("open /dev/null");
+        }
+        // Without privileges: then the node is not the container's either.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => "/dev/null",
+        Err(e) => return Err(Error::os("clone the mount of /dev/null")(e)),
+    };
+    rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|s| {
+        rustix::fs::FileType::from_raw_mode(s.st_mode).is_char_device()
+            && s.st_rdev == rustix::fs::makedev(1, 3)
+    })
+}
+
+fn access(fd: BorrowedFd<'_>) -> Result<OFlags> {
+    let flags = rustix::fs::fcntl_getfl(fd).context("read a stream's flags")?;
+    Ok(flags & OFlags::RWMODE)
+}
+
+/// A null device in place of the caller's own stream, where that is the host's.
+fn inherited_null(n: usize) -> Result<Option<OwnedFd>> {
+    let fd = match n {
+        0 => rustix::stdio::stdin(),
+        1 => rustix::stdio::stdout(),
+        _ => rustix::stdio::stderr(),
+    };
+    if is_null(fd) { Ok(Some(null(access(fd)?)?)) } else { Ok(None) }
 }
 
 /// The descriptor at a number that the child's own 0, 1, 2... do not overwrite.

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use common::{World, also_unprivileged, id};
-use longshore_runtime::CreateOptions;
+use longshore_runtime::{CreateOptions, Stdio};
 
 /// CVE-2019-16884, CVE-2019-19921, CVE-2023-27561: an image whose /proc is a link must not choose where masks go.
 #[test]
@@ -65,4 +65,65 @@ fn own_program_is_not_the_host_s() {
     let maps = fs::read_to_string(format!("/proc/{}/maps", created.pid())).unwrap_or_default();
     assert!(maps.lines().count() < 20, "the host's memory is shared:\n{maps}");
     also_unprivileged("own_program_is_not_the_host_s");
+}
+
+/// The null device behind masks and standard streams: root inside must not change the host's mode and owner.
+#[test]
+fn null_device_of_the_host() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(world) = World::new() else { return };
+    let stat = || fs::metadata("/dev/null").map(|m| (m.mode(), m.uid(), m.gid())).unwrap();
+    let before = stat();
+    // Its own mode and owner: what may be changed is told by success, and the machine takes no harm.
+    let script = "for f in /proc/keys /proc/timer_list /proc/self/fd/0 /proc/self/fd/2; do \
+                  chmod 666 $f && echo chmod $f; chown 0:0 $f && echo chown $f; done; \
+                  chmod 600 /dev/null; chown 1:1 /dev/null; \
+                  echo x > /dev/null && cat /dev/null /proc/keys && cat && echo y >&2 && echo usable";
+    let host = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
+    for kind in ["null", "fd"] {
+        let mut options = CreateOptions::default();
+        options.stdio = match kind {
+            "null" => [Stdio::Null, Stdio::Piped, Stdio::Null],
+            _ => [Stdio::Fd(host()), Stdio::Piped, Stdio::Fd(host())],
+        };
+        let spec = world.spec(&["sh", "-c", script]);
+        let mut running = world
+            .runtime
+            .create(&id("null"), &spec, options)
+            .and_then(longshore_runtime::Created::start)
+            .unwrap();
+        let out = common::read(running.take_stdio(1));
+        running.wait(None).unwrap();
+        let after = stat();
+        mend_null(before);
+        assert_eq!(after, before, "{kind}");
+        assert_eq!(out, "usable\n", "{kind}");
+    }
+    // `exec`, and a user other than root, to whom the streams are given.
+    let created = world.runtime.create(&id("null"), &world.spec(&["sleep", "100"]), world.piped()).unwrap();
+    let mut running = created.start().unwrap();
+    let mut options = longshore_runtime::ExecOptions::default();
+    options.stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
+    let mut spec = world.spec(&["sh", "-c", "chmod 660 /proc/self/fd/0; chown 1:1 /proc/self/fd/1"]);
+    if common::is_root() {
+        spec.process_mut().as_mut().unwrap().user_mut().set_uid(1);
+    }
+    let process = spec.process().as_ref().unwrap();
+    let mut exec = running.container().exec(process, options).unwrap();
+    exec.wait(None).unwrap();
+    running.container().kill(9, true).unwrap();
+    running.wait(None).unwrap();
+    let after = stat();
+    mend_null(before);
+    assert_eq!(after, before, "exec");
+    also_unprivileged("null_device_of_the_host");
+}
+
+/// A failed test must not leave the machine without its null device.
+fn mend_null((mode, uid, gid): (u32, u32, u32)) {
+    if common::is_root() {
+        std::os::unix::fs::chown("/dev/null", Some(uid), Some(gid)).expect("restored");
+        fs::set_permissions("/dev/null", std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .expect("restored");
+    }
 }

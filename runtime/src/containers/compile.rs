@@ -366,6 +366,7 @@ mod tests {
         assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
         assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 6);
         assert!(spec["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
+        assert!(spec["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/interrupts")));
     }
 
     #[test]

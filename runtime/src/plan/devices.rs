@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::compile::Input;
-use super::mounts::{CLOEXEC, IN_ROOT, NO_SYMLINKS, attach, inside, open_tree, target};
+use super::mounts::{CLOEXEC, IN_ROOT, NO_SYMLINKS, attach, inside, open_tree, set_attributes, target};
+use super::options::attr;
 use super::{Arg, Builder, StepExt, slot};
 use crate::error::{Error, Result};
 use crate::sys::wire::op;
@@ -131,6 +132,8 @@ fn make_node(b: &mut Builder, node: &Node) -> Result<()> {
 fn bind_host_device(b: &mut Builder, node: &Node) -> Result<()> {
     let source = b.text("linux.devices.path", format!("/{}", node.path))?;
     open_tree(b, libc::AT_FDCWD.into(), source, false, slot::A);
+    // Devices can be written on a read-only mount; the mode and owner of the host's node cannot be changed.
+    set_attributes(b, slot::A, attr::RDONLY, 0, 0, false);
     target(b, &node.path, true, IN_ROOT, slot::B)?;
     attach(b, slot::A, slot::B);
     b.close(slot::A);

@@ -102,3 +102,29 @@ pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> 
     let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// A read-only mount of a file alone, attached nowhere: `open_tree(2)` and `mount_setattr(2)`.
+pub(crate) fn readonly_clone(path: &CStr) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path ends with a NUL.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just made for us.
+    let tree = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let attributes = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
+    // SAFETY: `attributes` is a `struct mount_attr`, four u64, and lives through the call.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if set == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+}

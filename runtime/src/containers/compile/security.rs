@@ -65,32 +65,11 @@ const ALL: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-fn masked_default() -> Vec<String> {
-    [
-        "/proc/asound",
-        "/proc/acpi",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/timer_list",
-        "/proc/timer_stats",
-        "/proc/sched_debug",
-        "/proc/scsi",
-        "/sys/firmware",
-        "/sys/devices/virtual/powercap",
-    ]
-    .map(String::from)
-    .to_vec()
-}
-fn readonly_default() -> Vec<String> {
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(String::from).to_vec()
-}
-
 pub(super) fn masked(host: &HostConfig) -> Vec<String> {
-    if unconfined_paths(host) { Vec::new() } else { masked_default() }
+    if unconfined_paths(host) { Vec::new() } else { crate::spec::masked_paths() }
 }
 pub(super) fn readonly(host: &HostConfig) -> Vec<String> {
-    if unconfined_paths(host) { Vec::new() } else { readonly_default() }
+    if unconfined_paths(host) { Vec::new() } else { crate::spec::readonly_paths() }
 }
 
 fn option<'a>(host: &'a HostConfig, name: &str) -> Option<&'a str> {

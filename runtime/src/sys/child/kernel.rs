@@ -36,6 +36,7 @@ pub(crate) mod nr {
     pub(crate) const CLONE3: u64 = 435;
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;
+    pub(crate) const MOUNT_SETATTR: u64 = 442;
     pub(crate) const WAITID: u64 = 247;
 }
 #[cfg(target_arch = "aarch64")]
@@ -66,6 +67,7 @@ pub(crate) mod nr {
     pub(crate) const CLONE3: u64 = 435;
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;
+    pub(crate) const MOUNT_SETATTR: u64 = 442;
     pub(crate) const WAITID: u64 = 95;
 }
 

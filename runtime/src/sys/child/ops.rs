@@ -231,6 +231,15 @@ fn clone_onto(source: u64, at: u64) -> i64 {
     if tree < 0 {
         return tree;
     }
+    // Read-only: the null device is the host's, and its mode and owner are not the container's to change. Not nodev: it must open.
+    // MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+    let attributes = [0x1u64 | 0x2 | 0x8, 0, 0, 0];
+    let empty = c"".as_ptr() as u64;
+    let set = call(nr::MOUNT_SETATTR, &[tree as u64, empty, AT_EMPTY_PATH, &raw const attributes as u64, 32]);
+    if set < 0 {
+        close(tree);
+        return set;
+    }
     // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     let moved = call(nr::MOVE_MOUNT, &[tree as u64, c"".as_ptr() as u64, at, c"".as_ptr() as u64, 0x44]);
     close(tree);
