@@ -130,3 +130,49 @@ fn containers_find_each_other_by_name() {
     longshore.ok(&["rm", "-f", "db"]);
     assert_eq!(longshore.ok(&["network", "rm", "backend"]), "backend\n");
 }
+
+#[test]
+fn exec_does_not_hand_out_the_callers_files() {
+    if !common::root() {
+        return skip("exec of root's containers is looked at");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    longshore.ok(&["run", "-d", "--name", "box", "--network", "none", "bb", "sleep", "1000"]);
+    let file = dir.path().join("input");
+    std::fs::write(&file, "as it was\n").expect("write");
+    let mode =
+        || std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("stat").permissions());
+    let before = mode();
+    let script = "cat; echo PWNED > /proc/self/fd/0; busybox chmod 4777 /proc/self/fd/0; exit 3";
+    let mut command = longshore.command(&["exec", "-i", "box", "sh", "-c", script]);
+    let said =
+        command.stdin(std::fs::File::options().read(true).write(true).open(&file).expect("open")).output();
+    let said = said.expect("it runs");
+    assert_eq!((said.status.code(), common::text(&said.stdout).as_str()), (Some(3), "as it was\n"));
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), "as it was\n");
+    assert_eq!(mode(), before);
+    let out = longshore.run(&["exec", "box", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!((common::text(&out.stdout).as_str(), common::text(&out.stderr).as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn the_first_interrupt_ends_what_only_waits() {
+    if !common::root() {
+        return skip("signals are looked at with root's containers");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    longshore.ok(&["run", "-d", "--name", "box", "--network", "none", "bb", "sleep", "1000"]);
+    let cases: [&[&str]; 4] =
+        [&["logs", "-f", "box"], &["events"], &["wait", "box"], &["exec", "box", "sleep", "5"]];
+    for args in cases {
+        // `timeout` ends with the command's own code, and kills what the signal does not end.
+        let mut command = Command::new("timeout");
+        command.args(["--preserve-status", "-s", "INT", "-k", "30", "1"]);
+        let line = longshore.command(args);
+        command.arg(line.get_program()).args(line.get_args());
+        let ended = command.output().expect("timeout(1) runs").status;
+        assert_eq!(ended.code(), Some(130), "{args:?}: {ended}");
+    }
+}

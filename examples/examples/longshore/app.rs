@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use longshore_examples::{Host, HostOptions, Layout};
 use longshore_runtime::containers::Containers;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::{Failure, Result};
 
@@ -19,10 +19,11 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Raises the cancel flag at the first SIGINT or SIGTERM; a second one ends the program.
-    pub(crate) fn new(root: Option<PathBuf>) -> Result<Self> {
+    /// With `cleans_up` the first SIGINT, SIGTERM or SIGHUP raises the cancel flag, and a second one ends the program;
+    /// else the first one does.
+    pub(crate) fn new(root: Option<PathBuf>, cleans_up: bool) -> Result<Self> {
         let cancel = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|_| cleans_up) {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&cancel))?;
             signal_hook::flag::register(signal, Arc::clone(&cancel))?;
         }

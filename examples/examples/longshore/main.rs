@@ -291,13 +291,38 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match App::new(cli.root).and_then(|app| dispatch(&app, cli.command)) {
+    match App::new(cli.root, cleans_up(&cli.command)).and_then(|app| dispatch(&app, cli.command)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure::report(&failure);
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Whether a command has something to put in order when it is interrupted; the others only wait and look.
+fn cleans_up(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Attach(_)
+            | Command::Events(_)
+            | Command::Exec(_)
+            | Command::Logs(_)
+            | Command::Restart(_)
+            | Command::Stats(_)
+            | Command::Stop(_)
+            | Command::Wait(_)
+            | Command::System(SystemCommand::Events(_))
+            | Command::Container(
+                ContainerCommand::Attach(_)
+                    | ContainerCommand::Exec(_)
+                    | ContainerCommand::Logs(_)
+                    | ContainerCommand::Restart(_)
+                    | ContainerCommand::Stats(_)
+                    | ContainerCommand::Stop(_)
+                    | ContainerCommand::Wait(_)
+            )
+    )
 }
 
 /// A wrong flag is 125, as with docker: it must not look like the container's own code.

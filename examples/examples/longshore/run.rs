@@ -1,15 +1,17 @@
 //! `run`, `create`, `start`, `attach`, `exec`, `wait`.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::thread;
 
 use clap::Args;
 use longshore_examples::find_image;
-use longshore_runtime::Stdio;
 use longshore_runtime::containers::{
     AttachOptions, Containers, DetachKeys, Ended, Error, ExecRequest, StartOptions, Stream, Terminal,
     WaitFor, parse,
 };
+use longshore_runtime::{ExecProcess, Stdio};
 
 use crate::app::App;
 use crate::create::CreateArgs;
@@ -235,9 +237,13 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
             .map_err(start_failed)?;
         return Ok(0);
     }
-    let stdin = if args.interactive { Stdio::Inherit } else { Stdio::Null };
-    let process =
-        containers.exec(container, &request, [stdin, Stdio::Inherit, Stdio::Inherit]).map_err(exec_failed)?;
+    // Never the caller's own descriptors: the container could write to the file behind standard input.
+    let stdin = if args.interactive { Stdio::Piped } else { Stdio::Null };
+    let mut process =
+        containers.exec(container, &request, [stdin, Stdio::Piped, Stdio::Piped]).map_err(exec_failed)?;
+    if !args.tty {
+        return piped(&mut process);
+    }
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut terminal = Terminal::new(stdout.as_fd(), stderr.as_fd());
     terminal.stdin = args.interactive.then(|| stdin.as_fd());
@@ -246,6 +252,37 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     match terminal.exec(process)? {
         Ended::Exited(code) => Ok(exit_code(code)),
         Ended::Detached => Ok(0),
+    }
+}
+
+/// Copies between this program's streams and the process's pipes until it has ended and all was read.
+fn piped(process: &mut ExecProcess) -> Result<u8> {
+    if let Some(to) = process.take_stdio(0).map(File::from) {
+        // It may wait for input that never comes, and ends with the program.
+        thread::spawn(move || pump(std::io::stdin(), to));
+    }
+    let (out, err) = (process.take_stdio(1).map(File::from), process.take_stdio(2).map(File::from));
+    let out = out.map(|from| thread::spawn(move || pump(from, std::io::stdout())));
+    let err = err.map(|from| thread::spawn(move || pump(from, std::io::stderr())));
+    let exit = process.wait(None)?;
+    for thread in [out, err].into_iter().flatten() {
+        let _ = thread.join();
+    }
+    Ok(exit.map_or(1, |exit| exit_code(exit.code)))
+}
+
+/// Ends with either side; what cannot be written is dropped together with the pipe.
+fn pump(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(n) if n > 0 => n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            _ => return,
+        };
+        if to.write_all(&buffer[..n]).and_then(|()| to.flush()).is_err() {
+            return;
+        }
     }
 }
 
