@@ -210,6 +210,13 @@ impl Inner {
         volume_name(name)?;
         let dir = self.volume_dir(name);
         let doomed = self.volumes.join(format!(".old-{name}"));
+        // What a removal left that was killed half-way.
+        match fs::remove_dir_all(&doomed) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &doomed)(e));
+            }
+            _ => {}
+        }
         fs::rename(&dir, &doomed).map_err(Error::io("remove", &dir))?;
         fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
         self.emit_volume("destroy", name);
