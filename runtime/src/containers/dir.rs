@@ -202,6 +202,22 @@ impl Dir {
     pub(super) fn write_state(&self, id: &str, state: &State, durable: bool) -> Result<()> {
         write(&self.file(id, "state.json"), &to_json(state)?, durable)
     }
+    /// Writes the state over the file that is there, whose blocks are enough on a full disk. A reader may see a torn one meanwhile, so this is
+    /// for when [`Self::write_state`] cannot.
+    pub(super) fn overwrite_state(&self, id: &str, state: &State) -> Result<()> {
+        let path = self.file(id, "state.json");
+        let mut text = to_json(state)?;
+        let fail = Error::io("write", &path);
+        (|| {
+            let mut file = File::options().write(true).open(&path)?;
+            // In one write, filled up with blanks: valid at each moment, and nothing of the old text left behind it.
+            let old = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20);
+            text.resize(text.len().max(old), b' ');
+            file.write_all(&text)?;
+            file.sync_all()
+        })()
+        .map_err(fail)
+    }
 
     fn read<T: serde::de::DeserializeOwned>(&self, id: &str, name: &str) -> Result<T> {
         let path = self.file(id, name);

@@ -101,7 +101,9 @@ impl Containers {
         state.dirty = false;
         super::log::repair(&inner.dir.file(id, &super::log::file_name(id)));
         super::socket::remove(&inner.dir.path(id));
-        inner.dir.write_state(id, &state, true)?;
+        if let Err(full) = inner.dir.write_state(id, &state, true) {
+            inner.dir.overwrite_state(id, &state).map_err(|_| full)?;
+        }
         if record.host.auto_remove {
             inner.remove_now(record, true)?;
         }

@@ -8,12 +8,14 @@ use crate::crash::shims;
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 8] = [
+pub(crate) const TESTS: [Test; 10] = [
     ("lifecycle::runs_and_leaves_a_record", runs_and_leaves_a_record),
     ("lifecycle::stop_start_remove", stop_start_remove),
     ("lifecycle::create_pins_the_image", create_pins_the_image),
     ("lifecycle::joins_only_its_process", joins_only_its_process),
     ("lifecycle::killed_can_be_removed", killed_can_be_removed),
+    ("lifecycle::a_half_removed_volume_is_no_obstacle", a_half_removed_volume_is_no_obstacle),
+    ("lifecycle::a_full_disk_keeps_the_exit_code", a_full_disk_keeps_the_exit_code),
     ("lifecycle::no_shim_is_left", no_shim_is_left),
     ("lifecycle::loopback_is_up_without_a_network", loopback_is_up_without_a_network),
     ("lifecycle::errors_carry_dockers_codes", errors_carry_dockers_codes),
@@ -103,6 +105,46 @@ fn joins_only_its_process() {
     let error = world.all.start(&third, &StartOptions::default()).unwrap_err().to_string();
     std::fs::write(path, before).unwrap();
     assert_eq!(error, format!("cannot join network of a non running container: {id}"));
+}
+
+/// A removal that was killed half-way does not stand in the way of later ones.
+fn a_half_removed_volume_is_no_obstacle() {
+    let Some(world) = World::new() else { return };
+    let volumes = world.all.volumes();
+    volumes.create("data", &Default::default()).unwrap();
+    std::fs::create_dir_all(volumes.dir().join(".old-data/_data")).unwrap();
+    volumes.remove("data", false).unwrap();
+    assert_eq!(std::fs::read_dir(volumes.dir()).unwrap().count(), 0);
+}
+
+/// Its exit code is told and recorded though there is no room for another file, and it can be removed.
+fn a_full_disk_keeps_the_exit_code() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Some(world) = World::new() else { return };
+    let disk = world.dir.join("containers");
+    let run = |program: &str, args: &[&str]| {
+        assert!(std::process::Command::new(program).args(args).arg(&disk).status().unwrap().success());
+    };
+    run("mount", &["-t", "tmpfs", "-o", "size=1m", "full"]);
+    std::fs::create_dir(disk.join("names")).unwrap();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let id = world.run(
+            "seven",
+            &["sh", "-c", "while ! test -e /data/go; do sleep 0.05; done; exit 7"],
+            |_| {},
+        );
+        assert!(std::fs::write(disk.join("filler"), vec![1; 2 << 20]).is_err());
+        std::fs::write(world.dir.join("roots").join(id).join("data/go"), "").unwrap();
+        assert_eq!(world.all.wait("seven", WaitFor::NotRunning).unwrap(), 7);
+        assert_eq!(world.all.inspect("seven").unwrap().state.exit_code, 7);
+        until("no shim is left", || shims(&world).is_empty());
+        assert_eq!(std::fs::read_dir(world.dir.join("runtime")).unwrap().count(), 0);
+        world.all.remove("seven", &RemoveOptions::new(true, false)).unwrap();
+    }));
+    run("umount", &["-l"]);
+    ended.unwrap();
 }
 
 /// Who has killed it finds it ended.

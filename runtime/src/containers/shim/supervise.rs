@@ -147,7 +147,7 @@ impl Shim<'_> {
             self.state.shown.finished_at = never;
         }
         self.state.dirty = false;
-        self.save(true)?;
+        self.save_end();
         // Docker leaves one that never started for the user to look at, unless it was to be removed anyhow.
         if self.record.host.auto_remove {
             self.all.0.remove_now(&self.record, true)?;
@@ -158,6 +158,13 @@ impl Shim<'_> {
 
     fn save(&self, durable: bool) -> Result<()> {
         self.all.0.dir.write_state(&self.record.id, &self.state, durable && !self.record.host.auto_remove)
+    }
+
+    /// Saves how it ended. Where there is no room for another file, the one that is there is overwritten: no reason to lose the exit code.
+    fn save_end(&self) {
+        if self.save(true).is_err() {
+            let _ = self.all.0.dir.overwrite_state(&self.record.id, &self.state);
+        }
     }
 
     /// Serves everybody until the container's process has ended and its streams are empty.
@@ -465,23 +472,25 @@ impl Shim<'_> {
             exit.oom_killed,
             String::new(),
         );
-        self.save(true)?;
+        self.save_end();
         if exit.oom_killed {
             self.all.0.emit("oom", &self.record, &[]);
         }
         self.all.0.emit("die", &self.record, &[("exitCode", &exit.code.to_string())]);
         drop(life);
-        self.all.0.clean_up(&self.record)?;
-        self.state.dirty = false;
+        // What cannot be removed stays marked, for the next who looks; the clients hear of the end all the same.
+        self.state.dirty = self.all.0.clean_up(&self.record).is_err();
         if stopped_by.is_some() {
             self.all.0.emit("stop", &self.record, &[]);
         }
         if again.is_none() && self.record.host.auto_remove {
-            self.all.0.remove_now(&self.record, true)?;
+            let removed = self.all.0.remove_now(&self.record, true);
+            self.tell_end(exit.code, true);
+            removed?;
         } else {
-            self.save(false)?;
+            self.save_end();
+            self.tell_end(exit.code, again.is_none());
         }
-        self.tell_end(exit.code, again.is_none());
         Ok(again)
     }
 
@@ -533,7 +542,7 @@ impl Shim<'_> {
     fn give_up(&mut self) -> Result<()> {
         let s = &mut self.state.shown;
         (s.status, s.running, s.restarting) = ("exited".into(), false, false);
-        self.save(true)?;
+        self.save_end();
         let code = self.state.shown.exit_code;
         if self.record.host.auto_remove {
             self.all.0.remove_now(&self.record, true)?;
