@@ -176,3 +176,11 @@ fn the_first_interrupt_ends_what_only_waits() {
         assert_eq!(ended.code(), Some(130), "{args:?}: {ended}");
     }
 }
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let longshore = common::example("longshore");
+    let script = "\"$1\" completion bash | head -1; \"$1\" images --bogus 2>&1 >/dev/null | true";
+    let said = common::output(Command::new("sh").args(["-c", script, "sh"]).arg(longshore), 30);
+    assert!(!common::text(&said.stderr).contains("panicked"), "{}", common::text(&said.stderr));
+}

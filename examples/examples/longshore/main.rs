@@ -434,7 +434,9 @@ fn image(app: &App, command: ImageCommand) -> Result<()> {
 }
 
 fn completion(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "longshore", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "longshore", &mut script);
+    output::bytes(&script);
 }
 
 #[cfg(test)]

@@ -22,9 +22,8 @@ pub(crate) fn bytes(bytes: &[u8]) {
 }
 
 /// A word to the user that is not output.
-#[expect(clippy::print_stderr, reason = "the program's voice beside its output")]
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints rows by `--format`: `table ...`, `json`, a template per row; or by `default`, which is a table.
