@@ -47,7 +47,9 @@
 //! # On disk
 //!
 //! [`FileCache`] keeps one file per key in a directory of its own. While a build runs, the store holds snapshots named
-//! `build-PID-TIME-N`; they are removed however the build ends, unless its process is killed. [`BuildOptions::cache_dir`] holds a
+//! `build-PID-TIME-N`; they are removed however the build ends, unless its process is killed.
+//! What a killed build's `RUN` left running is ended by the next `RUN` of an executor with the same scratch directory (see
+//! `RuntimeExecutor::sweep`); its snapshots stay until somebody removes them. [`BuildOptions::cache_dir`] holds a
 //! directory and a lock file for each `RUN --mount=type=cache`.
 //!
 //! # Modules

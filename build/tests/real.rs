@@ -150,6 +150,54 @@ fn cancelled_builds_leave_nothing() {
 }
 
 #[test]
+fn the_next_build_ends_what_a_killed_one_left() {
+    const INNER: &str = "LONGSHORE_KILLED";
+    let Some((world, executor)) = world() else { return };
+    let of = |dir: &std::path::Path| {
+        let runtime = Runtime::new(dir.join("runtime")).unwrap();
+        (RuntimeExecutor::new(&runtime, dir.join("scratch")), runtime)
+    };
+    if let Some(dir) = std::env::var_os(INNER) {
+        let (executor, _) = of(dir.as_ref());
+        let _ = world.run("FROM busybox\nRUN sleep 777\n", &executor);
+        return;
+    }
+    let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_next_build_ends_what_a_killed_one_left"])
+        .env(INNER, world.dir.path())
+        .env("TMPDIR", world.dir.path())
+        .spawn()
+        .unwrap();
+    let (_, runtime) = of(world.dir.path());
+    let running = || runtime.list().unwrap().into_iter().find(|s| s.status.as_str() == "running");
+    let state = loop {
+        assert!(killed.try_wait().unwrap().is_none(), "it builds");
+        match running() {
+            Some(state) => break state,
+            None => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    };
+    // A living build's command is nobody's to end.
+    executor.sweep().unwrap();
+    assert!(running().is_some());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(running().is_some(), "{state:?}");
+    // Steps side by side: none sweeps another's files away.
+    let mut file = String::new();
+    let mut last = "FROM busybox\nRUN true\n".to_owned();
+    for i in 0..6 {
+        file.push_str(&format!("FROM busybox AS s{i}\nRUN echo {i} > /f; true; echo\nRUN echo {i} > /g\n"));
+        last.push_str(&format!("COPY --from=s{i} /f /g /{i}/\n"));
+    }
+    let mut options = BuildOptions::default();
+    options.jobs = Some(6);
+    world.build_with(&(file + &last), Some(&executor), &options).0.unwrap();
+    assert!(runtime.list().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(world.dir.path().join("scratch")).unwrap().count(), 0);
+}
+
+#[test]
 fn mount_points_that_are_moved_away_hurt_nobody() {
     // CVE-2024-23652: a builder that tidies up its mount points by path deletes where a link leads to.
     let Some((world, executor)) = world() else { return };

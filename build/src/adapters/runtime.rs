@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// In memory on every Linux: where secrets are while a command runs.
 const MEMORY: &str = "/dev/shm";
 
+/// What IDs of containers and endpoints, and directories in the scratch directory, begin with.
+const PREFIX: &str = "build-";
+
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Runs commands in containers of `longshore-runtime`: Docker's default capabilities, masks and namespaces, a network of its own or
@@ -101,6 +104,32 @@ impl RuntimeExecutor {
         self
     }
 
+    /// Ends commands whose builder was killed, and removes what they had: container, endpoint on the bridge, files. Each
+    /// [`execute`](Executor::execute) does that first. Their snapshots stay: [`Store::remove_snapshot`](longshore_image::Store::remove_snapshot).
+    pub fn sweep(&self) -> Result<(), BoxError> {
+        let entries = match std::fs::read_dir(&self.scratch) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let Ok(id) = entry?.file_name().into_string() else { continue };
+            let path = self.scratch.join(&id);
+            // Whoever uses it holds the lock.
+            let Some(_lock) = id.starts_with(PREFIX).then(|| lock(&path).ok()).flatten() else { continue };
+            match self.runtime.open(&id).and_then(|container| container.delete(true)) {
+                Err(e) if !e.is_not_found() => return Err(e.into()),
+                _ => {}
+            }
+            #[cfg(feature = "network")]
+            if let Some(bridge) = &self.bridge {
+                bridge.detach(&id)?;
+            }
+            let _ = std::fs::remove_dir_all(self.secrets.join(format!("longshore-{id}")));
+            std::fs::remove_dir_all(&path)?;
+        }
+        Ok(())
+    }
+
     #[cfg(feature = "network")]
     fn has_bridge(&self) -> bool {
         self.bridge.is_some()
@@ -119,7 +148,9 @@ impl Executor for RuntimeExecutor {
         output: &mut (dyn Write + Send),
         ctx: Ctx<'_>,
     ) -> Result<i32, BoxError> {
-        let id = format!("build-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        // What cannot be swept must not keep new commands from running; a caller of `sweep` hears of it.
+        let _ = self.sweep();
+        let id = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let mut files = Files { on_disk: Dir::new(&self.scratch, &id)?, in_memory: None, held: Vec::new() };
         let spec = self.spec(command, &id, &mut files)?;
         let (mut reader, writer) = std::io::pipe()?;
@@ -293,6 +324,7 @@ struct Files {
 /// A directory that only this user can enter, gone when dropped.
 struct Dir {
     path: PathBuf,
+    _lock: OwnedFd,
     count: usize,
 }
 
@@ -300,15 +332,32 @@ impl Dir {
     fn new(parent: &Path, name: &str) -> std::io::Result<Self> {
         std::fs::create_dir_all(parent)?;
         let path = parent.join(name);
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            // A process of the same number died and left it.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                std::fs::remove_dir_all(&path)?;
-                std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        use std::io::ErrorKind;
+        use std::os::unix::fs::MetadataExt;
+        for _ in 0..1000 {
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
             }
-            made => made?,
+            match lock(&path) {
+                Ok(lock) => {
+                    let same =
+                        |m: std::fs::Metadata| rustix::fs::fstat(&lock).is_ok_and(|l| l.st_ino == m.ino());
+                    if std::fs::metadata(&path).is_ok_and(same) {
+                        // A process of the same number died and left files in it.
+                        for entry in std::fs::read_dir(&path)? {
+                            std::fs::remove_file(entry?.path())?;
+                        }
+                        return Ok(Self { path, _lock: lock, count: 0 });
+                    }
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound) => {}
+                Err(e) => return Err(e),
+            }
+            // A sweep saw it before it was locked, and removes it just now.
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(Self { path, count: 0 })
+        Err(std::io::Error::new(ErrorKind::AlreadyExists, format!("{} is in use", path.display())))
     }
 
     fn write(&mut self, content: &[u8], mode: u32) -> std::io::Result<PathBuf> {
@@ -319,6 +368,15 @@ impl Dir {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         Ok(path)
     }
+}
+
+/// Locks a directory, until the descriptor is closed.
+fn lock(path: &Path) -> std::io::Result<OwnedFd> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(fd)
 }
 
 impl Drop for Dir {
