@@ -62,6 +62,7 @@ impl Container {
             spec: &record.spec,
             process,
             bundle: Path::new("/"),
+            mount_subpaths: &[],
             root: RootSource::None,
             stdio: streams.numbers(),
             preserve: &preserve_numbers,

@@ -50,6 +50,9 @@ pub struct CreateOptions<'a> {
     pub bundle: Option<PathBuf>,
     /// Descriptors that the process gets as 3, 4, 5...
     pub preserve_fds: Vec<OwnedFd>,
+    /// Bind mounts, by destination, of a path inside their source only: links there are resolved as if the source were `/`, in the moment
+    /// of the mount, so whoever writes to the source cannot lead out of it.
+    pub mount_subpaths: Vec<(PathBuf, PathBuf)>,
     /// Move the root with `mount --move` and `chroot` instead of `pivot_root` (an initramfs host). Less safe: avoid it.
     pub no_pivot: bool,
 }
@@ -183,16 +186,16 @@ impl Runtime {
             listener: Some(listener.as_raw_fd()),
             status: theirs.as_raw_fd(),
             keep: &keep,
+            mount_subpaths: &options.mount_subpaths,
             no_pivot: options.no_pivot,
             extra_env: &[],
         };
         let plan = compile(&input)?;
-        let direct = if input.has_outer() { 0 } else { namespaces.new };
         let launched = launch(
             Launch {
                 helper: &self.inner.helper,
                 plan: &plan,
-                namespaces: direct,
+                namespaces: if input.has_outer() { 0 } else { namespaces.new },
                 groups: &making.groups,
                 keep: &keep,
                 maps: maps.as_ref(),

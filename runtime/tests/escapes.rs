@@ -127,3 +127,46 @@ fn mend_null((mode, uid, gid): (u32, u32, u32)) {
             .expect("restored");
     }
 }
+
+/// A path inside a volume that a container swaps for a link to the host, while others mount it.
+#[test]
+fn subpath_swapped_for_a_link() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let Some(world) = World::new() else { return };
+    let at = |name: &str| world.dir.path().join(name);
+    fs::create_dir_all(at("volume/good")).unwrap();
+    fs::create_dir(at("host")).unwrap();
+    fs::write(at("host/secret"), "").unwrap();
+    symlink(at("host"), at("volume/link")).unwrap();
+    let (good, link, stop) = (at("volume/good"), at("volume/link"), AtomicBool::new(false));
+    let mut mounted = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            while !stop.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(rustix::fs::CWD, &good, rustix::fs::CWD, &link, flags).unwrap();
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        });
+        let mut seen = String::new();
+        for _ in 0..100 {
+            let mut spec = world.spec(&["ls", "/data"]);
+            let mut mount = oci_spec::runtime::Mount::default();
+            mount.set_destination("/data".into()).set_typ(Some("bind".into()));
+            mount.set_source(Some(at("volume"))).set_options(Some(vec!["rbind".into()]));
+            spec.mounts_mut().as_mut().unwrap().push(mount);
+            let mut options = world.piped();
+            options.mount_subpaths = vec![("/data".into(), "good".into())];
+            let created = world.runtime.create(&id("swap"), &spec, options);
+            if let Ok(mut running) = created.and_then(longshore_runtime::Created::start) {
+                seen += &common::read(running.take_stdio(1));
+                running.wait(None).unwrap();
+                mounted += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(seen, "", "the host's directory was seen");
+    });
+    assert!(mounted > 0, "never mounted");
+    also_unprivileged("subpath_swapped_for_a_link");
+}

@@ -343,16 +343,13 @@ impl Containers {
                 let inside = RootView::of(root)
                     .open(&mount.subpath, rustix::fs::OFlags::PATH)
                     .map_err(Error::io("open", &mount.subpath))?;
-                let fd = inside.ok_or_else(|| {
-                    Error::invalid(format!(
+                // Said early and well; the engine looks it up again, safely, when it mounts.
+                if inside.is_none() {
+                    return Err(Error::invalid(format!(
                         "cannot access path {}/{}: no such file or directory",
                         volume.mountpoint, mount.subpath
-                    ))
-                })?;
-                // The path as the kernel has it now, free of links.
-                let path = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
-                mount.shown.source =
-                    path.map_err(Error::io("open", &mount.subpath))?.to_string_lossy().into_owned();
+                    )));
+                }
             }
         }
         Ok(())

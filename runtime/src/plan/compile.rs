@@ -81,6 +81,8 @@ pub(crate) struct Input<'a> {
     pub(crate) status: RawFd,
     /// All descriptors that the helper inherits.
     pub(crate) keep: &'a [RawFd],
+    /// Bind mounts of a path inside their source: destination, path.
+    pub(crate) mount_subpaths: &'a [(PathBuf, PathBuf)],
     pub(crate) no_pivot: bool,
     /// More environment (`LISTEN_FDS`).
     pub(crate) extra_env: &'a [String],

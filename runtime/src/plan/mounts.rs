@@ -165,14 +165,21 @@ fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, pa
     let field = || format!("mounts[{}].source", mount.destination().display());
     let source = mount.source().as_deref().ok_or_else(|| Error::spec(field(), "missing"))?;
     let source = input.bundle.join(source);
-    let file = match std::fs::metadata(&source) {
-        Ok(metadata) => !metadata.is_dir(),
-        Err(error) => {
-            return Err(Error::Os { what: format!("bind source {}", source.display()), source: error });
-        }
-    };
+    let fail = |error| Error::Os { what: format!("bind source {}", source.display()), source: error };
     let text = b.text("mounts.source", source.as_os_str().as_encoded_bytes())?;
-    open_tree(b, libc::AT_FDCWD.into(), text, options.bind != Some(false), slot::A);
+    let subpath = input.mount_subpaths.iter().find(|(at, _)| at == mount.destination());
+    let file = if let Some((_, subpath)) = subpath {
+        let file = !is_dir_inside(&source, subpath).map_err(fail)?;
+        open_inside(b, text, subpath)?;
+        let empty = b.empty();
+        open_tree(b, Arg::Slot(slot::C), empty, options.bind != Some(false), slot::A);
+        b.close(slot::C);
+        file
+    } else {
+        let file = !std::fs::metadata(&source).map_err(fail)?.is_dir();
+        open_tree(b, libc::AT_FDCWD.into(), text, options.bind != Some(false), slot::A);
+        file
+    };
     if options.set | options.clear != 0 {
         set_attributes(b, slot::A, options.set, options.clear | atime(options.set), 0, false);
     }
@@ -186,6 +193,32 @@ fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, pa
     }
     propagate(b, slot::A, options);
     b.close(slot::A);
+    b.close(slot::B);
+    Ok(())
+}
+
+/// What kind of target the path needs. Should it change until the mount, that fails.
+fn is_dir_inside(source: &Path, subpath: &Path) -> std::io::Result<bool> {
+    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let dir = open(source, path | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(dir, subpath, path, Mode::empty(), resolve)?;
+    Ok(FileType::from_raw_mode(fstat(found)?.st_mode).is_dir())
+}
+
+/// Opens a path inside a directory, in the container's mount namespace (no other mount can be cloned there), into [`slot::C`].
+fn open_inside(b: &mut Builder, source: u64, subpath: &Path) -> Result<()> {
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY;
+    b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), source.into(), flags.into()]).out(slot::B);
+    let path = b.text("mounts.source", subpath.as_os_str().as_encoded_bytes())?;
+    let how: Vec<u8> = [libc::O_PATH as u64 | CLOEXEC, 0, IN_ROOT | NO_MAGICLINKS]
+        .iter()
+        .flat_map(|v: &u64| v.to_ne_bytes())
+        .collect();
+    let how = b.bytes(&how);
+    b.call("openat2", libc::SYS_openat2, [Arg::Slot(slot::B), path.into(), how.into(), 24.into()])
+        .out(slot::C);
     b.close(slot::B);
     Ok(())
 }

@@ -100,8 +100,16 @@ fn create(
             Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
         }
     };
-    let options =
-        CreateOptions { rootfs, stdio, bundle: Some(all.0.dir.path(&record.id)), ..CreateOptions::default() };
+    let mount_subpaths = record.mounts.iter().filter(|m| m.shown.kind == "volume" && !m.subpath.is_empty());
+    let options = CreateOptions {
+        rootfs,
+        stdio,
+        bundle: Some(all.0.dir.path(&record.id)),
+        mount_subpaths: mount_subpaths
+            .map(|m| (m.shown.destination.clone().into(), m.subpath.clone().into()))
+            .collect(),
+        ..CreateOptions::default()
+    };
     all.0.runtime.create(&record.id, &spec, options).map_err(|e| start_error(&e))
 }
 
