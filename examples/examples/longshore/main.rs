@@ -24,11 +24,12 @@ mod system;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use longshore_runtime::containers::shim_main;
 
 use app::App;
-use failure::Result;
+use failure::{Failure, Result};
 
 /// Containers without a daemon, in docker's words
 #[derive(Debug, Parser)]
@@ -325,10 +326,24 @@ fn cleans_up(command: &Command) -> bool {
     )
 }
 
-/// A wrong flag is 125, as with docker: it must not look like the container's own code.
+/// One line, as every failure. A wrong flag is 125, as with docker: it must not look like the container's own code; a missing
+/// argument or an unknown command is 1.
 fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    ExitCode::from(if error.use_stderr() { 125 } else { 0 })
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    let code = match error.kind() {
+        ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => 125,
+        ErrorKind::ArgumentConflict | ErrorKind::TooManyValues | ErrorKind::NoEquals => 125,
+        _ => 1,
+    };
+    let message = format!("{} (see 'longshore --help')", line.trim_start_matches("error: "));
+    failure::report(&Failure { code, message });
+    ExitCode::from(code)
 }
 
 fn dispatch(app: &App, command: Command) -> Result<u8> {
