@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use longshore_build::{BoxError, Command, Executor, RuntimeExecutor};
@@ -20,9 +21,22 @@ impl<'a> HostExecutor<'a> {
         Self { host, opened: OnceLock::new() }
     }
 
+    /// Ends what `RUN` left behind when its builder was killed: its process, its endpoint on the bridge, its files.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn sweep(&self) -> Result<()> {
+        let leftovers = std::fs::read_dir(self.scratch()).is_ok_and(|mut entries| entries.next().is_some());
+        if leftovers { self.open()?.sweep() } else { Ok(()) }
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.host.layout().build().join("run")
+    }
+
     fn open(&self) -> Result<RuntimeExecutor> {
         let options = self.host.options();
-        let scratch = self.host.layout().build().join("run");
+        let scratch = self.scratch();
         let executor =
             RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(self.host.resolv_conf());
         if options.rootless {

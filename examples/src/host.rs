@@ -126,6 +126,14 @@ impl Host {
         transfer::push(&self.registry()?, &self.store, reference, progress)
     }
 
+    /// Ends what killed builds left behind; a build does it first.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn sweep_builds(&self) -> Result<()> {
+        HostExecutor::new(self).sweep()
+    }
+
     /// Builds a Dockerfile. `pull`: base images are looked up in their registry even if the store has them.
     ///
     /// # Errors
@@ -142,6 +150,8 @@ impl Host {
         let resolver = RegistryResolver::new(&self.store, &self.registry()?).always(pull);
         let cache = FileCache::open(self.layout.build())?;
         let executor = HostExecutor::new(self);
+        // A build that is answered from the cache runs no command, which would do it.
+        executor.sweep()?;
         let builder = Builder::new(&self.store, &resolver).cache(&cache).executor(&executor);
         Ok(builder.build(dockerfile, context, options, events, ctx)?)
     }

@@ -184,3 +184,34 @@ fn a_closed_pipe_is_no_panic() {
     let said = common::output(Command::new("sh").args(["-c", script, "sh"]).arg(longshore), 30);
     assert!(!common::text(&said.stderr).contains("panicked"), "{}", common::text(&said.stderr));
 }
+
+#[test]
+fn a_killed_builds_traces_go_with_prune() {
+    if !common::root() {
+        return skip("an ordinary user has no bridge");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let context = dir.path().join("context");
+    std::fs::create_dir(&context).expect("a directory");
+    std::fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 7777\n").expect("write");
+    let mut build =
+        longshore.command(&["build", "-q", &context.display().to_string()]).spawn().expect("a build");
+    let run = longshore.root.join("build/run");
+    let attached = || longshore.ok(&["network", "inspect", "-f", "{{.Name}}", "bridge"]) == "bridge\n";
+    let runs = || std::fs::read_dir(&run).map_or(0, Iterator::count);
+    let sleeping = || {
+        let all = common::text(&common::output(Command::new("ps").args(["-eo", "args"]), 30).stdout);
+        all.lines().any(|line| line.trim() == "sleep 7777")
+    };
+    assert!(common::wait_for(std::time::Duration::from_secs(60), sleeping), "the command runs");
+    build.kill().expect("kill -9");
+    build.wait().expect("it ended");
+    assert!(sleeping() && runs() == 1 && attached());
+
+    let said = longshore.ok(&["system", "prune", "-f"]);
+    assert!(said.contains("Deleted Networks:\nbridge\n"), "{said}");
+    assert!(!sleeping(), "its process has ended");
+    assert_eq!(runs(), 0);
+    assert_eq!(longshore.ok(&["network", "ls", "-q"]), "host\nnone\n");
+}

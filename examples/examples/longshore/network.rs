@@ -103,6 +103,8 @@ pub(crate) fn network(app: &App, command: &NetworkCommand) -> Result<()> {
         NetworkCommand::Ls(args) => ls(app, args),
         NetworkCommand::Prune(args) => prune(app, args),
         NetworkCommand::Rm(args) => each(&args.names, |name| {
+            // A killed build's endpoint would keep the network.
+            app.host()?.sweep_builds().map_err(|e| Failure::from(&*e))?;
             let known =
                 app.host()?.networks().list().map_err(|e| Failure::from(&*e))?.iter().any(|n| n == name);
             match find(app, name) {
@@ -200,6 +202,7 @@ fn prune(app: &App, args: &NetworkPruneArgs) -> Result<()> {
     {
         return Ok(());
     }
+    app.host()?.sweep_builds().map_err(|e| Failure::from(&*e))?;
     let removed = app.host()?.networks().prune().map_err(|e| Failure::from(&*e))?;
     system::list("Deleted Networks:", &removed);
     Ok(())

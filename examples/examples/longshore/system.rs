@@ -168,16 +168,7 @@ pub(crate) struct SystemPruneArgs {
 }
 
 pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
-    let volumes =
-        if args.volumes { ", all anonymous volumes not used by at least one container" } else { "" };
-    let images = if args.all {
-        "all images without at least one container associated to them"
-    } else {
-        "all dangling images"
-    };
-    if !args.force
-        && !confirmed(&format!("WARNING! This will remove all stopped containers{volumes} and {images}."))?
-    {
+    if !args.force && !confirmed(&warning(args))? {
         return Ok(());
     }
     let containers = app.containers()?;
@@ -189,8 +180,11 @@ pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
         bytes += gone.bytes;
         list("Deleted Volumes:", &gone.removed);
     }
+    let host = app.host()?;
+    host.sweep_builds().map_err(|e| Failure::from(&*e))?;
+    list("Deleted Networks:", &host.networks().prune().map_err(|e| Failure::from(&*e))?);
     let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
-    let (untagged, collected) = app.host()?.store().prune(args.all, ctx)?;
+    let (untagged, collected) = host.store().prune(args.all, ctx)?;
     let ids = collected.images.iter().map(|id| format!("deleted: {id}"));
     list(
         "Deleted Images:",
@@ -198,6 +192,19 @@ pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
     );
     output::line(&format!("Total reclaimed space: {}", output::size(bytes + collected.bytes)));
     Ok(())
+}
+
+fn warning(args: &SystemPruneArgs) -> String {
+    let mut lines = vec!["WARNING! This will remove:", "  - all stopped containers"];
+    lines.push("  - all networks not used by at least one container");
+    if args.volumes {
+        lines.push("  - all anonymous volumes not used by at least one container");
+    }
+    lines.push(match args.all {
+        true => "  - all images without at least one container associated to them\n",
+        false => "  - all dangling images\n",
+    });
+    lines.join("\n")
 }
 
 pub(crate) fn list(title: &str, lines: &[String]) {
