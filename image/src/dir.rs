@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, flock};
 
@@ -19,6 +20,8 @@ pub(crate) struct StoreDir(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     options: StoreOptions,
+    /// Threads that remove what is out of sight.
+    removing: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Counts the names that this process has used in `tmp/`.
@@ -26,7 +29,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl StoreDir {
     pub(crate) fn new(path: PathBuf, options: StoreOptions) -> Self {
-        Self(Arc::new(Inner { path, options }))
+        Self(Arc::new(Inner { path, options, removing: Mutex::default() }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -158,6 +161,15 @@ impl StoreDir {
         Ok(gone)
     }
 
+    /// Waits until what was removed in the background is gone.
+    pub(crate) fn settle(&self) {
+        let removing = std::mem::take(&mut *self.0.removing.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in removing {
+            // One that panicked leaves its rest to the next reclaim.
+            let _ = thread.join();
+        }
+    }
+
     /// Takes the lock `locks/NAME` for this process alone; waits for it. Gone when dropped.
     pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
         self.lock_with(name, FlockOperation::LockExclusive)
@@ -205,6 +217,16 @@ impl Staging {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Deletes what has been moved out of sight; a process that ends meanwhile leaves the rest to whoever opens the store next.
+    pub(crate) fn remove_in_background(self) {
+        let dir = self.dir.clone();
+        let mut removing = dir.0.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        removing.retain(|thread| !thread.is_finished());
+        // Where no thread can be had, the closure is dropped, and with it the staging directory deleted right here.
+        let thread = std::thread::Builder::new().name("longshore-remove".to_owned());
+        removing.extend(thread.spawn(move || drop(self)));
+    }
 }
 
 impl Drop for Staging {
@@ -216,8 +238,8 @@ impl Drop for Staging {
     }
 }
 
-/// Locks a directory in `tmp/`; `None` when its owner lives or it is gone.
-fn own(path: &Path) -> Result<Option<File>> {
+/// Locks a directory that belongs to whoever holds its lock; `None` when its owner lives or it is gone.
+pub(crate) fn own(path: &Path) -> Result<Option<File>> {
     let dir = match File::open(path) {
         Ok(dir) => dir,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -5,6 +5,9 @@
 
 #[path = "layers_common/mod.rs"]
 mod common;
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
+#[path = "common/mod.rs"]
+mod images;
 
 use std::path::Path;
 
@@ -12,7 +15,8 @@ use common::{
     Raw, add, archive, describe, device, dir, file, hard, is_root, pax, raw, record, skip, store, symlink,
     view,
 };
-use longshore_image::Error;
+use longshore_image::{Ctx, Error, Image, ImportOptions, Layer, LoadOptions, Store};
+use serde_json::json;
 
 enum Outcome {
     /// The layer is refused; the message contains this.
@@ -32,7 +36,72 @@ fn case(what: &'static str, entries: &[Raw], outcome: Outcome) -> Case {
     Case { what, tar: archive(entries), outcome }
 }
 
-/// Runs all cases in a store beside a victim that must not change.
+/// The ways by which a layer comes into a store.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// `add_layer`, as `import` of a root file system and `ADD` do.
+    Import,
+    /// The same of a compressed tar.
+    ImportCompressed,
+    /// From a registry or another store.
+    Pull,
+    /// In an archive of `docker save`.
+    Load,
+    /// In an archive in OCI form.
+    LoadOci,
+}
+
+const WAYS: [Way; 5] = [Way::Import, Way::ImportCompressed, Way::Pull, Way::Load, Way::LoadOci];
+
+/// Takes the layer in; an image made of it is named `it`.
+fn take(store: &Store, tar: &[u8], way: Way) -> Result<Layer, Error> {
+    let plain = || vec![("application/vnd.oci.image.layer.v1.tar", tar.to_vec(), images::digest(tar))];
+    let only = |image: &Image| Ok(store.layers(image)?.remove(0));
+    match way {
+        Way::Import => add(store, tar),
+        Way::ImportCompressed => add(store, &images::gzip(tar)),
+        Way::Pull => {
+            let mut source = images::Source::default();
+            let root = source.image(&[tar.to_vec()]);
+            let mut options = ImportOptions::default();
+            options.names.push("it".to_owned());
+            only(&store.import(&source, &root, &options, Ctx::none())?.image)
+        }
+        Way::Load => {
+            let mut config = images::config();
+            config["rootfs"] = json!({"type": "layers", "diff_ids": [images::digest(tar).to_string()]});
+            let manifest = json!([{"Config": "c.json", "RepoTags": ["it"], "Layers": ["1/layer.tar"]}]);
+            let (config, manifest) = (config.to_string(), manifest.to_string());
+            load(
+                store,
+                &[
+                    ("1/layer.tar", tar),
+                    ("c.json", config.as_bytes()),
+                    ("manifest.json", manifest.as_bytes()),
+                ],
+            )
+        }
+        Way::LoadOci => {
+            let mut source = images::Source::default();
+            let root = source.image_of(&plain(), images::config());
+            let mut index = json!({"schemaVersion": 2, "manifests": [root]});
+            index["manifests"][0]["annotations"] = json!({"org.opencontainers.image.ref.name": "it"});
+            let index = index.to_string();
+            let paths: Vec<_> = source.blobs.keys().map(|d| format!("blobs/sha256/{}", d.digest())).collect();
+            let mut files: Vec<(&str, &[u8])> = vec![("index.json", index.as_bytes())];
+            files.extend(paths.iter().map(String::as_str).zip(source.blobs.values().map(Vec::as_slice)));
+            load(store, &files)
+        }
+    }
+}
+
+fn load(store: &Store, files: &[(&str, &[u8])]) -> Result<Layer, Error> {
+    let archive = images::tar(files);
+    let loaded = store.load(&mut &archive[..], &LoadOptions::default(), Ctx::none())?;
+    Ok(store.layers(&loaded[0].image)?.remove(0))
+}
+
+/// Runs all cases, by every way, in a store beside a victim that must not change.
 fn run(cases: impl Fn(&Path) -> Vec<Case>) {
     if !is_root() {
         return skip("needs root to mount what was unpacked");
@@ -44,29 +113,45 @@ fn run(cases: impl Fn(&Path) -> Vec<Case>) {
         std::fs::write(victim.join("secret"), "secret").unwrap();
         let before = describe(&victim);
         let store = store(&top.path().join("store"), directories);
-        for Case { what, tar, outcome } in cases(&victim) {
-            let what = format!("{what} ({})", if directories { "directory" } else { "EROFS" });
-            match (add(&store, &tar), outcome) {
-                (Err(e), Refused(names)) => {
-                    assert!(e.is_bad_content(), "{what}: {e:?}");
-                    assert!(e.to_string().contains(names), "{what}: {e} does not name {names:?}");
-                    assert!(e.to_string().len() < 600, "{what}: a message of {} bytes", e.to_string().len());
+        let empty = images::settled(&store);
+        for way in WAYS {
+            for Case { what, tar, outcome } in cases(&victim) {
+                if what.starts_with("3000") && !matches!(way, Way::Import | Way::Pull) {
+                    // Seconds each, and the same code.
+                    continue;
                 }
-                (Ok(layer), Shows(paths)) => {
-                    let seen = view(&store, &[&layer]);
-                    let seen: Vec<_> = seen.keys().map(String::as_str).filter(|p| *p != "/").collect();
-                    assert_eq!(seen, paths, "{what}");
-                    drop(layer);
-                }
-                (Err(e), Shows(_)) => panic!("{what}: refused: {e}"),
-                (Ok(_), Refused(_)) => panic!("{what}: accepted"),
+                let what = format!("{what} ({way:?}, {})", if directories { "directory" } else { "EROFS" });
+                judge(&store, &tar, way, &outcome, &what);
+                common::assert_same(&before, &describe(&victim));
+                let _ = store.remove("it", false);
+                store.collect(Ctx::none()).unwrap();
+                assert!(store.snapshots().unwrap().is_empty());
+                store.settle();
+                assert_eq!(images::settled(&store), empty, "{what}: something stays");
             }
-            common::assert_same(&before, &describe(&victim));
-            store.collect(longshore_image::Ctx::none()).unwrap();
-            assert!(store.snapshots().unwrap().is_empty());
-            let left: Vec<_> = std::fs::read_dir(store.path().join("layers")).unwrap().collect();
-            assert!(left.is_empty(), "{what}: {left:?} stays");
         }
+    }
+}
+
+fn judge(store: &Store, tar: &[u8], way: Way, outcome: &Outcome, what: &str) {
+    match (take(store, tar, way), outcome) {
+        (Err(e), Refused(names)) => {
+            assert!(e.is_bad_content(), "{what}: {e:?}");
+            assert!(e.to_string().contains(names), "{what}: {e} does not name {names:?}");
+            assert!(e.to_string().len() < 600, "{what}: a message of {} bytes", e.to_string().len());
+            assert!(store.names().unwrap().is_empty(), "{what}: it has a name");
+        }
+        (Ok(layer), Shows(_)) if !matches!(way, Way::Import | Way::Pull) => {
+            // The others unpack as these two do, and each mount costs time.
+            assert_eq!(layer.diff_id, images::digest(tar), "{what}");
+        }
+        (Ok(layer), Shows(paths)) => {
+            let seen = view(store, &[&layer]);
+            let seen: Vec<_> = seen.keys().map(String::as_str).filter(|p| *p != "/").collect();
+            assert_eq!(seen, *paths, "{what}");
+        }
+        (Err(e), Shows(_)) => panic!("{what}: refused: {e}"),
+        (Ok(_), Refused(_)) => panic!("{what}: accepted"),
     }
 }
 

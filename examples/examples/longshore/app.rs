@@ -47,6 +47,13 @@ impl App {
         Ok(self.containers.get_or_init(|| containers))
     }
 
+    /// Waits for what is removed in the background, so that the space is free when the command has ended.
+    pub(crate) fn settle(&self) {
+        if let Some(host) = self.host.get() {
+            host.store().settle();
+        }
+    }
+
     pub(crate) fn cancel(&self) -> &AtomicBool {
         &self.cancel
     }

@@ -292,7 +292,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match App::new(cli.root, cleans_up(&cli.command)).and_then(|app| dispatch(&app, cli.command)) {
+    let done = App::new(cli.root, cleans_up(&cli.command)).and_then(|app| {
+        let done = dispatch(&app, cli.command);
+        app.settle();
+        done
+    });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure::report(&failure);

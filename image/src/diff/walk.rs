@@ -11,9 +11,9 @@ use crate::error::at;
 use crate::layer::keeps_xattr;
 
 /// A name in a directory and what it stands for.
-pub(super) struct Item {
-    pub(super) name: Vec<u8>,
-    pub(super) stat: Stat,
+pub(crate) struct Item {
+    pub(crate) name: Vec<u8>,
+    pub(crate) stat: Stat,
 }
 
 /// What the attributes of a file mean to a layer.
@@ -36,7 +36,7 @@ pub(crate) fn reopen(dir: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// A descriptor with a position of its own.
-pub(super) fn again(dir: &OwnedFd, shown: &Path) -> Result<Option<OwnedFd>> {
+pub(crate) fn again(dir: &OwnedFd, shown: &Path) -> Result<Option<OwnedFd>> {
     rfs::openat(dir, ".", DIR, Mode::empty()).map(Some).map_err(at("open", shown))
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn open_below(root: &OwnedFd, path: &[u8], shown: &Path) -> Result<Op
 }
 
 /// A file or directory that denied its owner access, opened up until this is dropped.
-pub(super) struct Unlocked {
+pub(crate) struct Unlocked {
     file: OwnedFd,
     mode: Mode,
 }
@@ -81,7 +81,7 @@ impl Drop for Unlocked {
 
 /// Gives the owner access to what is his: a container's root may read all files, the ordinary user behind it may not.
 /// `None` when it is not his, or no file or directory.
-pub(super) fn unlock(dir: &OwnedFd, item: &Item) -> rustix::io::Result<Option<Unlocked>> {
+pub(crate) fn unlock(dir: &OwnedFd, item: &Item) -> rustix::io::Result<Option<Unlocked>> {
     let (kind, mode) =
         (FileType::from_raw_mode(item.stat.st_mode), Mode::from_raw_mode(item.stat.st_mode & 0o7777));
     let own = item.stat.st_uid == rustix::process::geteuid().as_raw();
@@ -108,7 +108,7 @@ pub(super) fn unlock(dir: &OwnedFd, item: &Item) -> rustix::io::Result<Option<Un
 }
 
 /// What is in a directory, by name.
-pub(super) fn read_dir(dir: &OwnedFd, shown: &Path) -> Result<Vec<Item>> {
+pub(crate) fn read_dir(dir: &OwnedFd, shown: &Path) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for entry in rfs::Dir::read_from(dir).map_err(at("read", shown))? {
         let entry = entry.map_err(at("read", shown))?;

@@ -315,7 +315,7 @@ fn open_dir(at: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-fn lossy(name: &[u8]) -> PathBuf {
+pub(super) fn lossy(name: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(name).into()
 }

@@ -7,6 +7,7 @@
 //! ```
 //! One strict reader ([`tar`]) and one tree in memory ([`tree`]) serve both forms; an image's paths are resolved there.
 
+mod compare;
 mod directory;
 mod erofs;
 pub(crate) mod fuzzing;
@@ -54,16 +55,18 @@ pub struct Limits {
     pub pax: u64,
 }
 
+const DEFAULT: Limits = Limits {
+    entries: 4 << 20,
+    bytes: 256 << 30,
+    ratio: 2_000,
+    path: 16 << 10,
+    xattrs: 256 << 10,
+    pax: 1 << 20,
+};
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            entries: 4 << 20,
-            bytes: 256 << 30,
-            ratio: 2_000,
-            path: 16 << 10,
-            xattrs: 256 << 10,
-            pax: 1 << 20,
-        }
+        DEFAULT
     }
 }
 
@@ -94,6 +97,8 @@ pub(crate) enum Form {
 
 /// What the first bytes of an EROFS layer say, in the part that EROFS leaves free.
 const MARK: &[u8; 16] = b"longshore layer\n";
+/// Where, behind the mark and the record's place, the hash of all that is not the tar lies.
+const SEAL: usize = 32;
 /// More than a record can need.
 const RECORD_MOST: u64 = 16 << 20;
 
@@ -201,7 +206,7 @@ impl Layers {
             let grave = self.dir.staging("removed")?;
             self.dir.step("rename", &path)?;
             fs::rename(&path, grave.path().join(name)).map_err(at("rename", &path))?;
-            in_background(grave);
+            grave.remove_in_background();
             removed = true;
         }
         Ok(removed)
@@ -239,18 +244,82 @@ impl Layers {
         Ok(crate::snapshot::usage_of(&directory)?.0)
     }
 
-    /// Compares the layer with its diff ID as deeply as the driver can (tar bytes; for directories, the recorded tree digest).
-    pub(crate) fn verify(&self, diff_id: &Digest, ctx: Ctx<'_>) -> Result<()> {
-        let Some(mut tar) = self.open_tar(diff_id)? else {
-            return if self.contains(diff_id) {
-                Ok(())
-            } else {
-                Err(Error::NoSuchLayer { diff_id: diff_id.clone() })
-            };
+    /// Proves each form of the layer that is here: what a container will see is what the tar of this diff ID says.
+    ///
+    /// `tars` gives that tar from sound blobs, for directories; an EROFS file holds it, and a hash of the rest.
+    pub(crate) fn verify(
+        &self,
+        diff_id: &Digest,
+        tars: &mut dyn FnMut() -> Option<Box<dyn Read + Send>>,
+        ctx: Ctx<'_>,
+    ) -> Result<Verdict> {
+        let mut verdict = None;
+        let file = self.path(diff_id, ".erofs");
+        if file.exists() {
+            verdict = Some(self.verify_erofs(diff_id, &file, ctx)?);
+        }
+        let directory = self.path(diff_id, "");
+        if directory.exists() && verdict.as_ref().is_none_or(|v| *v == Verdict::Sound) {
+            verdict = Some(self.verify_directory(diff_id, &directory, tars, ctx)?);
+        }
+        verdict.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })
+    }
+
+    fn verify_erofs(&self, diff_id: &Digest, path: &Path, ctx: Ctx<'_>) -> Result<Verdict> {
+        let judge = || -> Result<()> {
+            let file = File::open(path).map_err(at("open", path))?;
+            let record = read_mark(&file, path)?;
+            let mut seal = [0; 32];
+            file.read_exact_at(&mut seal, SEAL as u64).map_err(at("read", path))?;
+            if compare::seal(&file, record.unpacked.bytes).map_err(at("read", path))? != seal {
+                return Err(Error::invalid(path.display().to_string(), &"its index is damaged"));
+            }
+            let mut tar =
+                self.open_tar(diff_id)?.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })?;
+            let (found, _) = check(Hash::like(Some(diff_id))?, &mut tar, &LIMITLESS, ctx)?;
+            expect(diff_id, found)
         };
-        let limits = Limits { entries: u64::MAX / 4, bytes: u64::MAX / 4, ..Limits::default() };
-        let (found, _) = check(Hash::like(Some(diff_id))?, &mut tar, &limits, ctx)?;
-        expect(diff_id, found)
+        verdict(judge())
+    }
+
+    fn verify_directory(
+        &self,
+        diff_id: &Digest,
+        path: &Path,
+        tars: &mut dyn FnMut() -> Option<Box<dyn Read + Send>>,
+        ctx: Ctx<'_>,
+    ) -> Result<Verdict> {
+        let json = path.join("layer.json");
+        let record: Record = match fs::read(&json).map(|text| serde_json::from_slice(&text)) {
+            Ok(Ok(record)) => record,
+            Ok(Err(e)) => return Ok(Verdict::Damaged(e.to_string())),
+            Err(e) => return Ok(Verdict::Damaged(e.to_string())),
+        };
+        while let Some(mut tar) = tars() {
+            let mut source = Source::new(&mut tar, Hash::like(Some(diff_id))?, None, &LIMITLESS, ctx);
+            let mut reader = TarReader::new(&mut source, &LIMITLESS);
+            let (tree, contents) = match compare::read(&mut reader, &LIMITLESS) {
+                Ok(read) => read,
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(e) if e.is_retryable() => return Err(e),
+                // The blob is at fault, not the layer.
+                Err(_) => continue,
+            };
+            let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+            if source.finish() != *diff_id {
+                continue;
+            }
+            if Record::new(unpacked, record.skipped, &tree) != record {
+                return Ok(Verdict::Damaged("its record is another".to_owned()));
+            }
+            let found = compare::directory(&path.join("fs"), self.owner, &tree, &contents, ctx);
+            return match found {
+                Ok(None) => Ok(Verdict::Sound),
+                Ok(Some(difference)) => Ok(Verdict::Damaged(difference)),
+                Err(e) => verdict(Err(e)),
+            };
+        }
+        Ok(Verdict::Unproven)
     }
 
     fn path(&self, diff_id: &Digest, suffix: &str) -> PathBuf {
@@ -310,6 +379,8 @@ impl Layers {
         self.dir.step("write", &path)?;
         erofs::finish(&file, &path, &tree, unpacked.bytes, &diff_id, limits.bytes)?;
         write_mark(&file, &path, &Record::new(unpacked, 0, &tree))?;
+        let seal = compare::seal(&file, unpacked.bytes).map_err(at("read", &path))?;
+        file.write_all_at(&seal, SEAL as u64).map_err(at("write", &path))?;
         self.dir.sync_file(&file, &path)?;
         Ok(Draft { staging, file: path, suffix: ".erofs", diff_id, unpacked })
     }
@@ -360,8 +431,30 @@ struct Draft {
     unpacked: Unpacked,
 }
 
+/// What [`Layers::verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Sound,
+    Damaged(String),
+    /// A directory without a sound blob to compare it with.
+    Unproven,
+}
+
+fn verdict(result: Result<()>) -> Result<Verdict> {
+    match result {
+        Ok(()) => Ok(Verdict::Sound),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        // Neither is the layer's fault.
+        Err(e) if e.is_retryable() => Err(e),
+        Err(e) => Ok(Verdict::Damaged(e.to_string())),
+    }
+}
+
+/// What a layer of the store once had to keep to may have been more than today's budget.
+const LIMITLESS: Limits = Limits { entries: u64::MAX / 4, bytes: u64::MAX / 4, ..DEFAULT };
+
 /// What is known about a layer: `layer.json` of a directory, the first bytes of an EROFS file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     #[serde(flatten)]
     unpacked: Unpacked,
@@ -438,12 +531,6 @@ fn read_mark(file: &File, path: &Path) -> Result<Record> {
     let mut json = vec![0; length as usize];
     file.read_exact_at(&mut json, place).map_err(at("read", path))?;
     serde_json::from_slice(&json).map_err(|e| Error::invalid(path.display().to_string(), &e))
-}
-
-/// Deletes what has been moved out of sight; a process that ends meanwhile leaves the rest to whoever opens the store next.
-pub(crate) fn in_background(grave: Staging) {
-    // Where no thread can be had, the closure is dropped, and with it the staging directory deleted right here.
-    let _ = std::thread::Builder::new().name("longshore-remove".to_owned()).spawn(move || drop(grave));
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ fn a_layer_looks_like_what_gnu_tar_unpacks() {
                 kept.read_to_end(&mut bytes).unwrap();
                 assert!(bytes == made.stdout, "the tar is kept byte for byte");
             }
-            store.layers.verify(&id, Ctx::none()).unwrap();
+            let mut tars = || Some(Box::new(io::Cursor::new(made.stdout.clone())) as Box<dyn Read + Send>);
+            assert_eq!(store.layers.verify(&id, &mut tars, Ctx::none()).unwrap(), Verdict::Sound);
         }
         assert_eq!(store.layers.list().unwrap().len(), 2);
     });

@@ -11,7 +11,7 @@
 mod mend;
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,9 +22,9 @@ use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::diff::walk;
-use crate::dir::StoreDir;
+use crate::dir::{StoreDir, own};
 use crate::error::at;
-use crate::layer::{self, Form, Layers, Owner, RootMeta, in_background, mount};
+use crate::layer::{self, Form, Layers, Owner, RootMeta, mount};
 use crate::{Ctx, Error, Result, diff};
 
 /// A container's writable root file system over an image's layers: kept on disk until removed, mounted only where asked.
@@ -37,6 +37,8 @@ struct Inner {
     path: PathBuf,
     record: Record,
     layers: Layers,
+    /// Held while a temporary one is in use.
+    _owner: Option<File>,
 }
 
 /// `snapshot.json`.
@@ -50,6 +52,9 @@ struct Record {
     /// Whether `mend` lies on top of the layers.
     #[serde(default)]
     mended: bool,
+    /// Whether it goes when nobody holds its lock.
+    #[serde(default)]
+    temporary: bool,
 }
 
 /// The directories of an overlay mount, for whoever mounts it in a user namespace of its own.
@@ -74,6 +79,10 @@ pub struct SnapshotOptions {
     pub read_only: bool,
     /// The ID of the image that it is made for: this image is then in use, and is not removed without force.
     pub image: Option<Digest>,
+    /// It is of use only while the value that [`Store::snapshot_layers`](crate::Store::snapshot_layers) returns (or a clone of it) lives. If
+    /// that ends without removing it, also by a kill, then the next [`Store::collect`](crate::Store::collect) or
+    /// [`Store::sweep_snapshots`](crate::Store::sweep_snapshots) of any process does.
+    pub temporary: bool,
 }
 
 impl Snapshot {
@@ -200,6 +209,7 @@ impl Snapshots {
             // What the topmost layer that speaks about it says.
             root: told.iter().rev().find_map(|told| told.root).unwrap_or(plain),
             mended: false,
+            temporary: options.temporary,
         };
         let staging = self.dir.staging("snapshot")?;
         let draft = staging.path().join("snapshot");
@@ -207,6 +217,8 @@ impl Snapshots {
         fs::create_dir(&draft).map_err(at("create", &draft))?;
         record.mended = self.mend(&draft.join("mend"), layers, &told, &record)?;
         self.draft(&draft, &record)?;
+        // Locked before anybody else can see it.
+        let owner = if options.temporary { own(&draft)? } else { None };
         self.dir.step("rename", &path)?;
         loop {
             match fs::rename(&draft, &path) {
@@ -222,7 +234,7 @@ impl Snapshots {
             // A power cut has left half of one, which nobody can open.
             self.discard(&path)?;
         }
-        Ok(self.snapshot(key, path, record))
+        Ok(self.snapshot(key, path, record, owner))
     }
     pub(crate) fn open(&self, key: &str) -> Result<Snapshot> {
         let path = self.path(key)?;
@@ -233,7 +245,7 @@ impl Snapshots {
             Err(e) => return Err(at("read", path.join("snapshot.json"))(e)),
         };
         let record = serde_json::from_slice(&text).map_err(|_| missing())?;
-        Ok(self.snapshot(key, path, record))
+        Ok(self.snapshot(key, path, record, None))
     }
     pub(crate) fn list(&self) -> Result<Vec<Snapshot>> {
         let all = self.dir.join("snapshots");
@@ -267,12 +279,25 @@ impl Snapshots {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(at("rename", path)(e)),
         }
-        in_background(grave);
+        grave.remove_in_background();
         Ok(())
     }
 
-    fn snapshot(&self, key: &str, path: PathBuf, record: Record) -> Snapshot {
-        Snapshot(Arc::new(Inner { key: key.to_owned(), path, record, layers: self.layers.clone() }))
+    /// Removes temporary ones whose owner is gone; their keys.
+    pub(crate) fn sweep(&self) -> Result<Vec<String>> {
+        let mut swept = Vec::new();
+        for snapshot in self.list()?.iter().filter(|s| s.0.record.temporary) {
+            if let Some(_dead) = own(&snapshot.0.path)? {
+                self.discard(&snapshot.0.path)?;
+                swept.push(snapshot.key().to_owned());
+            }
+        }
+        Ok(swept)
+    }
+
+    fn snapshot(&self, key: &str, path: PathBuf, record: Record, owner: Option<File>) -> Snapshot {
+        let layers = self.layers.clone();
+        Snapshot(Arc::new(Inner { key: key.to_owned(), path, record, layers, _owner: owner }))
     }
 
     fn path(&self, key: &str) -> Result<PathBuf> {

@@ -57,13 +57,15 @@ pub struct LayerUsage {
 type Marked = HashSet<Digest>;
 
 impl Store {
-    /// Frees what no name, snapshot or lease needs; dangling images too, unless a snapshot was made for them.
+    /// Frees what no name, snapshot or lease needs; dangling images too, unless a snapshot was made for them; and temporary snapshots
+    /// without an owner.
     ///
     /// Waits until nobody is in the middle of publishing something, and holds up others only while it unlinks. Downloads that were broken
     /// off are dropped. While a name's file is damaged nothing is freed, see [`Error::Invalid`]: [`Store::verify`] with repair, or
     /// tagging it anew, mends that.
     pub fn collect(&self, ctx: Ctx<'_>) -> Result<Collected> {
         let _alone = self.0.dir.lock(STORE)?;
+        self.0.snapshots.sweep()?;
         let mut collected = Collected::default();
         let leased = lease::held(&self.0.dir)?;
         let marked = self.mark(leased, &mut |store, record| {

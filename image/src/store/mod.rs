@@ -182,6 +182,18 @@ impl Store {
         self.0.snapshots.remove(key)
     }
 
+    /// Removes temporary snapshots whose owner is gone (see [`SnapshotOptions::temporary`]); their keys. [`Store::collect`] does it too.
+    pub fn sweep_snapshots(&self) -> Result<Vec<String>> {
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        self.0.snapshots.sweep()
+    }
+
+    /// Waits until what this process has removed is gone from the disk: layers and snapshots go out of sight at once and are deleted
+    /// in the background. A program about to end calls it; what it leaves undone, the next [`Store::open`] does.
+    pub fn settle(&self) {
+        self.0.dir.settle();
+    }
+
     fn lease(&self) -> Result<Arc<Lease>> {
         Lease::new(&self.0.dir).map(Arc::new)
     }

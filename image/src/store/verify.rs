@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use super::Store;
 use crate::compress;
 use crate::content::{ContentRead, ContentWrite};
 use crate::digest::{HashRead, Hasher};
+use crate::layer::Verdict;
 use crate::lease::STORE;
 use crate::refs::Record;
 use crate::{Ctx, Error, Result};
@@ -46,12 +47,19 @@ pub enum Problem {
         /// Its name.
         digest: Digest,
     },
-    /// A layer that is not what its diff ID says. Repair unpacks it again, or removes it.
+    /// A layer that is not what its diff ID says: its tar, the index over it, or any file, owner, mode, time or attribute of a
+    /// directory. Repair unpacks it again, or removes it.
     DamagedLayer {
         /// Its name.
         diff_id: Digest,
         /// What was seen.
         reason: String,
+    },
+    /// A layer kept as a directory that an image or snapshot needs, and that no sound blob is left to compare with. Importing the image
+    /// again fetches one.
+    UnprovenLayer {
+        /// Its name.
+        diff_id: Digest,
     },
     /// An image needs a blob that is not there. Importing the image again fetches it.
     MissingBlob {
@@ -84,7 +92,8 @@ pub enum Problem {
 }
 
 impl Store {
-    /// Reads everything and compares it with its digests: blobs, layers, names.
+    /// Reads everything and compares it with its digests: blobs, names, and layers as a container will see them. A layer that is a
+    /// directory is compared with the tar in its blob.
     pub fn verify(&self, options: &VerifyOptions, ctx: Ctx<'_>) -> Result<VerifyOutcome> {
         let _shared = self.0.dir.lock_shared(STORE)?;
         let mut outcome = VerifyOutcome::default();
@@ -124,22 +133,70 @@ impl Store {
         outcome: &mut VerifyOutcome,
         ctx: Ctx<'_>,
     ) -> Result<()> {
+        let sources = self.layer_sources()?;
+        let needed = self.needed_layers()?;
         for diff_id in self.0.layers.list()? {
             ctx.check()?;
             outcome.layers += 1;
-            match self.0.layers.verify(&diff_id, ctx) {
-                Ok(()) => {}
-                Err(Error::Cancelled) => return Err(Error::Cancelled),
-                Err(e) => {
+            let blobs = sources.get(&diff_id).map_or(&[][..], Vec::as_slice);
+            let mut left = blobs.iter();
+            let mut tars = || left.find_map(|digest| self.open_tar(digest));
+            match self.0.layers.verify(&diff_id, &mut tars, ctx) {
+                Ok(Verdict::Sound) => {}
+                Ok(Verdict::Unproven) if needed.contains(&diff_id) => {
+                    outcome.problems.push(Problem::UnprovenLayer { diff_id });
+                }
+                // What an import that broke off left; a collection takes it away.
+                Ok(Verdict::Unproven) => {}
+                Ok(Verdict::Damaged(reason)) => {
                     if options.repair {
                         self.0.layers.remove(&diff_id)?;
-                        self.unpack_again(&diff_id, ctx)?;
+                        self.unpack_again(&diff_id, blobs, ctx)?;
                     }
-                    outcome.problems.push(Problem::DamagedLayer { diff_id, reason: e.to_string() });
+                    outcome.problems.push(Problem::DamagedLayer { diff_id, reason });
                 }
+                // Removed meanwhile.
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    fn needed_layers(&self) -> Result<HashSet<Digest>> {
+        let mut needed = HashSet::new();
+        for image in self.0.refs.grouped()? {
+            needed.extend(self.parse(&image.record, None).iter().flat_map(|i| i.diff_ids().iter().cloned()));
+        }
+        for snapshot in self.0.snapshots.list()? {
+            needed.extend(snapshot.layers().iter().cloned());
+        }
+        Ok(needed)
+    }
+
+    /// Which blobs hold which layer: by what was seen when they were unpacked, and by what images say.
+    fn layer_sources(&self) -> Result<HashMap<Digest, Vec<Digest>>> {
+        let mut sources: HashMap<Digest, Vec<Digest>> = HashMap::new();
+        for diff_id in self.0.layers.list()? {
+            let known = self.0.diffs.get(&diff_id).unwrap_or_default();
+            sources.insert(diff_id, known.blobs.iter().map(|b| b.digest().clone()).collect());
+        }
+        for image in self.0.refs.grouped()? {
+            let Ok(image) = self.parse(&image.record, None) else { continue };
+            for (layer, diff_id) in image.manifest().layers().iter().zip(image.diff_ids()) {
+                let blobs = sources.entry(diff_id.clone()).or_default();
+                if !blobs.contains(layer.digest()) {
+                    blobs.push(layer.digest().clone());
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    /// The tar in a blob, if it can be opened.
+    fn open_tar(&self, digest: &Digest) -> Option<Box<dyn Read + Send>> {
+        let (_, tar) = compress::decoder(self.0.blobs.open(digest).ok()?).ok()?;
+        Some(Box::new(tar))
     }
 
     fn verify_refs(&self, options: &VerifyOptions, outcome: &mut VerifyOutcome) -> Result<()> {
@@ -188,7 +245,8 @@ impl Store {
         for diff_id in image.diff_ids().iter().filter(|d| seen.insert(*d)) {
             if !self.0.layers.contains(diff_id) {
                 if options.repair {
-                    self.unpack_again(diff_id, ctx)?;
+                    let blobs = self.layer_sources()?.remove(diff_id).unwrap_or_default();
+                    self.unpack_again(diff_id, &blobs, ctx)?;
                 }
                 outcome.problems.push(Problem::MissingLayer { image: id.clone(), diff_id: diff_id.clone() });
             }
@@ -196,15 +254,15 @@ impl Store {
         Ok(())
     }
 
-    /// From any blob that is known to hold the layer; without one the layer stays away.
-    fn unpack_again(&self, diff_id: &Digest, ctx: Ctx<'_>) -> Result<()> {
-        for descriptor in self.0.diffs.get(diff_id).map(|d| d.blobs).unwrap_or_default() {
-            let Ok(blob) = self.0.blobs.open(descriptor.digest()) else { continue };
-            let (_, mut tar) = compress::decoder(blob)?;
+    /// From any of the blobs that hold the layer; without a sound one the layer stays away.
+    fn unpack_again(&self, diff_id: &Digest, blobs: &[Digest], ctx: Ctx<'_>) -> Result<()> {
+        for mut tar in blobs.iter().filter_map(|digest| self.open_tar(digest)) {
             match self.0.layers.unpack(diff_id, &mut tar, &self.0.limits, ctx) {
                 Ok(_) => return Ok(()),
-                Err(e) if e.is_bad_content() => {}
-                Err(e) => return Err(e),
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(e) if e.is_retryable() => return Err(e),
+                // Another blob may be sound.
+                Err(_) => {}
             }
         }
         Ok(())
