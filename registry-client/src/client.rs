@@ -1,14 +1,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest};
 
 use crate::auth::Credentials;
 use crate::endpoint::{Registry, lock};
-use crate::hosts::{HostConfig, Hosts};
+use crate::hosts::{HostConfig, Hosts, Proxies};
 use crate::policy::UrlPolicy;
 use crate::transport::{Timeouts, Transport, UreqTransport};
 use crate::{CancelToken, Result};
@@ -27,8 +27,10 @@ pub struct Limits {
     pub patience: Duration,
     /// Most pages of one list. 10000.
     pub pages: usize,
-    /// Most entries of one list. 1 million.
+    /// Most entries of one list. 100000.
     pub entries: usize,
+    /// Largest list over all its pages, in bytes of text that is kept. 8 MiB.
+    pub list: u64,
     /// Most redirects of one request. 5.
     pub redirects: u32,
     /// Exchanges with one server at a time. 8.
@@ -46,7 +48,8 @@ impl Default for Limits {
             page: 4 << 20,
             patience: Duration::from_secs(120),
             pages: 10_000,
-            entries: 1_000_000,
+            entries: 100_000,
+            list: 8 << 20,
             redirects: 5,
             concurrency: 8,
             manifest_cache: 8 << 20,
@@ -82,15 +85,15 @@ impl Default for Retry {
 
 /// A registry client: connections, tokens, host settings, what hosts turned out to support. Cheap to clone, shared by threads.
 #[derive(Clone)]
-pub struct Client(pub(crate) Arc<Inner>);
+pub struct Client(pub(crate) Arc<Inner>, pub(crate) CancelToken);
 
 pub(crate) struct Inner {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) credentials: Option<Box<dyn Credentials>>,
     pub(crate) policy: UrlPolicy,
+    pub(crate) proxies: Proxies,
     pub(crate) limits: Limits,
     pub(crate) retry: Retry,
-    pub(crate) cancel: CancelToken,
     pub(crate) warnings: Option<Box<Warnings>>,
     pub(crate) foreign_layers: bool,
     pub(crate) manifests: Mutex<ManifestCache>,
@@ -109,6 +112,7 @@ pub struct ClientBuilder {
     timeouts: Timeouts,
     credentials: Option<Box<dyn Credentials>>,
     policy: UrlPolicy,
+    proxies: Proxies,
     limits: Limits,
     retry: Retry,
     cancel: CancelToken,
@@ -141,6 +145,12 @@ impl ClientBuilder {
     /// Where to look up how to reach registries that [`host`](Self::host) does not name.
     pub fn hosts(mut self, hosts: impl Hosts + 'static) -> Self {
         self.hosts = Some(Box::new(hosts));
+        self
+    }
+
+    /// The proxies to go through, for hosts whose [`TlsOptions`](crate::TlsOptions) name none of their own.
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
         self
     }
 
@@ -203,13 +213,13 @@ impl ClientBuilder {
     /// Builds it.
     pub fn build(self) -> Result<Client> {
         let transport = self.transport.unwrap_or_else(|| Box::new(UreqTransport::new(self.timeouts)));
-        Ok(Client(Arc::new(Inner {
+        let inner = Inner {
             transport,
             credentials: self.credentials,
             policy: self.policy,
+            proxies: self.proxies,
             limits: self.limits,
             retry: self.retry,
-            cancel: self.cancel,
             warnings: self.warnings,
             foreign_layers: self.foreign_layers,
             manifests: Mutex::new(ManifestCache { room: self.limits.manifest_cache, ..Default::default() }),
@@ -218,7 +228,8 @@ impl ClientBuilder {
             configs: self.configs,
             hosts: self.hosts,
             registries: Mutex::default(),
-        })))
+        };
+        Ok(Client(Arc::new(inner), self.cancel))
     }
 }
 
@@ -235,6 +246,13 @@ impl Client {
     /// Starts a builder.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
+    }
+
+    /// The same client, whose calls (and the readers of its sources) end in [`Error::Deadline`](crate::Error::Deadline) where they
+    /// take longer than until then: `client.with_deadline(Instant::now() + budget).pull(..)`.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Instant) -> Self {
+        Self(Arc::clone(&self.0), self.1.until(deadline))
     }
 }
 
@@ -276,6 +294,14 @@ pub(crate) struct ManifestCache {
 impl ManifestCache {
     pub(crate) fn get(&self, digest: &Digest) -> Option<(Descriptor, Bytes)> {
         self.entries.iter().find(|(d, _)| d.digest() == digest).cloned()
+    }
+
+    pub(crate) fn remove(&mut self, digest: &Digest) {
+        if let Some(at) = self.entries.iter().position(|(d, _)| d.digest() == digest)
+            && let Some((_, bytes)) = self.entries.remove(at)
+        {
+            self.used -= bytes.len();
+        }
     }
 
     pub(crate) fn put(&mut self, descriptor: &Descriptor, bytes: &Bytes) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
 
+use crate::transport::TransportErrorKind;
 use crate::{Error, Result};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -94,6 +95,7 @@ pub struct CancelToken(Arc<Node>);
 #[derive(Debug, Default)]
 struct Node {
     flag: AtomicBool,
+    deadline: Option<Instant>,
     parent: Option<CancelToken>,
 }
 
@@ -106,22 +108,45 @@ impl CancelToken {
     /// A token that ends with this one, or earlier by itself.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self(Arc::new(Node { flag: AtomicBool::new(false), parent: Some(self.clone()) }))
+        Self(Arc::new(Node { parent: Some(self.clone()), ..Node::default() }))
     }
 
-    /// Ends everything that uses this token within a tenth of a second, also while it waits for the network
-    /// (name lookups and the TCP handshake excepted: those end with their timeouts).
+    /// A token that ends with this one, and by itself at that time: what uses it then ends in [`Error::Deadline`].
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self(Arc::new(Node { deadline: Some(deadline), parent: Some(self.clone()), ..Node::default() }))
+    }
+
+    /// Ends everything that uses this token within a tenth of a second, also while it waits for the network.
     pub fn cancel(&self) {
         self.0.flag.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was raised.
+    /// Whether it was raised, or its deadline has passed.
     pub fn is_cancelled(&self) -> bool {
-        self.0.flag.load(Ordering::Relaxed) || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
+        self.ended().is_some()
+    }
+
+    /// Why it ended, if it did: raised before out of time.
+    pub(crate) fn ended(&self) -> Option<TransportErrorKind> {
+        let mut late = false;
+        let mut next = Some(self);
+        while let Some(Self(node)) = next {
+            if node.flag.load(Ordering::Relaxed) {
+                return Some(TransportErrorKind::Cancelled);
+            }
+            late |= node.deadline.is_some_and(|at| at <= Instant::now());
+            next = node.parent.as_ref();
+        }
+        late.then_some(TransportErrorKind::Expired)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        match self.ended() {
+            None => Ok(()),
+            Some(TransportErrorKind::Expired) => Err(Error::Deadline),
+            Some(_) => Err(Error::Cancelled),
+        }
     }
 
     /// Sleeps unless and until cancelled.

@@ -1,27 +1,38 @@
 //! Removal, and tags without transfer.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest};
 
 use crate::auth::Scopes;
+use crate::endpoint::lock;
 use crate::exchange::Call;
 use crate::manifest;
 use crate::push::{Content, Push};
 use crate::transport::Method;
-use crate::{BoxError, Client, Ctx, Error, Reference, Result, digest, parallel};
+use crate::{BoxError, Client, Ctx, Error, Reference, Result, Source, digest};
 
 impl Client {
     /// Deletes what the reference names: a manifest where it has a digest (with all tags on it), else the tag alone.
     ///
     /// Registries that cannot delete a tag (docker-registry 2) are helped: the tag is moved to an empty manifest made for the
-    /// purpose, and that is deleted.
+    /// purpose, and that is deleted. A manifest that is attached to another is taken off the list that clients keep of those where the
+    /// registry does not (distribution-spec, "Referrers Tag Schema").
     pub fn delete(&self, reference: &Reference) -> Result<()> {
         match (reference.digest(), reference.tag()) {
             (None, Some(tag)) => match self.delete_manifest(reference, tag) {
                 Err(Error::Status { status: 400 | 405, .. }) => self.delete_tag_by_detour(reference, tag),
                 other => other,
             },
-            _ => self.delete_manifest(reference, reference.selector()),
+            (None, None) => self.delete_manifest(reference, reference.selector()),
+            (Some(digest), _) => {
+                let source = self.source(reference)?.without_mirrors();
+                let subject = subject_of(&source, digest)?;
+                self.delete_manifest(reference, digest.as_ref())?;
+                lock(&self.0.manifests).remove(digest);
+                subject.map_or(Ok(()), |subject| source.detach(digest, &subject))
+            }
         }
     }
 
@@ -31,11 +42,35 @@ impl Client {
         self.send_delete(reference, &format!("/{}/blobs/{digest}", reference.repository()))
     }
 
-    /// Lets another tag of the same repository point to what the reference names, without moving blobs.
-    pub fn tag(&self, reference: &Reference, tag: &str) -> Result<Descriptor> {
-        let target = reference.with_tag(tag)?;
-        let (root, bytes) = self.manifest(reference)?;
-        self.put_manifest(&target, tag, &root, &bytes)?;
+    /// Lets other tags of the same repository point to what the reference names, without moving blobs.
+    ///
+    /// Several go in one request where the registry has that (`?tag=`, answered by `OCI-Tag`), else one by one.
+    pub fn tag(&self, reference: &Reference, tags: &[&str]) -> Result<Descriptor> {
+        for tag in tags {
+            reference.with_tag(tag)?;
+        }
+        let source = self.source(reference)?.without_mirrors();
+        let (root, bytes) = source.manifest(reference.selector())?;
+        let content = Two([(root.clone(), bytes.clone()), (root.clone(), bytes.clone())]);
+        let (repository, cancel) = (reference.repository(), &self.1);
+        let push = Push::new(&self.0, &source.registry, repository, &content, Ctx::none(), cancel);
+        let mut left: Vec<&str> = tags.to_vec();
+        let quirk = &source.registry.server.quirks.no_tag_list;
+        while left.len() > 1 && !quirk.load(Ordering::Relaxed) {
+            let some = &left[..left.len().min(TAGS_AT_ONCE)];
+            let reply =
+                push.put_manifest(&format!("{}?tag={}", root.digest(), some.join("&tag=")), &root, &bytes)?;
+            let set: Vec<&str> =
+                reply.headers.all("oci-tag").flat_map(|v| v.split(',')).map(str::trim).collect();
+            let before = left.len();
+            left.retain(|tag| !set.contains(tag));
+            if left.len() == before {
+                quirk.store(true, Ordering::Relaxed);
+            }
+        }
+        for tag in left {
+            push.put_manifest(tag, &root, &bytes)?;
+        }
         Ok(root)
     }
 
@@ -46,7 +81,7 @@ impl Client {
     fn send_delete(&self, reference: &Reference, path: &str) -> Result<()> {
         let registry = self.0.registry(reference.registry())?;
         let scopes = Scopes::repository(reference.repository(), "delete,pull,push");
-        let reply = self.0.call(&registry.server, &Call::new(Method::Delete, path, scopes, &self.0.cancel));
+        let reply = self.0.call(&registry.server, &Call::new(Method::Delete, path, scopes, &self.1));
         match reply {
             Err(Error::Status { status: 405, codes, .. })
                 if path.contains("/blobs/")
@@ -74,17 +109,22 @@ impl Client {
         self.push(reference, &root, &content, Ctx::none())?;
         self.delete_manifest(reference, root.digest().as_ref())
     }
-
-    fn put_manifest(&self, target: &Reference, tag: &str, root: &Descriptor, bytes: &Bytes) -> Result<()> {
-        let registry = self.0.registry(target.registry())?;
-        let content = Two([(root.clone(), bytes.clone()), (root.clone(), bytes.clone())]);
-        parallel::watched(Ctx::none(), &self.0.cancel, |cancel| {
-            let push = Push::new(&self.0, &registry, target.repository(), &content, Ctx::none(), cancel);
-            push.put_manifest(tag, root, bytes).map(drop)
-        })
-    }
 }
 
+/// What the manifest is attached to. One that cannot be read or understood may still be deleted.
+fn subject_of(source: &Source, digest: &Digest) -> Result<Option<Digest>> {
+    let bytes = match source.manifest(digest.as_ref()) {
+        Ok((_, bytes)) => bytes,
+        Err(e) if e.is_auth() || e.is_corrupt() || matches!(e, Error::Schema1 | Error::TooLarge { .. }) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    Ok(manifest::parse(&bytes, None)?.subject.map(|s| s.digest().clone()))
+}
+
+/// As many as every registry with that function takes.
+const TAGS_AT_ONCE: usize = 10;
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// Two pieces of content in memory.

@@ -1,14 +1,15 @@
 //! One server as a client knows it: where it is, how to log in, what it turned out to (not) support.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::auth::AuthState;
 use crate::ctx::CANCEL_POLL;
 use crate::hosts::{Host, HostConfig};
-use crate::transport::{Headers, TlsOptions};
+use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};
 use crate::url::{Origin, Scheme, Url};
 use crate::{CancelToken, Result};
 
@@ -44,6 +45,8 @@ pub(crate) struct Endpoint {
     /// The registry that this one mirrors (`?ns=`).
     pub(crate) mirror_of: Option<String>,
     auth: Mutex<AuthState>,
+    /// The kinds of addresses under which it answered.
+    met: Mutex<AddressClasses>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) quirks: Quirks,
 }
@@ -59,6 +62,8 @@ pub(crate) struct Quirks {
     pub(crate) mount_works: AtomicBool,
     /// No referrers API.
     pub(crate) no_referrers: AtomicBool,
+    /// No list of tags with a manifest.
+    pub(crate) no_tag_list: AtomicBool,
     /// The largest body that it takes in one request, in bytes; 0 is unknown.
     pub(crate) chunk_max: AtomicU64,
     /// A mirror that failed is left alone until then.
@@ -80,6 +85,7 @@ impl Endpoint {
             pull: host.pull,
             mirror_of,
             auth: Mutex::default(),
+            met: Mutex::new(AddressClasses::NONE),
             permits: Arc::new(Permits { free: Mutex::new(concurrency), returned: Condvar::new() }),
             quirks,
         }
@@ -93,8 +99,28 @@ impl Endpoint {
         lock(&self.root).origin().clone()
     }
 
-    pub(crate) fn auth(&self) -> MutexGuard<'_, AuthState> {
-        lock(&self.auth)
+    /// Held while a token is fetched, so that one serves all; who waits for it can be cancelled.
+    pub(crate) fn auth(&self, cancel: &CancelToken) -> Result<MutexGuard<'_, AuthState>> {
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match self.auth.try_lock() {
+                Ok(state) => return Ok(state),
+                Err(TryLockError::Poisoned(state)) => return Ok(state.into_inner()),
+                Err(TryLockError::WouldBlock) => cancel.sleep(pause)?,
+            }
+            pause = (pause * 2).min(CANCEL_POLL / 10);
+        }
+    }
+
+    /// The kinds of addresses under which it answered so far.
+    pub(crate) fn met(&self) -> AddressClasses {
+        *lock(&self.met)
+    }
+
+    /// It answered from there.
+    pub(crate) fn meet(&self, peer: IpAddr) {
+        let mut met = lock(&self.met);
+        *met = met.with(class_of(peer));
     }
 
     pub(crate) fn headers(&self) -> &Headers {

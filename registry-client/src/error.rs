@@ -17,6 +17,9 @@ pub enum Error {
     /// The caller's cancel flag was raised.
     #[error("cancelled")]
     Cancelled,
+    /// The deadline of [`Client::with_deadline`](crate::Client::with_deadline) or [`CancelToken::until`](crate::CancelToken::until).
+    #[error("the deadline has passed")]
+    Deadline,
     /// Not an image name.
     #[error("invalid reference {input:?}: {reason}")]
     Reference {

@@ -11,7 +11,8 @@ use crate::digest::clip;
 use crate::endpoint::{Endpoint, Permit, lock};
 use crate::error::{ApiError, Purpose, is_retryable_status};
 use crate::transport::{
-    AddressClasses, Body, Headers, Method, Request, Response, TransportError, TransportErrorKind, classify_io,
+    AddressClasses, Body, Headers, Method, Request, Response, TlsOptions, TransportError, TransportErrorKind,
+    classify_io,
 };
 use crate::url::{Scheme, Url};
 use crate::{CancelToken, Error, Result};
@@ -129,6 +130,9 @@ impl Inner {
         for _ in 0..=self.limits.redirects {
             let sent = self.exchange(endpoint, call, &hop, authorization)?;
             let Ok(reply) = &sent else { return Ok((hop, sent)) };
+            if let Some(peer) = reply.peer.filter(|_| *hop.url.origin() == endpoint.origin()) {
+                endpoint.meet(peer);
+            }
             let method_kept = matches!(reply.status, 307 | 308);
             let reads = matches!(call.method, Method::Get | Method::Head);
             if !(method_kept || (matches!(reply.status, 301..=303) && reads)) {
@@ -143,6 +147,27 @@ impl Inner {
         Err(Error::protocol(&hop.url, format!("more than {} redirects", self.limits.redirects)))
     }
 
+    /// Whether a URL that the endpoint named may be followed, and to which addresses.
+    pub(crate) fn check_url(
+        &self,
+        endpoint: &Endpoint,
+        url: &Url,
+        purpose: Purpose,
+    ) -> Result<AddressClasses> {
+        self.policy.check(&*self.transport, &endpoint.origin(), endpoint.met(), url, purpose)
+    }
+
+    /// How to talk to a URL: the endpoint's own options for itself (and for hosts of the same `owner`), the client's proxy for all.
+    pub(crate) fn tls_for(&self, endpoint: &Endpoint, url: &Url, owner: bool) -> Option<TlsOptions> {
+        let own = endpoint.tls_for(url, owner);
+        match self.proxies.get(url) {
+            Some(proxy) if own.as_ref().is_none_or(|o| o.proxy_url().is_none()) => {
+                Some(own.unwrap_or_default().proxy(proxy))
+            }
+            _ => own,
+        }
+    }
+
     fn first_hop(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Hop> {
         match &call.target {
             Target::Api(path) => {
@@ -150,7 +175,7 @@ impl Inner {
             }
             Target::Named(url, purpose) => {
                 let origin = endpoint.origin();
-                let addresses = self.policy.check(&*self.transport, &origin, url, *purpose)?;
+                let addresses = self.check_url(endpoint, url, *purpose)?;
                 // A foreign URL is nobody's home, even where it points to the registry.
                 let home = *url.origin() == origin && *purpose != Purpose::Foreign;
                 Ok(Hop { url: url.clone(), addresses, home })
@@ -163,7 +188,7 @@ impl Inner {
         if from.url.origin().scheme == Scheme::Https && url.origin().scheme == Scheme::Http {
             return Err(Error::Refused { purpose, url: url.to_string(), reason: "it leaves TLS".into() });
         }
-        let mut addresses = self.policy.check(&*self.transport, &origin, &url, purpose)?;
+        let mut addresses = self.check_url(endpoint, &url, purpose)?;
         let returns = !from.home && *url.origin() == origin;
         if returns && origin.ip().is_none() {
             // A stranger may send us back home, but that makes it no inner guide.
@@ -189,7 +214,7 @@ impl Inner {
                 headers.push("authorization", value);
             }
         }
-        let tls = endpoint.tls_for(&hop.url, false);
+        let tls = self.tls_for(endpoint, &hop.url, false);
         let send = |headers: &Headers, body: Body<'_>| {
             let mut request = Request::new(call.method, &hop.url, headers, call.cancel);
             request.addresses = hop.addresses;
@@ -324,6 +349,7 @@ impl Error {
     pub(crate) fn from_transport(method: Method, url: &Url, attempts: u32, source: TransportError) -> Self {
         match source.kind {
             TransportErrorKind::Cancelled => Self::Cancelled,
+            TransportErrorKind::Expired => Self::Deadline,
             _ => Self::Transport { method: method.as_str(), url: url.to_string(), attempts, source },
         }
     }

@@ -59,9 +59,9 @@
 //! chooses. For every one of them:
 //!
 //! - From `https` only to `https`; only those two schemes; no user names; no addresses in unusual notation.
-//! - A public registry leads to public addresses only, one on an inner network also to that kind of network. This holds for what a
-//!   name *resolves to*, at each connection, not for how it looks; [`ClientBuilder::allow_inner`] makes exceptions. (Behind an HTTP proxy
-//!   the proxy resolves, and only addresses in the URL itself are seen.)
+//! - A public registry leads to public addresses only, one on an inner network also to that kind of network; which it is shows where
+//!   it answered from. This holds for what a name *resolves to*, at each connection, not for how it looks;
+//!   [`ClientBuilder::allow_inner`] makes exceptions. (Where a proxy looks names up, only addresses in the URL itself are seen.)
 //! - Credentials, and configured headers, go to the very origin of the registry: scheme, host *and* port. A token server gets a login
 //!   if it is that origin, or over TLS a host of the same registered domain, or named by [`ClientBuilder::trust_realm`]; otherwise it is
 //!   asked anonymously, and if that is not enough the error names it. Redirects of token servers are not followed.
@@ -71,12 +71,12 @@
 //! # Cancellation
 //!
 //! [`Ctx::cancel`] and [`CancelToken`] end a call within about a tenth of a second, also while it waits for a silent server: sockets
-//! are read with short timeouts, between which the flag is looked at. Name lookups and TCP handshakes end with their own timeouts.
+//! are read with short timeouts, between which the flag is looked at; name lookups and TCP handshakes are waited for in the same way.
+//! [`Client::with_deadline`] bounds a whole call in time, whatever it does.
 //!
 //! # Not yet
 //!
-//! Several ranges of one blob at once; HTTP/2; cloud providers' own logins (their helper programs do); SOCKS proxies; removing a deleted
-//! artifact from the fallback list of its subject; `OCI-Tag` and other parts of the distribution specification after 1.1.
+//! Several ranges of one blob at once; HTTP/2; cloud providers' own logins (their helper programs do).
 #![forbid(unsafe_code)]
 
 mod auth;
@@ -110,7 +110,7 @@ pub use auth::{
 pub use client::{Client, ClientBuilder, Limits, Retry};
 pub use ctx::{CancelToken, Ctx, Event};
 pub use error::{ApiError, BoxError, Error, Purpose, Result};
-pub use hosts::{Host, HostConfig, Hosts, HostsDir};
+pub use hosts::{Host, HostConfig, Hosts, HostsDir, Proxies};
 pub use layout::Layout;
 pub use list::Found;
 pub use pull::{Platforms, Pulled, Sink};

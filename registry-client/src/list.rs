@@ -1,10 +1,12 @@
 //! Lists that come in pages, and small questions to a registry.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::auth::Scopes;
 use crate::client::Inner;
@@ -13,20 +15,11 @@ use crate::endpoint::Endpoint;
 use crate::error::Purpose;
 use crate::exchange::{Call, Target, read_capped};
 use crate::transport::{Headers, Method, Response};
-use crate::{Client, Error, Reference, Result, Url};
+use crate::{CancelToken, Client, Error, Reference, Result, Url};
 
 /// Entries to ask for per page.
 const PAGE: usize = 1000;
-
-#[derive(Deserialize)]
-struct Tags {
-    tags: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct Catalog {
-    repositories: Option<Vec<String>>,
-}
+const JSON: &str = "application/json";
 
 /// One image of a [search](Client::search).
 #[derive(Clone, Debug, Deserialize)]
@@ -53,22 +46,22 @@ impl Client {
         let registry = self.0.registry(reference.registry())?;
         let path = format!("/{}/tags/list?n={PAGE}", reference.repository());
         let scopes = Scopes::repository(reference.repository(), "pull");
-        self.0.pages(&registry.server, &path, &scopes, |page: Tags| page.tags.unwrap_or_default())
+        let list = List { path: &path, scopes, accept: JSON, cancel: &self.1 };
+        self.0.names(&registry.server, &list, "tags")
     }
 
     /// All repositories of a registry (`127.0.0.1:5000`). Many registries refuse this.
     pub fn catalog(&self, registry: &str) -> Result<Vec<String>> {
         let registry = self.0.registry(registry)?;
         let path = format!("/_catalog?n={PAGE}");
-        self.0.pages(&registry.server, &path, &Scopes::catalog(), |page: Catalog| {
-            page.repositories.unwrap_or_default()
-        })
+        let list = List { path: &path, scopes: Scopes::catalog(), accept: JSON, cancel: &self.1 };
+        self.0.names(&registry.server, &list, "repositories")
     }
 
     /// Asks the registry for its API's root, logging in if it demands that: whether name and password are right.
     pub fn ping(&self, registry: &str) -> Result<()> {
         let registry = self.0.registry(registry)?;
-        let call = Call::new(Method::Get, "/", Scopes::default(), &self.0.cancel);
+        let call = Call::new(Method::Get, "/", Scopes::default(), &self.1);
         self.0.call(&registry.server, &call).map(drop)
     }
 
@@ -88,7 +81,7 @@ impl Client {
             registry.server.origin().to_string()
         };
         let url = Url::parse(&format!("{host}/v1/search"))?.with_query("q", term).with_query("n", "100");
-        let mut call = Call::new(Method::Get, "", Scopes::default(), &self.0.cancel);
+        let mut call = Call::new(Method::Get, "", Scopes::default(), &self.1);
         call.target = Target::Named(url.clone(), Purpose::Redirect);
         let reply = match self.0.call(&registry.server, &call) {
             Err(Error::Status { status: 404 | 405 | 501, .. }) => return Err(unsupported()),
@@ -99,68 +92,157 @@ impl Client {
     }
 }
 
+/// A list to fetch.
+pub(crate) struct List<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) scopes: Scopes,
+    pub(crate) accept: &'a str,
+    pub(crate) cancel: &'a CancelToken,
+}
+
 impl Inner {
-    /// Follows a list through its pages.
-    fn pages<T: DeserializeOwned>(
-        &self,
-        endpoint: &Endpoint,
-        path: &str,
-        scopes: &Scopes,
-        entries: impl Fn(T) -> Vec<String>,
-    ) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        let mut known = HashSet::new();
-        self.each_page(endpoint, path, scopes, "application/json", |body| {
-            let page: T = serde_json::from_slice(&body).map_err(|e| {
+    /// A list of names, which are the array `field` of each page.
+    fn names(&self, endpoint: &Endpoint, list: &List<'_>, field: &str) -> Result<Vec<String>> {
+        let mut names = Names { most: self.limits.entries, ..Names::default() };
+        self.each_page(endpoint, list, |body| {
+            let mut parser = serde_json::Deserializer::from_slice(&body);
+            let read = Page { field, names: &mut names }.deserialize(&mut parser);
+            read.and_then(|()| parser.end()).map_err(|e| {
+                if names.full {
+                    return Error::TooLarge { what: "a list".into(), limit: self.limits.entries as u64 };
+                }
                 Error::protocol(endpoint.origin(), format!("no list: {}", clip(&e.to_string())))
-            })?;
-            for entry in entries(page) {
-                if found.len() >= self.limits.entries {
-                    return Err(Error::TooLarge { what: "a list".into(), limit: self.limits.entries as u64 });
-                }
-                if known.insert(entry.clone()) {
-                    found.push(entry);
-                }
-            }
-            Ok(())
+            })
         })?;
-        Ok(found)
+        Ok(names.found)
     }
 
     /// Fetches a list's pages one by one.
     pub(crate) fn each_page(
         &self,
         endpoint: &Endpoint,
-        path: &str,
-        scopes: &Scopes,
-        accept: &str,
+        list: &List<'_>,
         mut take: impl FnMut(Bytes) -> Result<()>,
     ) -> Result<()> {
-        let mut visited = HashSet::new();
+        // Hashes rather than URLs, which may be long, and many.
+        let (mut visited, hasher) = (HashSet::new(), RandomState::new());
         let mut next: Option<Url> = None;
+        let mut total = 0;
         for _ in 0..self.limits.pages {
-            let mut call = Call::new(Method::Get, path, scopes.clone(), &self.cancel);
-            call.headers = Headers::new().with("accept", accept);
+            let mut call = Call::new(Method::Get, list.path, list.scopes.clone(), list.cancel);
+            call.headers = Headers::new().with("accept", list.accept);
             let here = match next.take() {
                 Some(url) => {
                     call.target = Target::Named(url.clone(), Purpose::Link);
                     url
                 }
-                None => endpoint.url(path)?,
+                None => endpoint.url(list.path)?,
             };
             let reply = self.call(endpoint, &call)?;
             next = next_page(&reply, &here)?;
-            take(read_capped(reply, self.limits.page, self.limits.patience, "a page of a list", &here)?)?;
-            visited.insert(here.to_request_string());
+            let page = read_capped(reply, self.limits.page, self.limits.patience, "a page of a list", &here)?;
+            total += page.len() as u64;
+            if total > self.limits.list {
+                return Err(Error::TooLarge { what: "a list".into(), limit: self.limits.list });
+            }
+            take(page)?;
+            visited.insert(hasher.hash_one(here.to_request_string()));
             match &next {
                 None => return Ok(()),
-                Some(url) if visited.contains(&url.to_request_string()) => {
+                Some(url) if visited.contains(&hasher.hash_one(url.to_request_string())) => {
                     return Err(Error::protocol(url, "the pages of the list go round in a circle"));
                 }
                 Some(_) => {}
             }
         }
         Err(Error::protocol(endpoint.origin(), format!("the list has more than {} pages", self.limits.pages)))
+    }
+}
+
+/// The names of a list, each once, taken while they are parsed: a page of short names is many times as large in memory.
+#[derive(Default)]
+struct Names {
+    found: Vec<String>,
+    /// Hashes with a key of our own: nobody can make two names meet.
+    known: HashSet<u64>,
+    hasher: RandomState,
+    most: usize,
+    full: bool,
+}
+
+impl Names {
+    fn add(&mut self, name: String) -> bool {
+        if self.known.insert(self.hasher.hash_one(&name)) {
+            self.full = self.found.len() >= self.most;
+            if !self.full {
+                self.found.push(name);
+            }
+        }
+        !self.full
+    }
+}
+
+/// Reads the array `field` of a document into the names.
+struct Page<'a> {
+    field: &'a str,
+    names: &'a mut Names,
+}
+
+impl<'de> DeserializeSeed<'de> for Page<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, document: D) -> Result<(), D::Error> {
+        document.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Page<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with an array {:?}", self.field)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == self.field {
+                map.next_value_seed(Entries(self.names))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Entries<'a>(&'a mut Names);
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, array: D) -> Result<(), D::Error> {
+        array.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of names, or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(name) = array.next_element()? {
+            if !self.0.add(name) {
+                return Err(serde::de::Error::custom("too many"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -225,6 +307,23 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_link(header), wanted, "{header}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_from_one_field_and_counted() {
+        let read = |text: &str, most| {
+            let mut names = Names { most, ..Names::default() };
+            let mut parser = serde_json::Deserializer::from_str(text);
+            let read = Page { field: "tags", names: &mut names }.deserialize(&mut parser);
+            (read.is_ok(), names.found.join(" "), names.full)
+        };
+        assert_eq!(read(r#"{"name":"x","tags":["a","b","a"],"more":[1]}"#, 2), (true, "a b".into(), false));
+        assert_eq!(read(r#"{"tags":null}"#, 2), (true, String::new(), false));
+        assert_eq!(read(r#"{"name":"x"}"#, 2), (true, String::new(), false));
+        assert_eq!(read(r#"{"tags":["a","b","c"]}"#, 2), (false, "a b".into(), true));
+        for bad in [r#"{"tags":"a"}"#, r#"{"tags":[1]}"#, r#"["a"]"#, "{", ""] {
+            assert!(!read(bad, 2).0, "{bad}");
         }
     }
 

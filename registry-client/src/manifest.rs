@@ -70,6 +70,7 @@ struct Raw {
 ///
 /// A document that could be read as both (CVE-2021-41190), or as something else than it was called, is refused.
 pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Graph> {
+    check_parts(parts(bytes))?;
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|e| Error::manifest(digest::clip(&e.to_string())))?;
     if raw.schema_version == Some(1) || raw.fs_layers.is_some() {
@@ -122,6 +123,19 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Graph> {
         digest::parse(d.digest().as_ref())?;
     }
     Ok(graph)
+}
+
+/// Quotation marks in a document: how much it is made of. Descriptors and annotations as short as can be take many times their own size
+/// in memory; those that are meant seriously do not.
+pub(crate) fn parts(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| **b == b'"').count()
+}
+
+/// Some seven thousand layers with three annotations each.
+const PARTS_MAX: usize = 150_000;
+
+pub(crate) fn check_parts(parts: usize) -> Result<()> {
+    if parts <= PARTS_MAX { Ok(()) } else { Err(Error::manifest("it has too many parts")) }
 }
 
 /// The type without parameters.

@@ -31,11 +31,13 @@ pub(crate) struct UrlPolicy {
 }
 
 impl UrlPolicy {
-    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to.
+    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to. `met` are the kinds of
+    /// addresses under which the registry itself has answered.
     pub(crate) fn check(
         &self,
         transport: &dyn Transport,
         registry: &Origin,
+        met: AddressClasses,
         target: &Url,
         purpose: Purpose,
     ) -> Result<AddressClasses> {
@@ -54,7 +56,7 @@ impl UrlPolicy {
         if listed(&self.inner_hosts, origin) {
             return Ok(AddressClasses::ALL);
         }
-        let allowed = self.reachable(transport, registry);
+        let allowed = reachable(transport, registry, met);
         if let Some(ip) = origin.ip()
             && !allowed.contains(ip)
         {
@@ -64,12 +66,6 @@ impl UrlPolicy {
             return Err(refuse("it is a local name"));
         }
         Ok(allowed)
-    }
-
-    /// A public registry may lead to public addresses; one on an inner network also to its own kind of them.
-    fn reachable(&self, transport: &dyn Transport, registry: &Origin) -> AddressClasses {
-        let own = transport.lookup(&registry.host, registry.port).unwrap_or_default();
-        own.into_iter().fold(AddressClasses::GLOBAL, |classes, a| classes.with(class_of(a.ip())))
     }
 
     /// Whether the token server may see the registry's credentials.
@@ -88,6 +84,20 @@ impl UrlPolicy {
             && api.scheme == Scheme::Https
             && same_owner(&realm.host, &api.host)
     }
+}
+
+/// A public registry may lead to public addresses; one on an inner network also to its own kind of them.
+///
+/// What counts is where it answered from, not what its name says at another time. One with a public address is public, whatever
+/// inner addresses its name may have beside that.
+fn reachable(transport: &dyn Transport, registry: &Origin, met: AddressClasses) -> AddressClasses {
+    let own = if met.is_empty() {
+        let found = transport.lookup(&registry.host, registry.port).unwrap_or_default();
+        found.into_iter().fold(AddressClasses::NONE, |classes, a| classes.with(class_of(a.ip())))
+    } else {
+        met
+    };
+    if own.has(AddressClasses::GLOBAL) { AddressClasses::GLOBAL } else { own.with(AddressClasses::GLOBAL) }
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -147,18 +157,21 @@ mod tests {
         }
 
         fn lookup(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
-            let ip = match host {
-                "public.example" => "93.184.216.34",
-                "inner.example" => "10.0.0.7",
-                ip => ip.trim_matches(['[', ']']),
+            let ips = match host {
+                "public.example" => vec!["93.184.216.34"],
+                "inner.example" => vec!["10.0.0.7"],
+                "both.example" => vec!["10.0.0.7", "93.184.216.34"],
+                ip => vec![ip.trim_matches(['[', ']'])],
             };
-            Ok(vec![SocketAddr::new(ip.parse().map_err(std::io::Error::other)?, port)])
+            let parsed = |ip: &str| Ok(SocketAddr::new(ip.parse().map_err(std::io::Error::other)?, port));
+            ips.into_iter().map(parsed).collect()
         }
     }
 
     fn check(registry: &str, target: &str, purpose: Purpose) -> Result<AddressClasses> {
         let registry = Url::parse(registry).unwrap();
-        UrlPolicy::default().check(&Names, registry.origin(), &Url::parse(target).unwrap(), purpose)
+        let met = AddressClasses::NONE;
+        UrlPolicy::default().check(&Names, registry.origin(), met, &Url::parse(target).unwrap(), purpose)
     }
 
     #[test]
@@ -189,6 +202,22 @@ mod tests {
         assert!(check("http://127.0.0.1:5000/", "http://127.0.0.1:6000/", Purpose::Redirect).is_ok());
         assert!(check("http://127.0.0.1:5000/", "http://169.254.169.254/", Purpose::Redirect).is_err());
         assert!(check("http://10.0.0.7/", "http://localhost/", Purpose::Redirect).is_err());
+    }
+
+    #[test]
+    fn one_public_address_makes_a_registry_public() {
+        let reach = |host: &str, met| {
+            let registry = Url::parse(&format!("http://{host}/")).unwrap();
+            reachable(&Names, registry.origin(), met)
+        };
+        assert_eq!(reach("both.example", AddressClasses::NONE), AddressClasses::GLOBAL);
+        assert_eq!(
+            reach("inner.example", AddressClasses::GLOBAL),
+            AddressClasses::GLOBAL,
+            "it answered from outside"
+        );
+        let private = AddressClasses::GLOBAL.with(AddressClasses::PRIVATE);
+        assert_eq!(reach("public.example", AddressClasses::PRIVATE), private, "it answered from inside");
     }
 
     #[test]

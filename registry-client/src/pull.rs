@@ -82,7 +82,7 @@ impl Client {
         sink: &dyn Sink,
         ctx: Ctx<'_>,
     ) -> Result<Pulled> {
-        parallel::watched(ctx, &self.0.cancel, |cancel| {
+        parallel::watched(ctx, &self.1, |cancel| {
             let source = self.source(reference)?.with_cancel(cancel.clone());
             let (root, bytes) = source.manifest(reference.selector())?;
             let pull = Pull { client: self, source, sink, ctx, counts: Default::default() };

@@ -93,7 +93,7 @@ impl Client {
         ctx: Ctx<'_>,
     ) -> Result<Pushed> {
         let registry = self.0.registry(reference.registry())?;
-        parallel::watched(ctx, &self.0.cancel, |cancel| {
+        parallel::watched(ctx, &self.1, |cancel| {
             let push = Push::new(&self.0, &registry, reference.repository(), content, ctx, cancel);
             push.tree(root, reference.digest().is_none().then(|| reference.selector()), 0)?;
             let Counts { sent, reused, skipped } = push.counts;
@@ -181,8 +181,9 @@ impl<'a> Push<'a> {
         if found || (large && !works) {
             let there = self.manifest_is_there(root, tag)?;
             if there.is_some() {
-                if !found {
+                if let Offer::Started(session) = &offer {
                     self.endpoint.quirks.mount_lies.store(true, Ordering::Relaxed);
+                    self.abandon(session);
                 }
                 for blob in &blobs {
                     self.ctx.report(Event::Exists { digest: blob.digest() });

@@ -225,8 +225,9 @@ impl BlobReader {
         let retry = self.source.inner.retry;
         self.body = None;
         let kind = classify_io(&error);
-        if kind == TransportErrorKind::Cancelled || self.source.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
+        self.source.cancel.check()?;
+        if let TransportErrorKind::Cancelled | TransportErrorKind::Expired = kind {
+            return Err(Error::from_transport(Method::Get, url, 1, kind.into()));
         }
         let moved = self.position - self.failed_at >= PROGRESS_MIN;
         self.failures = if moved { 1 } else { self.failures + 1 };
@@ -276,6 +277,7 @@ impl BlobReader {
         let left = self.descriptor.size() - self.position;
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
         loop {
+            self.source.cancel.check()?;
             let Some(body) = &mut self.body else {
                 // After a failure that was handed out: no half-read blob is taken up again.
                 return Err(Error::protocol(self.descriptor.digest(), "the transfer has failed before"));

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::auth::Scopes;
 use crate::endpoint::Endpoint;
 use crate::exchange::{Call, Payload};
+use crate::list::List;
 use crate::manifest::{self, Graph, Kind};
 use crate::push::Push;
 use crate::transport::{Headers, Method, Response};
@@ -60,16 +61,14 @@ impl Source {
             crate::url::encode(wanted, &mut path);
         }
         let scopes = Scopes::repository(&self.repository, "pull");
-        let mut listed = Vec::new();
-        let asked = self.inner.each_page(endpoint, &path, &scopes, manifest::OCI_INDEX, |body| {
-            let graph = manifest::parse(&body, Some(manifest::OCI_INDEX))?;
-            listed.extend(graph.manifests);
-            if listed.len() > self.inner.limits.entries {
-                return Err(Error::TooLarge {
-                    what: "a list".into(),
-                    limit: self.inner.limits.entries as u64,
-                });
+        let (mut listed, mut parts) = (Vec::new(), 0);
+        let list = List { path: &path, scopes, accept: manifest::OCI_INDEX, cancel: &self.cancel };
+        let asked = self.inner.each_page(endpoint, &list, |body| {
+            parts += manifest::parts(&body);
+            if manifest::check_parts(parts).is_err() {
+                return Err(Error::TooLarge { what: "a list".into(), limit: self.inner.limits.list });
             }
+            listed.extend(manifest::parse(&body, Some(manifest::OCI_INDEX))?.manifests);
             Ok(())
         });
         match asked {
@@ -134,31 +133,56 @@ impl Push<'_> {
             graph.artifact_type.clone().or_else(|| graph.blobs.first().map(|c| c.media_type().clone()));
         entry.set_artifact_type(kind);
         entry.set_annotations(graph.annotations.clone());
+        source.edit_list(subject.digest(), |listed| {
+            let missing = !listed.iter().any(|d| d.digest() == root.digest());
+            if missing {
+                listed.push(entry.clone());
+            }
+            missing
+        })
+    }
+}
+
+impl Source {
+    /// The manifest is gone: takes it off the list of what it was attached to, where clients keep that list.
+    pub(crate) fn detach(&self, gone: &Digest, subject: &Digest) -> Result<()> {
+        if self.referrers_api(&self.registry.server, subject, None)?.is_some() {
+            return Ok(());
+        }
+        self.edit_list(subject, |listed| {
+            let before = listed.len();
+            listed.retain(|d| d.digest() != gone);
+            listed.len() < before
+        })
+    }
+
+    /// Changes the list under the fallback tag; `change` says whether it did.
+    fn edit_list(&self, subject: &Digest, change: impl Fn(&mut Vec<Descriptor>) -> bool) -> Result<()> {
+        let endpoint = &self.registry.server;
         for _ in 0..RACES_MAX {
-            let (mut listed, validator) =
-                source.referrers_tag(self.endpoint, subject.digest())?.unwrap_or_default();
-            if listed.iter().any(|d| d.digest() == root.digest()) {
+            let (mut listed, validator) = self.referrers_tag(endpoint, subject)?.unwrap_or_default();
+            if !change(&mut listed) {
                 return Ok(());
             }
-            listed.push(entry.clone());
             let list = json!({ "schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": listed });
-            match self.put_list(&fallback_tag(subject.digest()), list.to_string().into(), validator) {
+            match self.put_list(endpoint, &fallback_tag(subject), list.to_string().into(), validator) {
                 Err(Error::Status { status: 412, .. }) => {}
                 other => return other,
             }
         }
-        Err(Error::protocol(self.endpoint.origin(), "the list of referrers changes too fast to add to it"))
+        Err(Error::protocol(endpoint.origin(), "the list of referrers changes too fast to be edited"))
     }
 
-    fn put_list(&self, tag: &str, list: Bytes, validator: Option<String>) -> Result<()> {
+    fn put_list(&self, endpoint: &Endpoint, tag: &str, list: Bytes, validator: Option<String>) -> Result<()> {
         let path = format!("/{}/manifests/{tag}", self.repository);
-        let mut call = Call::new(Method::Put, &path, self.scopes(), self.cancel);
+        let scopes = Scopes::repository(&self.repository, "pull,push");
+        let mut call = Call::new(Method::Put, &path, scopes, &self.cancel);
         call.headers = Headers::new().with("content-type", manifest::OCI_INDEX);
         if let Some(validator) = validator {
             call.headers.push("if-match", validator);
         }
         call.body = Payload::Bytes(list);
-        self.inner.call(self.endpoint, &call).map(drop)
+        self.inner.call(endpoint, &call).map(drop)
     }
 }
 

@@ -31,7 +31,7 @@ impl Client {
             inner: Arc::clone(&self.0),
             registry: self.0.registry(reference.registry())?,
             repository: reference.repository().to_owned(),
-            cancel: self.0.cancel.clone(),
+            cancel: self.1.clone(),
         })
     }
 }
@@ -132,7 +132,7 @@ impl Source {
         let mut last = None;
         for endpoint in self.endpoints(by_digest) {
             match ask(endpoint) {
-                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(e @ (Error::Cancelled | Error::Deadline)) => return Err(e),
                 Err(e) => {
                     if !e.is_not_found() && endpoint.mirror_of.is_some() {
                         let until = std::time::Instant::now() + MIRROR_REST;

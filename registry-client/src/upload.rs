@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, DigestAlgorithm};
 
 use crate::endpoint::lock;
 use crate::error::Purpose;
@@ -44,10 +44,10 @@ impl Push<'_> {
         }
         let from = self.mount_source(blob);
         let own = from == self.repository;
-        let reply = match self.start(Some((blob, &from)), cancel) {
+        let reply = match self.start(blob, Some(&from), cancel) {
             // No right to read there, or no idea of mounts: start a plain upload.
             Err(Error::Status { status: 400 | 403..=405, .. }) if !own || !lies => {
-                self.start(None, cancel)?
+                self.start(blob, None, cancel)?
             }
             other => other?,
         };
@@ -60,6 +60,7 @@ impl Push<'_> {
         if !works && !lies && own && blob.size() >= WORTH_ASKING {
             if self.has_blob(blob, cancel)? {
                 quirks.mount_lies.store(true, Ordering::Relaxed);
+                self.abandon(&session);
                 return Ok(Offer::Exists);
             }
             // It told the truth, and will for the others.
@@ -77,15 +78,31 @@ impl Push<'_> {
         candidates.next().filter(|c| is_repository(c)).unwrap_or_else(|| self.repository.to_owned())
     }
 
-    fn start(&self, mount: Option<(&Descriptor, &str)>, cancel: &CancelToken) -> Result<Response> {
-        let (path, scopes) = match mount {
-            Some((blob, from)) => (
-                format!("/{}/blobs/uploads/?mount={}&from={from}", self.repository, blob.digest()),
-                if from == self.repository { self.scopes() } else { self.scopes().and_pull(from) },
-            ),
-            None => (format!("/{}/blobs/uploads/", self.repository), self.scopes()),
-        };
+    fn start(&self, blob: &Descriptor, from: Option<&str>, cancel: &CancelToken) -> Result<Response> {
+        let mut path = format!("/{}/blobs/uploads/", self.repository);
+        let mut scopes = self.scopes();
+        let mut mark = '?';
+        if let Some(from) = from {
+            path += &format!("?mount={}&from={from}", blob.digest());
+            mark = '&';
+            if from != self.repository {
+                scopes = scopes.and_pull(from);
+            }
+        }
+        let algorithm = blob.digest().algorithm();
+        if *algorithm != DigestAlgorithm::Sha256 {
+            // So that a registry can hash what comes as it comes.
+            path += &format!("{mark}digest-algorithm={}", algorithm.as_ref());
+        }
         self.inner.call(self.endpoint, &Call::new(Method::Post, &path, scopes, cancel))
+    }
+
+    /// Tells the registry that an upload will not go on, so that it need not keep what it has. Whether it listens does not matter.
+    pub(crate) fn abandon(&self, session: &Session) {
+        let mut call = Call::new(Method::Delete, "", self.scopes(), self.cancel);
+        call.target = Target::Named(session.location.clone(), Purpose::Upload);
+        call.repeatable = false;
+        let _ = self.inner.call(self.endpoint, &call);
     }
 
     fn uploads_url(&self) -> Result<Url> {
@@ -110,9 +127,18 @@ impl Push<'_> {
     }
 
     /// Sends a blob: in one request if possible; after a failure, from where the registry has it.
-    pub(crate) fn upload(&self, blob: &Descriptor, session: Session, cancel: &CancelToken) -> Result<()> {
+    pub(crate) fn upload(&self, blob: &Descriptor, mut session: Session, cancel: &CancelToken) -> Result<()> {
+        let sent = self.send(blob, &mut session, cancel);
+        // A broken link is not asked for favours.
+        if sent.as_ref().is_err_and(|e| !matches!(e, Error::Transport { .. })) {
+            self.abandon(&session);
+        }
+        sent
+    }
+
+    fn send(&self, blob: &Descriptor, session: &mut Session, cancel: &CancelToken) -> Result<()> {
         let quirks = &self.endpoint.quirks;
-        let (mut session, mut offset, mut failures) = (session, 0, 0);
+        let (mut offset, mut failures) = (0, 0);
         loop {
             let chunk_max = quirks.chunk_max.load(Ordering::Relaxed);
             let whole = offset == 0 && (chunk_max == 0 || blob.size() <= chunk_max);
@@ -120,7 +146,7 @@ impl Push<'_> {
                 self.put(blob, &session.location, 0, blob.size(), cancel)
             } else {
                 let mut at = offset;
-                let done = self.chunks(blob, &mut session, &mut at, chunk_max, cancel);
+                let done = self.chunks(blob, session, &mut at, chunk_max, cancel);
                 if at > offset {
                     // It moved: what counts are failures in a row.
                     failures = 0;
@@ -143,7 +169,7 @@ impl Push<'_> {
             } else {
                 cancel.sleep(self.inner.backoff(failures))?;
             }
-            (session, offset) = match self.progress(blob, &session, cancel)? {
+            (*session, offset) = match self.progress(blob, session, cancel)? {
                 Some(resumed) => resumed,
                 None => match self.offer(blob, cancel)? {
                     Offer::Started(fresh) => (fresh, 0),
@@ -165,8 +191,7 @@ impl Push<'_> {
         let mut call = Call::new(Method::Get, "", self.scopes(), cancel);
         call.target = Target::Named(session.location.clone(), Purpose::Upload);
         let reply = match self.inner.call(self.endpoint, &call) {
-            Err(Error::Cancelled) => return Err(Error::Cancelled),
-            Err(e) if e.is_auth() => return Err(e),
+            Err(e) if e.is_auth() || matches!(e, Error::Cancelled | Error::Deadline) => return Err(e),
             Err(_) => return Ok(None),
             Ok(reply) => reply,
         };

@@ -88,6 +88,134 @@ fn the_referrers_api_is_used_where_there_is_one() {
 }
 
 #[test]
+fn a_deleted_artifact_leaves_the_list() {
+    if !have("docker-registry") {
+        return;
+    }
+    let registry = Registry::start();
+    let client = quick().build().unwrap();
+    let memory = Memory::default();
+    let root = memory.image(56, &[100]);
+    let reference = registry.reference("app:1");
+    push(&client, &reference, &root, &memory);
+    let sign = attached(&memory, &root, SIGNATURE, "one");
+    let note = attached(&memory, &root, "application/vnd.example.note", "two");
+    let at = |d: &Descriptor| reference.with_digest(d.digest().clone());
+    for artifact in [&sign, &note] {
+        push(&client, &at(artifact), artifact, &memory);
+    }
+    let listed = || {
+        let all = quick().build().unwrap().referrers(&reference, root.digest(), None).unwrap();
+        all.iter().map(|d| d.digest().clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed().len(), 2);
+    client.delete(&at(&sign)).unwrap();
+    assert_eq!(listed(), [note.digest().clone()]);
+    assert!(client.manifest(&at(&sign)).unwrap_err().is_not_found(), "nor does the client remember it");
+    quick().build().unwrap().delete(&at(&note)).unwrap();
+    assert!(listed().is_empty());
+    // What is attached to nothing costs no request for a list, and what is gone is an error.
+    let before = registry.requests();
+    quick().build().unwrap().delete(&at(&root)).unwrap();
+    assert_eq!(registry.requests() - before, 2);
+    assert!(client.delete(&at(&root)).unwrap_err().is_not_found());
+}
+
+#[test]
+fn a_registry_that_keeps_the_list_itself_is_left_to_it() {
+    let memory = Memory::default();
+    let root = memory.image(57, &[100]);
+    let sign = attached(&memory, &root, SIGNATURE, "one");
+    let tame = Tame { memory, ..Tame::default() };
+    let server = Server::start(move |seen, conn| {
+        if seen.target.contains("/referrers/") {
+            return conn.reply(200, &[], br#"{"schemaVersion":2,"manifests":[]}"#);
+        }
+        tame.answer(seen, conn);
+    });
+    let client = quick().build().unwrap();
+    client.delete(&server.reference("app").with_digest(sign.digest().clone())).unwrap();
+    assert_eq!(
+        (server.count("DELETE", ""), server.count("PUT", ""), server.count("GET", "sha256-")),
+        (1, 0, 0)
+    );
+}
+
+#[test]
+fn an_answer_about_artifacts_that_is_no_answer_is_an_error() {
+    // Whoever checks signatures must not take "too many requests" for "there are none".
+    for status in [401, 403, 429, 500, 503] {
+        for at in ["/referrers/", "/manifests/sha256-"] {
+            let server = Server::start(move |seen, conn| {
+                conn.reply(if seen.target.contains(at) { status } else { 404 }, &[], b"");
+            });
+            let client = quick().build().unwrap();
+            let found = client.referrers(&server.reference("app"), &common::sha256(b""), None);
+            assert!(found.is_err(), "{status} {at}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn several_tags_are_set_at_once_where_that_is_possible() {
+    let tags: Vec<String> = (0..13).map(|n| format!("t{n}")).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let (memory, tame) = (Memory::default(), Arc::new(Tame::default()));
+    let root = memory.image(58, &[100]);
+    let registry = Arc::clone(&tame);
+    let server = Server::start(move |seen, conn| {
+        if seen.method == "PUT"
+            && let Some((_, query)) = seen.target.split_once('?')
+            && seen.path().contains("/manifests/sha256:")
+        {
+            let set: Vec<&str> = query.split('&').map(|p| p.strip_prefix("tag=").unwrap()).collect();
+            for tag in &set {
+                registry.tags.lock().unwrap().insert((*tag).to_owned(), conn.body.clone());
+            }
+            let headers: Vec<_> = set.iter().map(|tag| ("oci-tag", *tag)).collect();
+            return conn.reply(201, &headers, b"");
+        }
+        registry.answer(seen, conn);
+    });
+    let client = quick().build().unwrap();
+    push(&client, &server.reference("app:1"), &root, &memory);
+    let before = server.count("PUT", "/manifests/");
+    client.tag(&server.reference("app:1"), &tags).unwrap();
+    assert_eq!(server.count("PUT", "/manifests/") - before, 2, "ten, then three");
+    assert!(tags.iter().all(|tag| tame.tags.lock().unwrap().contains_key(*tag)));
+    assert!(client.tag(&server.reference("app:1"), &["ok", "not ok"]).is_err());
+    assert!(!tame.tags.lock().unwrap().contains_key("ok"), "nothing is done where one of them is no tag");
+
+    if !have("docker-registry") {
+        return;
+    }
+    let real = Registry::start();
+    push(&client, &real.reference("app:1"), &root, &memory);
+    client.tag(&real.reference("app:1"), &["a", "b", "c"]).unwrap();
+    let mut found = client.tags(&real.reference("app")).unwrap();
+    found.sort();
+    assert_eq!(found, ["1", "a", "b", "c"]);
+}
+
+#[test]
+fn uploads_that_fail_for_good_are_called_off() {
+    let tame = Tame::default();
+    let server = Server::start(move |seen, conn| {
+        let refused = seen.method == "PUT" && seen.target.contains("/uploads/") && seen.body > 1_000_000;
+        if refused {
+            return conn.reply(403, &[], br#"{"errors":[{"code":"DENIED","message":"too much"}]}"#);
+        }
+        tame.answer(seen, conn);
+    });
+    let memory = Memory::default();
+    let root = memory.image(59, &[2_000_000, 10]);
+    let error =
+        quick().build().unwrap().push(&server.reference("app:1"), &root, &memory, Ctx::none()).unwrap_err();
+    assert!(error.to_string().contains("DENIED"), "{error}");
+    assert!(server.count("DELETE", "/uploads/") >= 1);
+}
+
+#[test]
 fn a_fallback_list_that_changes_meanwhile_is_written_again() {
     let memory = Memory::default();
     let root = memory.image(52, &[100]);
@@ -123,7 +251,7 @@ fn tags_manifests_and_blobs_are_deleted() {
     let root = memory.image(53, &[100]);
     let reference = registry.reference("app:1");
     push(&client, &reference, &root, &memory);
-    client.tag(&reference, "2").unwrap();
+    client.tag(&reference, &["2"]).unwrap();
     let mut tags = client.tags(&reference).unwrap();
     tags.sort();
     assert_eq!(tags, ["1", "2"]);
@@ -196,6 +324,17 @@ fn sha512_is_verified_too() {
     assert_eq!(common::read_all(&source, &layer).unwrap(), bytes);
     *flip.lock().unwrap() = true;
     assert!(common::read_all(&source, &layer).unwrap_err().contains("sha512:"));
+
+    // An upload says what it will be, so that a registry can hash it as it comes.
+    let tame = Tame::default();
+    let server = Server::start(move |seen, conn| tame.answer(seen, conn));
+    let memory = Memory::default();
+    memory.0.lock().unwrap().insert(layer.digest().clone(), bytes.clone());
+    let config = memory.add(OCI_CONFIG, b"{}");
+    let root = memory.manifest(&config, std::slice::from_ref(&layer));
+    let _ = client.push(&server.reference("x:1"), &root, &memory, Ctx::none());
+    assert!(server.count("POST", "digest-algorithm=sha512") > 0);
+    assert_eq!(server.count("POST", "digest-algorithm=sha256"), 0);
 
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::open(dir.path()).unwrap();

@@ -109,6 +109,39 @@ fn memory_is_bounded_whatever_comes() {
                 let tags: Vec<String> = (0..2000).map(|i| format!("\"{n}-{i}\"")).collect();
                 conn.reply(200, &[("link", &link)], format!("{{\"tags\":[{}]}}", tags.join(",")).as_bytes());
             }
+            p if p.contains("/names/") => {
+                // Names as short as can be: many times as large in memory as on the wire.
+                let names: Vec<String> = (0..700_000).map(|i| format!("\"{i:x}\"")).collect();
+                conn.reply(200, &[], format!("{{\"tags\":[{}]}}", names.join(",")).as_bytes());
+            }
+            p if p.contains("/circle/") => {
+                let n: u64 = seen.query("n").and_then(|l| l.parse().ok()).unwrap_or(0);
+                let long = "x".repeat(12_000);
+                let link = format!("</v2/circle/tags/list?n={}&x={long}>; rel=\"next\"", n + 1);
+                conn.reply(200, &[("link", &link)], b"{\"tags\":[]}");
+            }
+            p if p.contains("/referrers/") || p.contains("/layers/") => {
+                let n: u64 = seen.query("n").and_then(|l| l.parse().ok()).unwrap_or(0);
+                let link = format!("<{p}?n={}>; rel=\"next\"", n + 1);
+                let one = serde_json::json!({"mediaType": "", "digest": common::sha256(b""), "size": 0});
+                let list = vec![one.to_string(); 35_000].join(",");
+                let (kind, text) = if p.contains("/referrers/") {
+                    (common::OCI_INDEX, format!("{{\"schemaVersion\":2,\"manifests\":[{list}]}}"))
+                } else {
+                    let config = common::descriptor(common::OCI_CONFIG, b"{}");
+                    let config = serde_json::to_string(&config).unwrap();
+                    (
+                        common::OCI_MANIFEST,
+                        format!("{{\"schemaVersion\":2,\"config\":{config},\"layers\":[{list}]}}"),
+                    )
+                };
+                conn.reply(200, &[("link", &link), ("content-type", kind)], text.as_bytes());
+            }
+            p if p.contains("/notes/") => {
+                let notes: Vec<String> = (0..350_000).map(|i| format!("\"{i:x}\":\"\"")).collect();
+                let text = format!("{{\"schemaVersion\":2,\"annotations\":{{{}}}}}", notes.join(","));
+                conn.reply(200, &[("content-type", common::OCI_MANIFEST)], text.as_bytes());
+            }
             p if p.contains("/errors/") => {
                 conn.head(500, &[], None);
                 while conn.stream.write_all(&space).is_ok() {}
@@ -124,8 +157,12 @@ fn memory_is_bounded_whatever_comes() {
         ("tags", "endless", 32),
         ("referrers", "endless", 32),
         ("manifest", "errors:v1", 32),
-        // A million short strings are kept on purpose: that is the list that was asked for, up to its limit.
-        ("tags", "loop", 256),
+        ("tags", "names", 32),
+        ("tags", "loop", 32),
+        ("tags", "circle", 32),
+        ("referrers", "list", 32),
+        ("bad pull", "layers:v1", 32),
+        ("manifest", "notes:v1", 32),
     ] {
         let used = peak(job, &server.reference(name));
         assert!(used < limit * MIB, "{job} {name}: {} MiB", used / MIB);

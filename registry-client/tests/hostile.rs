@@ -342,6 +342,49 @@ fn names_that_resolve_to_inner_addresses_are_not_reached() {
 }
 
 #[test]
+fn names_that_change_their_address_lead_no_further() {
+    // The registry answers from loopback; its name also has, and later only has, the address of where clouds keep secrets.
+    let asked = Arc::new(Mutex::new(0));
+    let lookup = move |host: &str, port: u16| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        let (loopback, metadata) = ([127, 0, 0, 1], [169, 254, 169, 254]);
+        let found = match host {
+            "metadata.test" => vec![metadata],
+            "evil.test" if *asked == 1 => vec![loopback, metadata],
+            "evil.test" => vec![loopback, metadata],
+            _ => vec![loopback],
+        };
+        Ok(found.into_iter().map(|ip| SocketAddr::from((ip, port))).collect())
+    };
+    let (tame, _) = tame();
+    let home = Server::start(move |seen, conn| {
+        if seen.target.contains("/blobs/") {
+            let status = if seen.method == "POST" { 202 } else { 307 };
+            return conn.reply(status, &[("location", "http://metadata.test/latest/meta-data")], b"");
+        }
+        tame.answer(seen, conn);
+    });
+    let name = format!("evil.test:{}", home.address.port());
+    let transport = UreqTransport::with_lookup(Timeouts::default(), lookup);
+    let client = quick().transport(transport).insecure(&name).build().unwrap();
+    let reference = |tag: &str| format!("{name}/r:{tag}").parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::open(dir.path()).unwrap();
+    let memory = Memory::default();
+    let root = memory.image(24, &[100]);
+    let errors = [
+        client.pull(&reference("v1"), &Platforms::Host, &layout, Ctx::none()).map(drop).unwrap_err(),
+        client.push(&reference("x"), &root, &memory, Ctx::none()).map(drop).unwrap_err(),
+        client.delete_blob(&reference("x"), &common::sha256(b"")).unwrap_err(),
+    ];
+    for error in errors {
+        let Error::Transport { source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.kind, TransportErrorKind::Forbidden);
+    }
+}
+
+#[test]
 fn digests_never_become_paths() {
     let (tame, _) = tame();
     for digest in [

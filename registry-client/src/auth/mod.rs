@@ -21,7 +21,7 @@ use crate::{CancelToken, Error, Result, Url};
 use challenge::Challenge;
 
 /// More scopes than a client ever needs; a token cache must not grow with what registries say.
-const TOKENS_MAX: usize = 1024;
+const TOKENS_MAX: usize = 256;
 
 /// What is known of one host's way to authenticate.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Inner {
         scopes: &Scopes,
         cancel: &CancelToken,
     ) -> Result<Option<String>> {
-        let mut state = endpoint.auth();
+        let mut state = endpoint.auth(cancel)?;
         let Some(method) = state.method.clone() else { return Ok(None) };
         self.header(endpoint, &mut state, &method, scopes, cancel)
     }
@@ -97,7 +97,7 @@ impl Inner {
         let challenges: Vec<Challenge> =
             reply.headers.all("www-authenticate").take(8).flat_map(challenge::parse).collect();
         let Some(method) = self.choose(endpoint, &challenges)? else { return Ok(None) };
-        let mut state = endpoint.auth();
+        let mut state = endpoint.auth(cancel)?;
         state.method = Some(method.clone());
         // Another thread may have fetched a newer one meanwhile.
         let key = scopes.key();

@@ -13,7 +13,7 @@ use crate::exchange::{read_capped, status_error};
 use crate::transport::{Body, Headers, Method, Request, Response};
 use crate::{CancelToken, Error, Result, Url};
 
-const REPLY_MAX: u64 = 256 * 1024;
+const REPLY_MAX: u64 = 64 * 1024;
 /// By the protocol, also for a reply that says less.
 const LIFETIME_MIN: u64 = 60;
 const LIFETIME_MAX: u64 = 24 * 3600;
@@ -48,7 +48,7 @@ impl Inner {
         cancel: &CancelToken,
     ) -> Result<Got> {
         let api = endpoint.origin();
-        let addresses = self.policy.check(&*self.transport, &api, ask.realm, Purpose::Realm)?;
+        let addresses = self.check_url(endpoint, ask.realm, Purpose::Realm)?;
         let trusted = self.policy.trusts_realm(endpoint.name(), &api, ask.realm);
         let withheld = ask.credential.is_some() && !trusted;
         let credential = ask.credential.as_ref().filter(|_| trusted);
@@ -67,7 +67,7 @@ impl Inner {
             }
         };
         // The registry's own roots serve its token server too; its client certificate only where the owner is the same.
-        let tls = endpoint.tls_for(&url, trusted);
+        let tls = self.tls_for(endpoint, &url, trusted);
         let mut attempt = 0;
         let reply = loop {
             attempt += 1;

@@ -1,9 +1,11 @@
 //! How registries are reached: addresses, TLS, mirrors.
 
 mod dir;
+mod proxies;
 pub(crate) mod toml;
 
 pub use dir::HostsDir;
+pub use proxies::Proxies;
 
 use crate::policy::is_local_name;
 use crate::reference::DOCKER_HUB;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct AddressClasses(u8);
 
 impl AddressClasses {
+    /// No address.
+    pub const NONE: Self = Self(0);
     /// Routable in the whole internet.
     pub const GLOBAL: Self = Self(1);
     /// 10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7.
@@ -23,6 +25,18 @@ impl AddressClasses {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Whether it holds one of the other's kinds.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether it is [`NONE`](Self::NONE).
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether the address is of one of these kinds.

@@ -2,13 +2,14 @@
 
 mod classes;
 pub mod conformance;
+mod socks;
 mod tcp;
 mod tls;
 mod ureq;
 
 use std::fmt;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -201,12 +202,21 @@ pub struct Response {
     pub headers: Headers,
     /// The body. Dropped early, it closes the connection.
     pub body: Box<dyn Read + Send>,
+    /// The address that answered, where the transport knows it: not behind a proxy. By it a registry is told to be public or not.
+    pub peer: Option<IpAddr>,
 }
 
 impl Response {
     /// A reply.
     pub fn new(status: u16, headers: Headers, body: Box<dyn Read + Send>) -> Self {
-        Self { status, headers, body }
+        Self { status, headers, body, peer: None }
+    }
+
+    /// With the address that answered.
+    #[must_use]
+    pub fn from_peer(mut self, peer: Option<IpAddr>) -> Self {
+        self.peer = peer;
+        self
     }
 
     /// `Content-Length`, if it is there and a number.
@@ -230,6 +240,8 @@ impl fmt::Debug for Response {
 pub enum TransportErrorKind {
     /// [`Request::cancel`] was raised.
     Cancelled,
+    /// The deadline of [`Request::cancel`] has passed.
+    Expired,
     /// The host's addresses are outside [`Request::addresses`].
     Forbidden,
     /// The name has no address.
@@ -252,6 +264,7 @@ impl fmt::Display for TransportErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cancelled => "cancelled",
+            Self::Expired => "deadline passed",
             Self::Forbidden => "address not allowed",
             Self::Lookup => "name lookup failed",
             Self::Connect => "connection failed",

@@ -1,9 +1,10 @@
 //! TCP for ureq that looks at a cancel flag while it waits, and a resolver that only lets allowed addresses through.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use ureq::Error;
@@ -15,6 +16,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::AddressClasses;
+use super::socks::{Socks, Target};
 use crate::CancelToken;
 use crate::ctx::CANCEL_POLL;
 
@@ -25,6 +27,8 @@ thread_local! {
     /// What the exchange on this thread may do. ureq's connections outlive exchanges and know nothing of them, and its traits
     /// have no place to hand it through.
     static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    /// Where this thread's last bytes went.
+    static PEER: Cell<Option<IpAddr>> = const { Cell::new(None) };
 }
 
 #[derive(Clone)]
@@ -43,7 +47,13 @@ pub(super) fn scoped<T>(scope: &Scope, job: impl FnOnce() -> T) -> T {
         }
     }
     let _restore = Restore(SCOPE.replace(Some(scope.clone())));
+    PEER.set(None);
     job()
+}
+
+/// The address that the exchange on this thread went to.
+pub(super) fn peer() -> Option<IpAddr> {
+    PEER.get()
 }
 
 fn cancelled() -> bool {
@@ -56,7 +66,11 @@ fn cancelled() -> bool {
 pub(super) struct Forbidden;
 
 #[derive(Clone)]
-pub(super) struct GuardedResolver(pub(super) Arc<Lookup>);
+pub(super) struct GuardedResolver {
+    pub(super) lookup: Arc<Lookup>,
+    /// A proxy looks names up: there is nothing to do here.
+    pub(super) elsewhere: bool,
+}
 
 impl std::fmt::Debug for GuardedResolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -66,12 +80,24 @@ impl std::fmt::Debug for GuardedResolver {
 
 impl Resolver for GuardedResolver {
     /// Called for each exchange, also when a pooled connection serves it.
-    fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.empty();
+        if self.elsewhere {
+            addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
+            return Ok(addresses);
+        }
         let host = uri.host().ok_or(Error::HostNotFound)?;
         let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let found = self.lookup(host, uri.port_u16().unwrap_or(default), timeout)?;
-        let allowed = SCOPE.with_borrow(|s| s.as_ref().map_or(AddressClasses::ALL, |s| s.addresses));
-        let mut addresses = self.empty();
+        // With an HTTP proxy it is the proxy that is asked for, which the caller chose.
+        let free = config.proxy().is_some();
+        let allowed =
+            SCOPE.with_borrow(|s| s.as_ref().filter(|_| !free).map_or(AddressClasses::ALL, |s| s.addresses));
         let any = !found.is_empty();
         for address in found.into_iter().filter(|a| allowed.contains(a.ip())).take(16) {
             addresses.push(address);
@@ -90,22 +116,85 @@ impl GuardedResolver {
         if let Ok(ip) = bare.parse() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let (lookup, name) = (Arc::clone(&self.0), bare.to_owned());
-        let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        // getaddrinfo cannot be interrupted: the thread ends when it does.
-        std::thread::Builder::new()
-            .name("lookup".into())
-            .spawn(move || tx.send(lookup(&name, port)))
-            .map_err(Error::Io)?;
-        match rx.recv_timeout(*timeout.after) {
+        let (lookup, name) = (Arc::clone(&self.lookup), bare.to_owned());
+        match aside("lookup", *timeout.after, move || lookup(&name, port)) {
             Ok(found) => found.map_err(|_| Error::HostNotFound),
-            Err(_) => Err(Error::Timeout(timeout.reason)),
+            Err(Aside::TimedOut) => Err(Error::Timeout(timeout.reason)),
+            Err(Aside::Io(e)) => Err(Error::Io(e)),
         }
     }
 }
 
-#[derive(Debug)]
-pub(super) struct PatientConnector;
+enum Aside {
+    TimedOut,
+    Io(io::Error),
+}
+
+/// Runs what cannot be interrupted (a lookup, a handshake) on a thread of its own, which is left to its fate when time is up or the
+/// exchange is cancelled.
+fn aside<T: Send + 'static>(
+    name: &str,
+    patience: Duration,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Aside> {
+    let (tx, rx) = sync_channel(1);
+    std::thread::Builder::new().name(name.into()).spawn(move || tx.send(job())).map_err(Aside::Io)?;
+    let until = Instant::now().checked_add(patience);
+    loop {
+        let left = until.map_or(CANCEL_POLL, |u| u.saturating_duration_since(Instant::now()));
+        match rx.recv_timeout(left.min(CANCEL_POLL)) {
+            Ok(done) => return Ok(done),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Aside::Io(io::Error::other("the thread panicked")));
+            }
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Aside::TimedOut),
+            Err(RecvTimeoutError::Timeout) if cancelled() => {
+                return Err(Aside::Io(io::Error::other("cancelled")));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Connects by TCP, through a SOCKS proxy if there is one.
+pub(super) struct PatientConnector {
+    pub(super) lookup: Arc<Lookup>,
+    pub(super) socks: Option<Arc<Socks>>,
+}
+
+impl std::fmt::Debug for PatientConnector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PatientConnector").field("socks", &self.socks.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl PatientConnector {
+    fn open(&self, uri: &Uri, address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        let job: Box<dyn FnOnce() -> io::Result<TcpStream> + Send> = match &self.socks {
+            None => Box::new(move || TcpStream::connect_timeout(&address, patience)),
+            Some(socks) => {
+                let target = if socks.resolves { named(uri) } else { Target::Address(address) };
+                let (socks, lookup) = (Arc::clone(socks), Arc::clone(&self.lookup));
+                Box::new(move || socks.connect(&*lookup, &target, patience))
+            }
+        };
+        match aside("connect", patience + CANCEL_POLL, job) {
+            Ok(connected) => connected,
+            Err(Aside::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
+            Err(Aside::Io(e)) => Err(e),
+        }
+    }
+}
+
+/// The URI's host as it is, for a proxy to look up.
+fn named(uri: &Uri) -> Target {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    match host.parse() {
+        Ok(ip) => Target::Address(SocketAddr::new(ip, port)),
+        Err(_) => Target::Name(host.to_owned(), port),
+    }
+}
 
 impl<In: Transport> Connector<In> for PatientConnector {
     type Out = Either<In, PatientTcp>;
@@ -128,7 +217,7 @@ impl<In: Transport> Connector<In> for PatientConnector {
             let left = total.saturating_sub(started.elapsed());
             // Half of what is left, so that one dead address does not use up the time of all others.
             let share = if i + 1 < details.addrs.len() { left / 2 } else { left };
-            match TcpStream::connect_timeout(address, share.max(Duration::from_millis(10))) {
+            match self.open(details.uri, *address, share.max(Duration::from_millis(10))) {
                 Ok(stream) => return PatientTcp::new(stream, details.config).map(|t| Some(Either::B(t))),
                 Err(e) => last = Some(e),
             }
@@ -140,6 +229,7 @@ impl<In: Transport> Connector<In> for PatientConnector {
 /// A socket whose timeouts are short, so that waiting is a loop that can end.
 pub(super) struct PatientTcp {
     stream: TcpStream,
+    peer: Option<IpAddr>,
     buffers: LazyBuffers,
 }
 
@@ -149,7 +239,8 @@ impl PatientTcp {
         stream.set_read_timeout(Some(CANCEL_POLL))?;
         stream.set_write_timeout(Some(CANCEL_POLL))?;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Self { stream, buffers })
+        let peer = stream.peer_addr().ok().map(|a| a.ip());
+        Ok(Self { stream, peer, buffers })
     }
 }
 
@@ -157,6 +248,10 @@ impl PatientTcp {
 fn patiently(timeout: NextTimeout, mut io: impl FnMut() -> io::Result<usize>) -> Result<usize, Error> {
     let started = Instant::now();
     loop {
+        // Also while data flows: a long transfer must not have to end first.
+        if cancelled() {
+            return Err(Error::Io(io::Error::other("cancelled")));
+        }
         match io() {
             Ok(n) => return Ok(n),
             Err(e)
@@ -165,9 +260,6 @@ fn patiently(timeout: NextTimeout, mut io: impl FnMut() -> io::Result<usize>) ->
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
                 ) => {}
             Err(e) => return Err(Error::Io(e)),
-        }
-        if cancelled() {
-            return Err(Error::Io(io::Error::other("cancelled")));
         }
         if timeout.not_zero().is_some_and(|limit| started.elapsed() >= *limit) {
             return Err(Error::Timeout(timeout.reason));
@@ -182,6 +274,7 @@ impl Transport for PatientTcp {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
+        PEER.set(self.peer);
         let mut stream = &self.stream;
         let mut left = &self.buffers.output()[..amount];
         while !left.is_empty() {

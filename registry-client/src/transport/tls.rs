@@ -43,8 +43,9 @@ impl TlsOptions {
         self.change(|t| t.skip_verify = true)
     }
 
-    /// Goes through this HTTP proxy (`http://[user:password@]host:port`). The proxy then looks names up, so that the rule on
-    /// addresses ([`Request::addresses`](crate::transport::Request::addresses)) only sees addresses that stand in the URL itself.
+    /// Goes through this proxy: `http://[user:password@]host:port`, `socks5://..` or `socks5h://..`. All but `socks5` look names up by
+    /// themselves, so that the rule on addresses ([`Request::addresses`](crate::transport::Request::addresses)) only sees addresses
+    /// that stand in the URL itself.
     #[must_use]
     pub fn proxy(self, url: impl Into<String>) -> Self {
         self.change(|t| t.proxy = Some(url.into()))

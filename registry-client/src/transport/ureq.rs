@@ -9,7 +9,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, SendBody, http};
 
-use super::tcp::{Forbidden, GuardedResolver, Lookup, PatientConnector, Scope, scoped};
+use super::socks::Socks;
+use super::tcp::{Forbidden, GuardedResolver, Lookup, PatientConnector, Scope, peer, scoped};
 use super::{
     Body, Headers, Method, Request, Response, TlsOptions, Transport, TransportError, TransportErrorKind,
 };
@@ -80,6 +81,7 @@ impl UreqTransport {
 
     fn make_agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
         let timeouts = &self.0.timeouts;
+        let mut socks = None;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -97,14 +99,23 @@ impl UreqTransport {
         if let Some(tls) = tls {
             config = config.tls_config(tls_config(tls)?);
             if let Some(proxy) = tls.proxy_url() {
-                config = config.proxy(Some(ureq::Proxy::new(proxy).map_err(unusable)?));
+                socks = Socks::parse(proxy).transpose().map_err(unusable)?.map(Arc::new);
+                if socks.is_none() {
+                    // Its error would show the URL, and with it a password.
+                    let proxy =
+                        ureq::Proxy::new(proxy).map_err(|_| unusable("the proxy's URL is not valid"))?;
+                    config = config.proxy(Some(proxy));
+                }
             }
         }
+        let lookup = Arc::clone(&self.0.lookup);
+        let elsewhere = socks.as_ref().is_some_and(|s| s.resolves);
+        let resolver = GuardedResolver { lookup: Arc::clone(&lookup), elsewhere };
         let connector =
             ().chain(ConnectProxyConnector::default())
-                .chain(PatientConnector)
+                .chain(PatientConnector { lookup, socks })
                 .chain(RustlsConnector::default());
-        Ok(Agent::with_parts(config.build(), connector, GuardedResolver(Arc::clone(&self.0.lookup))))
+        Ok(Agent::with_parts(config.build(), connector, resolver))
     }
 }
 
@@ -122,19 +133,20 @@ impl fmt::Debug for UreqTransport {
 
 impl Transport for UreqTransport {
     fn send(&self, request: &Request<'_>, body: Body<'_>) -> Result<Response, TransportError> {
-        if request.cancel.is_cancelled() {
-            return Err(TransportErrorKind::Cancelled.into());
+        if let Some(ended) = request.cancel.ended() {
+            return Err(ended.into());
         }
         if request.url.origin().ip().is_some_and(|ip| !request.addresses.contains(ip)) {
             return Err(TransportError::new(TransportErrorKind::Forbidden, Forbidden));
         }
         let agent = self.agent(request.tls)?;
         let scope = Scope { cancel: request.cancel.clone(), addresses: request.addresses };
-        let sent = scoped(&scope, || run(&agent, request, body));
-        match sent {
-            Ok(response) => Ok(convert(response, scope)),
-            Err(_) if request.cancel.is_cancelled() => Err(TransportErrorKind::Cancelled.into()),
-            Err(e) => Err(classify(e)),
+        let (sent, peer) = scoped(&scope, || (run(&agent, request, body), peer()));
+        let direct = request.tls.is_none_or(|tls| tls.proxy_url().is_none());
+        match (sent, request.cancel.ended()) {
+            (Ok(response), _) => Ok(convert(response, scope).from_peer(peer.filter(|_| direct))),
+            (Err(_), Some(ended)) => Err(ended.into()),
+            (Err(e), None) => Err(classify(e)),
         }
     }
 
@@ -195,14 +207,16 @@ struct ScopedReader<R> {
 impl<R: Read> Read for ScopedReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = scoped(&self.scope, || self.body.read(buf));
-        match read {
-            Err(_) if self.scope.cancel.is_cancelled() => {
-                Err(io::Error::other(TransportError::from(TransportErrorKind::Cancelled)))
-            }
+        let error = match read {
+            Ok(n) => return Ok(n),
+            Err(e) => e,
+        };
+        Err(match self.scope.cancel.ended() {
+            Some(ended) => io::Error::other(TransportError::from(ended)),
             // A loop like `read_exact` would try for ever.
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(io::Error::other(e)),
-            other => other,
-        }
+            None if error.kind() == io::ErrorKind::Interrupted => io::Error::other(error),
+            None => error,
+        })
     }
 }
 
@@ -238,6 +252,10 @@ fn unusable(e: impl Into<BoxError>) -> TransportError {
 
 fn classify(error: ureq::Error) -> TransportError {
     use TransportErrorKind as Kind;
+    if matches!(error, ureq::Error::BadUri(_)) {
+        // Its text is the whole URL, with what may be a secret in the query.
+        return unusable("the URL is not valid");
+    }
     let kind = match &error {
         ureq::Error::Other(e) if e.is::<Forbidden>() => Kind::Forbidden,
         ureq::Error::Timeout(ureq::Timeout::Connect) => Kind::Connect,
