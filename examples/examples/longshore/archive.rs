@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use longshore_image::{ArchiveFormat, Ctx, ImageConfig, ImageSpec, LayerOptions, LoadOptions};
 use longshore_registry_client::Reference;
+use longshore_runtime::containers::CopyOptions;
 
 use crate::app::App;
 use crate::failure::{Failure, Result};
@@ -152,6 +153,9 @@ pub(crate) struct CpArgs {
     /// Archive mode (copy all uid/gid information)
     #[arg(short, long)]
     archive: bool,
+    /// Always follow symbol link in SRC_PATH
+    #[arg(short = 'L', long)]
+    follow_link: bool,
     /// Suppress progress output during copy
     #[arg(short, long)]
     quiet: bool,
@@ -163,9 +167,9 @@ pub(crate) struct CpArgs {
     to: String,
 }
 
-/// Only the tar forms: `cp web:/path -` and `cp - web:/path`.
 pub(crate) fn cp(app: &App, args: &CpArgs) -> Result<()> {
     let containers = app.containers()?;
+    let options = CopyOptions::new(args.archive, args.follow_link);
     match (split(&args.from), split(&args.to)) {
         (Some(_), Some(_)) => Err(Failure::new("copying between containers is not supported")),
         (None, None) => Err(Failure::new("must specify at least one container source")),
@@ -175,10 +179,12 @@ pub(crate) fn cp(app: &App, args: &CpArgs) -> Result<()> {
         (None, Some((container, path))) if args.from == "-" => {
             Ok(containers.copy_in(container, path, &mut std::io::stdin())?)
         }
-        // Not yet: unpacking onto this machine, where a container's links must not lead.
-        _ => Err(Failure::new(
-            "cp copies tar streams only: cp CONTAINER:PATH - | tar x, tar c FILES | cp - CONTAINER:PATH",
-        )),
+        (Some((container, path)), None) => {
+            Ok(containers.copy_to_host(container, path, Path::new(&args.to), &options)?)
+        }
+        (None, Some((container, path))) => {
+            Ok(containers.copy_from_host(container, Path::new(&args.from), path, &options)?)
+        }
     }
 }
 

@@ -56,7 +56,7 @@ enum Command {
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
-    /// Copy files between a container and a tar stream
+    /// Copy files/folders between a container and the local filesystem
     Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]
@@ -155,7 +155,7 @@ enum Command {
 enum ContainerCommand {
     /// Attach local standard input, output, and error streams to a running container
     Attach(run::AttachArgs),
-    /// Copy files between a container and a tar stream
+    /// Copy files/folders between a container and the local filesystem
     Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]

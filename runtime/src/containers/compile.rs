@@ -19,6 +19,8 @@ pub(super) struct Facts<'a> {
     pub(super) identity: &'a Identity,
     /// The container's directory, where `hosts`, `hostname` and `resolv.conf` are.
     pub(super) dir: &'a Path,
+    /// The program behind `--init`.
+    pub(super) init: &'a Path,
     /// Effective user and group of this process.
     pub(super) own: (u32, u32),
     /// Paths of namespaces of other containers that this one joins: kind (as in the OCI spec) and path.
@@ -67,13 +69,25 @@ fn bad_spec(e: &serde_json::Error) -> Error {
     Error::invalid(format!("cannot express this container: {e}"))
 }
 
+/// Where the reaper of `--init` is in the container, as with Docker.
+pub(super) const INIT_TARGET: &str = "/sbin/docker-init";
+
+/// A process 1 that reaps is of use only where there is a process 1 of the container's own.
+pub(super) fn wants_init(host: &super::HostConfig) -> bool {
+    host.init == Some(true) && host.pid_mode.is_empty()
+}
+
 fn hostname(record: &Record) -> &str {
     &record.config.hostname
 }
 
 fn process(record: &Record, facts: &Facts<'_>) -> Result<Value> {
     let (config, host, who) = (&record.config, &record.host, facts.identity);
-    let mut args = vec![record.path.clone()];
+    let mut args: Vec<String> = Vec::new();
+    if wants_init(host) {
+        args.extend([INIT_TARGET.into(), "--".into()]);
+    }
+    args.push(record.path.clone());
     args.extend(record.args.iter().cloned());
     let mut process = json!({
         "terminal": config.tty,
@@ -260,13 +274,15 @@ fn mounts(record: &Record, facts: &Facts<'_>, rootless: bool) -> Result<Vec<Valu
     } else if host.ipc_mode != "none" {
         list.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
     }
-    for (file, target) in
-        [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")]
-    {
+    for (file, target) in super::files::NAMES {
         if !record.mounts.iter().any(|m| m.shown.destination == target) {
             let source = facts.dir.join(file).to_string_lossy().into_owned();
             list.push(mount(target, "bind", &source, &["rbind", "rprivate"]));
         }
+    }
+    if wants_init(host) {
+        let source = facts.init.to_string_lossy().into_owned();
+        list.push(mount(INIT_TARGET, "bind", &source, &["bind", "ro", "nosuid", "nodev", "rprivate"]));
     }
     // A mount below another one must come after it.
     let mut own: Vec<&StoredMount> = record.mounts.iter().collect();
@@ -290,7 +306,21 @@ fn own_mount(m: &StoredMount) -> Value {
     }
     let propagation = if m.shown.propagation.is_empty() { "rprivate" } else { &m.shown.propagation };
     let bind = if m.non_recursive { "bind" } else { "rbind" };
-    mount(&m.shown.destination, "bind", &m.shown.source, &[bind, mode, propagation])
+    let source = Path::new(&m.shown.source);
+    let above = source.parent().filter(|_| inside_source(m) == Some(VOLUME_DATA)).unwrap_or(source);
+    mount(&m.shown.destination, "bind", &above.to_string_lossy(), &[bind, mode, propagation])
+}
+
+/// The directory with a volume's content, in the volume's own.
+const VOLUME_DATA: &str = "_data";
+
+/// What the engine looks up inside a mount's source, so that nobody who can write there leads it out of it.
+pub(super) fn inside_source(m: &StoredMount) -> Option<&str> {
+    match (m.shown.kind.as_str(), m.subpath.as_str()) {
+        ("volume", "") => Some(VOLUME_DATA),
+        ("volume", subpath) => Some(subpath),
+        _ => None,
+    }
 }
 
 /// The process of an `exec`.
@@ -353,7 +383,13 @@ mod tests {
     }
     fn compile(record: &Record, uid: u32) -> Value {
         let identity = Identity { home: "/root".into(), ..Identity::default() };
-        let facts = Facts { identity: &identity, dir: Path::new("/c"), own: (uid, uid), join: &[] };
+        let facts = Facts {
+            identity: &identity,
+            dir: Path::new("/c"),
+            init: Path::new("/i"),
+            own: (uid, uid),
+            join: &[],
+        };
         serde_json::to_value(spec(record, &facts).unwrap()).unwrap()
     }
 

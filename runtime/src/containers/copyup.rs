@@ -19,11 +19,14 @@ const DIRECTORY: OFlags =
 /// Copies if the volume is empty and there is something to copy.
 pub(super) fn copy_up(view: &RootView, path: &str, volume: &Path) -> Result<()> {
     let fail = |e: io::Error| Error::io("copy the image's content into the volume at", path)(e);
-    if std::fs::read_dir(volume).map_err(fail)?.next().is_some() {
+    let target = rustix::fs::openat(CWD, volume, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
+    let dots = |e: &rustix::io::Result<rustix::fs::DirEntry>| {
+        e.as_ref().is_ok_and(|e| [&b"."[..], b".."].contains(&e.file_name().to_bytes()))
+    };
+    if Dir::read_from(&target).map_err(|e| fail(e.into()))?.any(|e| !dots(&e)) {
         return Ok(());
     }
     let layers = view.directories(path).map_err(fail)?;
-    let target = rustix::fs::openat(CWD, volume, DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
     // The lowest first, so that upper ones write over it.
     for layer in layers.iter().rev() {
         directory(layer.as_fd(), target.as_fd(), 0).map_err(fail)?;

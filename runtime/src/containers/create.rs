@@ -34,6 +34,8 @@ impl Containers {
         config.exposed_ports.extend(host.port_bindings.keys().map(|k| (k.clone(), super::Empty {})));
         let mut network = request.network(&config, ports);
         network.mode.clone_from(&host.network_mode);
+        // Nobody removes a volume between here and the record that names it.
+        let kept = inner.keep_volumes()?;
         let mounts = self.mounts(&config, &host)?;
         let mut record = Record {
             version: VERSION,
@@ -51,6 +53,7 @@ impl Containers {
         };
         warn(&mut record);
         self.publish(&mut record, request.name.as_deref())?;
+        drop(kept);
         // From now on the image stays, also before the first start.
         if let Err(source) = inner.images.rootfs(&record.id, &record.image_id) {
             // The first error is the one to tell.
@@ -71,7 +74,7 @@ impl Containers {
         };
         if result.is_err() {
             for mount in record.mounts.iter().filter(|m| m.anonymous) {
-                let _ = self.0.remove_volume(&mount.shown.name);
+                self.0.unmake_volume(&mount.shown.name);
             }
         }
         result
@@ -250,8 +253,5 @@ fn check(host: &HostConfig, config: &Config) -> Result<()> {
 fn warn(record: &mut Record) {
     if record.network.mode == "host" && !record.network.ports.is_empty() {
         record.warnings.push("Published ports are discarded when using host network mode".into());
-    }
-    if record.host.init == Some(true) {
-        record.warnings.push("--init is not supported yet: the program itself is process 1".into());
     }
 }

@@ -10,6 +10,12 @@ use std::path::{Path, PathBuf};
 use super::record::{Record, State, VERSION};
 use super::{Error, Result};
 
+/// Bytes set aside per started container: a file system's block, and more than a state without health checks' outputs.
+const RESERVE: usize = 4096;
+
+/// The program behind `--init`.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init.elf"));
+
 /// Largest record that is read.
 const RECORD_MAX: u64 = 16 << 20;
 
@@ -37,6 +43,21 @@ impl Dir {
     }
     pub(super) fn file(&self, id: &str, name: &str) -> PathBuf {
         self.root.join(id).join(name)
+    }
+
+    /// The file that is mounted into containers with `--init`, made or brought up to date where it is `wanted`.
+    pub(super) fn init_program(&self, wanted: bool) -> Result<PathBuf> {
+        let path = self.root.join("init");
+        if wanted && fs::read(&path).ok().as_deref() != Some(INIT) {
+            let fresh = self.root.join(format!(".init-{}", new_id()?));
+            let make = || {
+                fs::write(&fresh, INIT)?;
+                fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o555))?;
+                fs::rename(&fresh, &path)
+            };
+            make().map_err(Error::io("make", &path))?;
+        }
+        Ok(path)
     }
 
     /// IDs of all containers, in no order.
@@ -202,21 +223,37 @@ impl Dir {
     pub(super) fn write_state(&self, id: &str, state: &State, durable: bool) -> Result<()> {
         write(&self.file(id, "state.json"), &to_json(state)?, durable)
     }
-    /// Writes the state over the file that is there, whose blocks are enough on a full disk. A reader may see a torn one meanwhile, so this is
-    /// for when [`Self::write_state`] cannot.
-    pub(super) fn overwrite_state(&self, id: &str, state: &State) -> Result<()> {
-        let path = self.file(id, "state.json");
+    /// Sets blocks aside for [`Self::write_last_state`].
+    pub(super) fn reserve(&self, id: &str) -> Result<()> {
+        let path = self.file(id, "reserve");
+        if fs::metadata(&path).is_ok_and(|m| m.len() >= RESERVE as u64) {
+            return Ok(());
+        }
+        fs::write(&path, [b' '; RESERVE]).map_err(Error::io("write", &path))
+    }
+
+    /// [`Self::write_state`] that also finds room on a full disk: the state goes into the file that was set aside, and the two files change
+    /// names, so that a reader or a crash sees the old state or the new one.
+    pub(super) fn write_last_state(&self, id: &str, state: &State, durable: bool) -> Result<()> {
+        let Err(full) = self.write_state(id, state, durable) else { return Ok(()) };
+        let (path, reserve) = (self.file(id, "state.json"), self.file(id, "reserve"));
         let mut text = to_json(state)?;
-        let fail = Error::io("write", &path);
-        (|| {
-            let mut file = File::options().write(true).open(&path)?;
-            // In one write, filled up with blanks: valid at each moment, and nothing of the old text left behind it.
-            let old = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20);
-            text.resize(text.len().max(old), b' ');
+        if text.len() > RESERVE {
+            // The outputs of health checks are what makes a state large.
+            let mut short = state.clone();
+            short.shown.health.iter_mut().for_each(|health| health.log.clear());
+            text = to_json(&short)?;
+        }
+        text.resize(text.len().max(RESERVE), b' ');
+        let exchange = || {
+            let mut file = File::options().write(true).open(&reserve)?;
             file.write_all(&text)?;
-            file.sync_all()
-        })()
-        .map_err(fail)
+            file.sync_all()?;
+            let cwd = rustix::fs::CWD;
+            rustix::fs::renameat_with(cwd, &reserve, cwd, &path, rustix::fs::RenameFlags::EXCHANGE)?;
+            File::open(self.path(id))?.sync_all()
+        };
+        exchange().map_err(|_: io::Error| full)
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, id: &str, name: &str) -> Result<T> {
@@ -290,6 +327,13 @@ fn open_lock(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
+/// A lock on a directory itself, which needs no file in it.
+pub(super) fn lock_dir(path: &Path, exclusive: bool) -> Result<Lock> {
+    let dir = File::open(path).map_err(Error::io("open", path))?;
+    if exclusive { dir.lock() } else { dir.lock_shared() }.map_err(Error::io("lock", path))?;
+    Ok(Lock { _file: dir })
+}
+
 fn lock_file(path: &Path) -> Result<Lock> {
     let file = open_lock(path).map_err(Error::io("open", path))?;
     file.lock().map_err(Error::io("lock", path))?;
@@ -347,5 +391,37 @@ pub(super) fn new_id() -> Result<String> {
         if !id[..12].bytes().all(|b| b.is_ascii_digit()) {
             return Ok(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without room for another file: the old state stays whole until the new one is in its place.
+    #[test]
+    fn the_last_state_replaces_the_old_one_as_a_whole() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temporary.path().into()).unwrap();
+        let id = "a".repeat(64);
+        private_dir(&dir.path(&id)).unwrap();
+        dir.write_state(&id, &State::created(), false).unwrap();
+        dir.reserve(&id).unwrap();
+        let mut old = File::open(dir.file(&id, "state.json")).unwrap();
+        let before = fs::read(dir.file(&id, "state.json")).unwrap();
+        // Nothing can be made under the temporary file's name, as on a full disk.
+        fs::create_dir(dir.file(&id, &format!("state.json.{}.tmp", std::process::id()))).unwrap();
+        let mut ended = State::created();
+        ended.set_ended("exited", 7, false, "x".repeat(100));
+        assert!(dir.write_state(&id, &ended, false).is_err());
+        dir.write_last_state(&id, &ended, true).unwrap();
+        assert_eq!(dir.state(&id).unwrap(), ended);
+        let mut seen = Vec::new();
+        old.read_to_end(&mut seen).unwrap();
+        assert_eq!(seen, before);
+        // And again, over what was the old one.
+        ended.shown.exit_code = 8;
+        dir.write_last_state(&id, &ended, true).unwrap();
+        assert_eq!(dir.state(&id).unwrap(), ended);
     }
 }

@@ -48,11 +48,14 @@ pub enum Error {
     /// The shim process ended or answered nonsense.
     #[error("the container's supervisor failed: {0}")]
     Shim(String),
+    /// The container's supervisor could not do what it was asked for, in its own words.
+    #[error("{0}")]
+    Failed(String),
     /// The runtime failed.
     #[error("container runtime")]
     Runtime(#[source] Box<crate::Error>),
     /// The image store failed.
-    #[error("image store: cannot {doing}")]
+    #[error("cannot {doing}")]
     Images {
         /// What was tried.
         doing: &'static str,
@@ -61,7 +64,7 @@ pub enum Error {
         source: BoxError,
     },
     /// The network failed.
-    #[error("network: cannot {doing}")]
+    #[error("failed to {doing} container networking")]
     Networks {
         /// What was tried.
         doing: &'static str,
@@ -111,6 +114,10 @@ impl Error {
         matches!(self, Self::NameInUse { .. } | Self::Conflict(_) | Self::NotRunning(_))
     }
 
+    /// Nobody reads what was written: a program for a shell ends then without a word.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
     pub(super) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { doing, path, source }

@@ -6,6 +6,10 @@ use std::path::Path;
 use super::record::Record;
 use super::{Attached, Error, OpenOptions, Result};
 
+/// Their names in the container's directory, and where they are mounted.
+pub(super) const NAMES: [(&str, &str); 3] =
+    [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
+
 /// Writes them in place, for they may be bound into a namespace already.
 pub(super) fn write_all(
     dir: &Path,

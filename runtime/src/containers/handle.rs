@@ -101,9 +101,7 @@ impl Containers {
         state.dirty = false;
         super::log::repair(&inner.dir.file(id, &super::log::file_name(id)));
         super::socket::remove(&inner.dir.path(id));
-        if let Err(full) = inner.dir.write_state(id, &state, true) {
-            inner.dir.overwrite_state(id, &state).map_err(|_| full)?;
-        }
+        inner.dir.write_last_state(id, &state, true)?;
         if record.host.auto_remove {
             inner.remove_now(record, true)?;
         }
@@ -130,7 +128,9 @@ impl Inner {
             Err(e) => return Err(e.into()),
         }
         if wants_network(record) {
-            self.networks.detach(&record.id).map_err(|source| Error::Networks { doing: "detach", source })?;
+            self.networks
+                .detach(&record.id)
+                .map_err(|source| Error::Networks { doing: "take down", source })?;
         }
         Ok(())
     }
@@ -142,9 +142,8 @@ impl Inner {
             .map_err(|source| Error::Images { doing: "remove the root file system", source })?;
         self.dir.unpublish(&record.id, Some(&record.name))?;
         if volumes {
-            for mount in record.mounts.iter().filter(|m| m.anonymous) {
-                let _ = self.remove_volume(&mount.shown.name);
-            }
+            // The container is gone, whatever becomes of them; `volume prune` tries again.
+            let _ = self.remove_anonymous(record);
         }
         self.emit("destroy", record, &[]);
         Ok(())

@@ -56,7 +56,7 @@ impl Containers {
         let who = passwd::resolve(&root_of(container)?, user, &record.host.group_add)?;
         let process = compile::exec_process(record, &who, request)?;
         let options = ExecOptions { stdio, ..ExecOptions::default() };
-        container.exec(&process, options).map_err(|e| shim::start_error(&e))
+        container.exec(&process, options).map_err(|e| shim::start_error(&e, &request.args[0]))
     }
 
     /// Reads its log, oldest line first, until `line` returns false.

@@ -73,6 +73,7 @@ pub use config::{
     BindOptions, Config, CreateRequest, DeviceMapping, Empty, HealthConfig, HostConfig, LogConfig, Mount,
     PortBinding, RestartPolicy, Set, TmpfsOptions, Ulimit, VolumeOptions,
 };
+pub use copy::CopyOptions;
 pub use error::{Error, Result};
 pub use handle::Containers;
 pub use inspect::{

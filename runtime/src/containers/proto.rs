@@ -70,6 +70,8 @@ pub(super) enum FailureKind {
     Start(i32),
     Conflict,
     NotRunning,
+    /// Of the shim itself.
+    Shim,
     Other,
 }
 
@@ -79,11 +81,12 @@ impl From<&Error> for Failure {
             Error::Start { code, .. } => FailureKind::Start(*code),
             Error::Conflict(_) | Error::NameInUse { .. } => FailureKind::Conflict,
             Error::NotRunning(_) => FailureKind::NotRunning,
+            Error::Shim(_) => FailureKind::Shim,
             _ => FailureKind::Other,
         };
         let message = match error {
             Error::Start { message, .. } => message.clone(),
-            Error::NotRunning(id) => id.clone(),
+            Error::NotRunning(text) | Error::Shim(text) => text.clone(),
             other => super::error::chain(other),
         };
         Self { kind, message }
@@ -96,7 +99,8 @@ impl From<Failure> for Error {
             FailureKind::Start(code) => Self::Start { message: failure.message, code },
             FailureKind::Conflict => Self::Conflict(failure.message),
             FailureKind::NotRunning => Self::NotRunning(failure.message),
-            FailureKind::Other => Self::Shim(failure.message),
+            FailureKind::Shim => Self::Shim(failure.message),
+            FailureKind::Other => Self::Failed(failure.message),
         }
     }
 }

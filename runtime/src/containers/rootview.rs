@@ -1,8 +1,11 @@
 //! Looking into a container's root file system from outside, without ever leaving it.
 
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -25,6 +28,19 @@ enum Look<T> {
 
 /// Every path is resolved by the kernel as if the layer were `/`; `/proc`'s own links are refused.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// Links that are followed on the way to one path, as many as by the kernel.
+const LINKS_MAX: usize = 40;
+
+type Missing<'a> = dyn FnMut(&Path, &OsStr, usize, bool) -> io::Result<bool> + 'a;
+
+/// What is to be at the end of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Make {
+    Directory,
+    DirectoryBehindLink,
+    FileBehindLink,
+}
 
 impl RootView {
     pub(super) fn new(source: &RootfsSource) -> Result<Self> {
@@ -108,42 +124,110 @@ impl RootView {
         Ok(found)
     }
 
-    /// Makes the directory and those above it where they are missing, as `uid`:`gid`.
-    pub(super) fn make_dirs(&self, path: &str, owner: Option<(u32, u32)>) -> io::Result<()> {
+    /// Makes the directory and those above it where they are missing. A link that leads to nothing is followed, and what it names made inside.
+    pub(super) fn make_dirs(&self, path: &str) -> io::Result<()> {
+        self.make(path, Make::Directory)
+    }
+
+    /// Where a mount's target lies behind a link that leads to nothing, what the link names is made; the rest is done by who mounts.
+    pub(super) fn mend_links(&self, path: &str, file: bool) -> io::Result<()> {
+        self.make(path, if file { Make::FileBehindLink } else { Make::DirectoryBehindLink })
+    }
+
+    fn make(&self, path: &str, what: Make) -> io::Result<()> {
         if self.open(path, OFlags::PATH)?.is_some() {
             return Ok(());
         }
-        let top = self.layers.first().ok_or(io::ErrorKind::NotFound)?;
-        let mut so_far = PathBuf::new();
-        for part in Path::new(path).components() {
-            let Component::Normal(name) = part else { continue };
-            let parent = so_far.clone();
-            so_far.push(name);
-            if resolve(top.as_fd(), &so_far, OFlags::PATH | OFlags::CLOEXEC).is_ok() {
+        self.walk(path, &mut |parent, name, links, last| {
+            if links == 0 && what != Make::Directory {
+                return Ok(false);
+            }
+            self.make_one(parent, name, last && what == Make::FileBehindLink).map(|()| true)
+        })
+        .map(drop)
+    }
+
+    /// The path with every link in it replaced by what it says, inside; what is not there stays as it is written.
+    pub(super) fn real(&self, path: &str) -> io::Result<PathBuf> {
+        self.walk(path, &mut |_, _, _, _| Ok(true))
+    }
+
+    /// Follows a path link by link. Where something is missing, `missing` gets the directory, the name, the number of links followed and
+    /// whether it is the last name, and says whether to go on.
+    fn walk(&self, path: &str, missing: &mut Missing<'_>) -> io::Result<PathBuf> {
+        let mut todo: VecDeque<OsString> = names(Path::new(path));
+        let (mut real, mut links) = (PathBuf::from("/"), 0);
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                real.pop();
                 continue;
             }
-            let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
-            let at = resolve(top.as_fd(), &parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
-            match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
-                Err(rustix::io::Errno::EXIST) => {}
-                other => other?,
-            }
-            if let Some((uid, gid)) = owner {
-                let made = rustix::fs::openat(
-                    &at,
-                    name,
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )?;
-                let _ = rustix::fs::fchown(
-                    made,
-                    Some(rustix::fs::Uid::from_raw(uid)),
-                    Some(rustix::fs::Gid::from_raw(gid)),
-                );
+            let next = real.join(&name);
+            let Some(there) = self.open(&next.to_string_lossy(), OFlags::PATH | OFlags::NOFOLLOW)? else {
+                if !missing(&real, &name, links, todo.is_empty())? {
+                    return Ok(next);
+                }
+                real = next;
+                continue;
+            };
+            match FileType::from_raw_mode(rustix::fs::fstat(&there)?.st_mode) {
+                FileType::Symlink if links == LINKS_MAX => return Err(rustix::io::Errno::LOOP.into()),
+                FileType::Symlink => {
+                    links += 1;
+                    let target = rustix::fs::readlinkat(&there, "", Vec::new())?;
+                    let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    names(target).into_iter().rev().for_each(|name| todo.push_front(name));
+                }
+                FileType::Directory => real = next,
+                _ if todo.is_empty() => real = next,
+                _ => return Err(io::ErrorKind::NotADirectory.into()),
             }
         }
-        Ok(())
+        Ok(real)
     }
+
+    /// Makes `name` in a directory that is there, in the topmost layer.
+    fn make_one(&self, parent: &Path, name: &OsStr, file: bool) -> io::Result<()> {
+        let at = self.copied_up(parent)?;
+        let made = if file {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&at, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        } else {
+            rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755))
+        };
+        match made {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// The directory in the topmost layer, made as it is further down where only a lower one has it.
+    fn copied_up(&self, path: &Path) -> io::Result<OwnedFd> {
+        let top = self.layers.first().ok_or(io::ErrorKind::NotFound)?;
+        let text = path.to_string_lossy();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match resolve(top.as_fd(), Path::new(relative(&text)), flags) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let stat = rustix::fs::fstat(self.open(&text, OFlags::PATH)?.ok_or_else(missing)?)?;
+        let above = self.copied_up(path.parent().ok_or_else(missing)?)?;
+        let name = path.file_name().ok_or_else(missing)?;
+        rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        Ok(rustix::fs::openat(&above, name, flags | OFlags::NOFOLLOW, Mode::empty())?)
+    }
+}
+
+/// The names of a path, `..` among them.
+fn names(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
 }
 
 fn relative(path: &str) -> &str {
@@ -223,11 +307,45 @@ mod tests {
         }
         assert!(view.read("/etc/real", 3).is_err());
         assert!(view.read("/etc", 100).unwrap().is_none());
-        view.make_dirs("/a/b/c", None).unwrap();
+        view.make_dirs("/a/b/c").unwrap();
         assert!(root.join("a/b/c").is_dir());
         symlink(dir.path(), root.join("out")).unwrap();
-        let _ = view.make_dirs("/out/made", None);
+        let _ = view.make_dirs("/out/made");
         assert!(!dir.path().join("made").exists());
+    }
+
+    #[test]
+    fn what_a_link_to_nothing_names_is_made_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(&root).unwrap();
+        symlink("/srv/data", root.join("data")).unwrap();
+        symlink("../../../../run/etc", root.join("etc")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let view = RootView::new(&RootfsSource::Path(root.clone())).unwrap();
+        view.make_dirs("/data/x").unwrap();
+        view.mend_links("/etc/hosts", true).unwrap();
+        view.mend_links("/untouched/x", false).unwrap();
+        assert!(root.join("srv/data/x").is_dir() && root.join("run/etc/hosts").is_file());
+        assert!(!root.join("untouched").exists() && !dir.path().join("run").exists());
+        assert!(view.make_dirs("/loop/x").is_err());
+    }
+
+    #[test]
+    fn a_directory_made_over_a_lower_one_is_as_that() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (upper, lower, work) = (dir.path().join("u"), dir.path().join("l"), dir.path().join("w"));
+        for path in [&upper, &lower, &work] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        std::fs::create_dir(lower.join("private")).unwrap();
+        std::fs::set_permissions(lower.join("private"), PermissionsExt::from_mode(0o700)).unwrap();
+        symlink("/private/deep", lower.join("link")).unwrap();
+        let source = RootfsSource::Overlay { lower: vec![lower], upper: upper.clone(), work };
+        RootView::new(&source).unwrap().make_dirs("/link/x").unwrap();
+        assert_eq!(std::fs::metadata(upper.join("private")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(upper.join("private/deep/x").is_dir() && !upper.join("link").exists());
     }
 
     #[test]

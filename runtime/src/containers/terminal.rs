@@ -16,7 +16,7 @@ use crate::ExecProcess;
 pub enum Ended {
     /// The process ended with this code.
     Exited(i32),
-    /// The user pressed the detach keys, or standard output went away; the process runs on.
+    /// The user pressed the detach keys; the process runs on.
     Detached,
 }
 
@@ -56,7 +56,8 @@ impl<'a> Terminal<'a> {
         }
     }
 
-    /// Runs an attached container's session to its end.
+    /// Runs an attached container's session to its end. Where standard output or error cannot be written any more the session ends with that
+    /// error ([`Error::is_broken_pipe`]: nobody reads), and the process runs on.
     pub fn attach(&self, stream: Stream) -> Result<Ended> {
         self.session(&mut Attached { stream, ready: Vec::new() })
     }
@@ -119,14 +120,12 @@ impl<'a> Terminal<'a> {
 
     fn outputs(&self, peer: &mut dyn Peer) -> Result<Option<Ended>> {
         for output in peer.outputs()? {
-            let done = match output {
-                Output::Stdout(bytes) => write_all(self.stdout, &bytes),
-                Output::Stderr(bytes) => write_all(self.stderr, &bytes),
+            let (name, done) = match output {
+                Output::Stdout(bytes) => ("standard output", write_all(self.stdout, &bytes)),
+                Output::Stderr(bytes) => ("standard error", write_all(self.stderr, &bytes)),
                 Output::Exited(code) => return Ok(Some(Ended::Exited(code))),
             };
-            if done.is_err() {
-                return Ok(Some(Ended::Detached));
-            }
+            done.map_err(|e| Error::io("write to", name)(e.into()))?;
         }
         Ok(None)
     }

@@ -45,6 +45,9 @@ struct Stored {
     anonymous: bool,
 }
 
+/// How names of removed volumes begin; no volume's own name does.
+const OLD: &str = ".old-";
+
 /// The label by which Docker marks anonymous volumes.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
@@ -52,6 +55,7 @@ impl Volumes {
     /// Makes a volume, or gives the one that is there. An empty name makes an anonymous one.
     pub fn create(&self, name: &str, labels: &Map) -> Result<Volume> {
         let inner = &self.0.0;
+        let _kept = inner.keep_volumes()?;
         if name.is_empty() {
             return inner.make_volume(&dir::new_id()?, labels, true);
         }
@@ -74,6 +78,7 @@ impl Volumes {
         let inner = &self.0.0;
         let entries = fs::read_dir(&inner.volumes).map_err(Error::io("read", &inner.volumes))?;
         let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        let names = names.filter(|name| volume_name(name).is_ok());
         let mut list: Vec<Volume> = names.filter_map(|name| inner.volume(&name).ok()).collect();
         let used =
             if filters.values("dangling").next().is_some() { inner.volumes_in_use()? } else { Vec::new() };
@@ -94,36 +99,38 @@ impl Volumes {
     /// Removes one that no container uses; with `force` a missing one is no error.
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
         let inner = &self.0.0;
+        let mut doomed = inner.doom_volumes()?;
         match self.inspect(name) {
             Err(e) if force && e.is_not_found() => return Ok(()),
             other => other?,
         };
-        let users: Vec<String> =
-            inner.volumes_in_use()?.into_iter().filter(|(n, _)| n == name).map(|(_, id)| id).collect();
+        let users: Vec<&str> =
+            doomed.used.iter().filter(|(n, _)| n == name).map(|(_, id)| id.as_str()).collect();
         if !users.is_empty() {
             return Err(Error::Conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
         }
-        inner.remove_volume(name)
+        doomed.take(name)?;
+        doomed.remove()
     }
     /// Removes those that no container uses: anonymous ones, with `all` named ones too.
     pub fn prune(&self, all: bool, filters: &Filters) -> Result<PruneOutcome> {
         filters.only(&["label", "label!", "all"])?;
-        let inner = &self.0.0;
-        let used = inner.volumes_in_use()?;
+        let mut doomed = self.0.0.doom_volumes()?;
         let mut outcome = PruneOutcome::default();
         for volume in self.list(&Filters::new())? {
             let wanted = (all || volume.labels.contains_key(ANONYMOUS))
                 && filters.values("label").all(|l| has_label(&volume.labels, l))
                 && filters.values("label!").all(|l| !has_label(&volume.labels, l));
-            if !wanted || used.iter().any(|(name, _)| *name == volume.name) {
+            if !wanted || doomed.is_used(&volume.name) {
                 continue;
             }
             let bytes = tree_size(Path::new(&volume.mountpoint));
-            if inner.remove_volume(&volume.name).is_ok() {
+            if doomed.take(&volume.name).is_ok() {
                 outcome.bytes += bytes;
                 outcome.removed.push(volume.name);
             }
         }
+        doomed.remove()?;
         Ok(outcome)
     }
     /// Where the volumes are.
@@ -205,22 +212,36 @@ impl Inner {
         self.volume(name)
     }
 
-    /// Removes its directory; it is no volume any more at once.
-    pub(super) fn remove_volume(&self, name: &str) -> Result<()> {
-        volume_name(name)?;
-        let dir = self.volume_dir(name);
-        let doomed = self.volumes.join(format!(".old-{name}"));
-        // What a removal left that was killed half-way.
-        match fs::remove_dir_all(&doomed) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &doomed)(e));
-            }
-            _ => {}
+    /// While this is held no volume is removed: from the moment in which one is found or made until the record that names it is there.
+    pub(super) fn keep_volumes(&self) -> Result<dir::Lock> {
+        dir::lock_dir(&self.volumes, false)
+    }
+
+    /// While this is held nobody makes a volume, and no container comes to use one.
+    pub(super) fn doom_volumes(&self) -> Result<Doomed<'_>> {
+        let lock = dir::lock_dir(&self.volumes, true)?;
+        Ok(Doomed { inner: self, used: self.volumes_in_use()?, lock: Some(lock) })
+    }
+
+    /// Takes a fresh volume away again that no record names, by who holds [`Self::keep_volumes`].
+    pub(super) fn unmake_volume(&self, name: &str) {
+        if volume_name(name).is_ok() {
+            let _ = fs::remove_dir_all(self.volume_dir(name));
         }
-        fs::rename(&dir, &doomed).map_err(Error::io("remove", &dir))?;
-        fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
-        self.emit_volume("destroy", name);
-        Ok(())
+    }
+
+    /// Removes those anonymous volumes of a removed container that no other one uses.
+    pub(super) fn remove_anonymous(&self, record: &Record) -> Result<()> {
+        if !record.mounts.iter().any(|m| m.anonymous) {
+            return Ok(());
+        }
+        let mut doomed = self.doom_volumes()?;
+        for mount in record.mounts.iter().filter(|m| m.anonymous) {
+            if !doomed.is_used(&mount.shown.name) {
+                doomed.take(&mount.shown.name)?;
+            }
+        }
+        doomed.remove()
     }
 
     /// Volume names with the IDs of the containers that use them. A record that cannot be read stops it: better no removal than a wrong one.
@@ -240,6 +261,52 @@ impl Inner {
             );
         }
         Ok(used)
+    }
+}
+
+/// Volumes on their way out.
+pub(super) struct Doomed<'a> {
+    inner: &'a Inner,
+    used: Vec<(String, String)>,
+    lock: Option<dir::Lock>,
+}
+
+impl Doomed<'_> {
+    fn is_used(&self, name: &str) -> bool {
+        self.used.iter().any(|(used, _)| used == name)
+    }
+
+    /// It is no volume any more at once; its content goes later.
+    fn take(&mut self, name: &str) -> Result<()> {
+        volume_name(name)?;
+        let (dir, inner) = (self.inner.volume_dir(name), self.inner);
+        // A name of its own: what an earlier removal left half-done does not stand in the way.
+        let unique: String = dir::random::<8>()?.iter().map(|b| format!("{b:02x}")).collect();
+        match fs::rename(&dir, inner.volumes.join(format!("{OLD}{name}.{unique}"))) {
+            Ok(()) => inner.emit_volume("destroy", name),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("remove", &dir)(e)),
+        }
+        Ok(())
+    }
+
+    /// Removes the content of what was taken, and what killed removals left, without keeping others from their volumes meanwhile.
+    fn remove(mut self) -> Result<()> {
+        self.lock = None;
+        let volumes = &self.inner.volumes;
+        let mut result = Ok(());
+        for entry in fs::read_dir(volumes).map_err(Error::io("read", volumes))?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(OLD.as_bytes()) {
+                match fs::remove_dir_all(entry.path()) {
+                    // Another one removes it, too.
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        result = Err(Error::io("remove", entry.path())(e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        result
     }
 }
 

@@ -7,8 +7,10 @@
 )]
 
 mod crash;
+mod edges;
 mod harness;
 mod lifecycle;
+mod races;
 mod sessions;
 mod supervision;
 mod world;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
     tests.extend(lifecycle::TESTS);
     tests.extend(sessions::TESTS);
     tests.extend(supervision::TESTS);
+    tests.extend(edges::TESTS);
+    tests.extend(races::TESTS);
     tests.extend(crash::TESTS);
     harness::run(&tests)
 }

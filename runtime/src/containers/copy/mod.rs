@@ -1,6 +1,7 @@
 //! `export` and `cp`: trees in and out of a container as tar streams. Every path is resolved by the kernel inside the container's root, every
 //! last component is never followed, and nothing of the container is run.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -9,8 +10,12 @@ use super::record::{Record, StoredMount};
 use super::rootview::RootView;
 use super::{Containers, Error, Result, RootfsSource, parse};
 
+mod host;
 mod pack;
 mod unpack;
+
+pub use host::CopyOptions;
+use unpack::Rules;
 
 impl Containers {
     /// Writes its root file system, without its volumes, as a tar.
@@ -24,6 +29,11 @@ impl Containers {
     /// Writes `path` of the container as a tar (`docker cp web:/path -`): entries are named from the path's last component on; those of a path
     /// that ends in `/.` without it. Links are followed inside the container's root only, and the last one not at all.
     pub fn copy_out(&self, key: &str, path: &str, out: &mut dyn Write) -> Result<()> {
+        self.pack(key, path, None, out)
+    }
+
+    /// As [`Self::copy_out`], the entry under another name.
+    fn pack(&self, key: &str, path: &str, shown: Option<&OsStr>, out: &mut dyn Write) -> Result<()> {
         let id = self.id(key)?;
         let whole = parse::clean(Path::new(path));
         let missing = || Error::Invalid(format!("Could not find the file {path} in container {key}"));
@@ -34,22 +44,27 @@ impl Containers {
             if layers.is_empty() {
                 return Err(missing());
             }
-            return pack::tree(&layers, Path::new(""), true, out).map_err(fail);
+            return pack::tree(&layers, Path::new(shown.unwrap_or_default()), true, out).map_err(fail);
         }
         let name = Path::new(&whole).file_name().unwrap_or_default();
+        let shown = Path::new(shown.unwrap_or(name));
         // A volume is looked at from its own root: the name that it has in the container stands before what is in it.
         let (view, inner) = self.view(&id, &whole)?;
         if inner == "/" {
             let top = view.directories("/").map_err(Error::io("open", path))?;
-            return pack::tree(&top, Path::new(name), true, out).map_err(fail);
+            return pack::tree(&top, shown, true, out).map_err(fail);
         }
         let parent = Path::new(&inner).parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
         let parents = view.directories(&parent).map_err(Error::io("open", path))?;
-        if pack::one(&parents, name, out).map_err(fail)? { Ok(()) } else { Err(missing()) }
+        if pack::one(&parents, name, shown, out).map_err(fail)? { Ok(()) } else { Err(missing()) }
     }
 
     /// Unpacks a tar into the directory `path` of the container (`docker cp - web:/path`).
     pub fn copy_in(&self, key: &str, path: &str, tar: &mut dyn Read) -> Result<()> {
+        self.unpack(key, path, Rules::Container { owner: None }, tar)
+    }
+
+    fn unpack(&self, key: &str, path: &str, rules: Rules, tar: &mut dyn Read) -> Result<()> {
         let id = self.id(key)?;
         let whole = parse::clean(Path::new(path));
         let (record, state) = self.load(&id)?;
@@ -66,7 +81,7 @@ impl Containers {
                 "an ordinary user cannot copy into a container that does not run{hint}"
             )));
         };
-        unpack::into(root, Path::new(&inner), tar).map_err(Error::io("copy into", path))
+        unpack::into(root, Path::new(&inner), rules, tar).map_err(Error::io("copy into", path))
     }
 
     /// What `path` is to be looked up in, and as what: the root of a running container as it sees it; of another one its root file system, or

@@ -36,10 +36,10 @@ pub(super) fn tree(layers: &[OwnedFd], prefix: &Path, mounts: bool, out: &mut dy
     packer.finish()
 }
 
-/// The one entry `name` of a directory, with all below it. False: there is none.
-pub(super) fn one(parents: &[OwnedFd], name: &OsStr, out: &mut dyn Write) -> io::Result<bool> {
+/// The one entry `name` of a directory, with all below it, as `shown` in the tar. False: there is none.
+pub(super) fn one(parents: &[OwnedFd], name: &OsStr, shown: &Path, out: &mut dyn Write) -> io::Result<bool> {
     let mut packer = Packer::new(out, true, parents.first());
-    let found = packer.entry(parents, name, Path::new(name), 0)?;
+    let found = packer.entry(parents, name, shown, 0)?;
     packer.finish()?;
     Ok(found)
 }

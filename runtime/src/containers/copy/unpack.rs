@@ -13,8 +13,18 @@ use crate::containers::rootview::resolve;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// Where a tar goes, and what of it counts there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Into a container: owners as the tar says, or all these.
+    Container { owner: Option<(u32, u32)> },
+    /// Onto the host: everything is the caller's, and nothing of it is worth more there than any file: no devices, no set-user-ID bits, no
+    /// attributes but the user's.
+    Host,
+}
+
 /// Unpacks below `base`, which is a path inside `root` and must be a directory.
-pub(super) fn into(root: BorrowedFd<'_>, base: &Path, tar: &mut dyn Read) -> io::Result<()> {
+pub(super) fn into(root: BorrowedFd<'_>, base: &Path, rules: Rules, tar: &mut dyn Read) -> io::Result<()> {
     let base = relative(base)?;
     resolve(root, here(&base), DIRECTORY)?;
     let mut archive = Archive::new(tar);
@@ -27,7 +37,7 @@ pub(super) fn into(root: BorrowedFd<'_>, base: &Path, tar: &mut dyn Read) -> io:
             continue;
         }
         let path = base.join(inner);
-        if let Some(time) = one(root, &base, &path, &mut entry)? {
+        if let Some(time) = one(root, &base, &path, rules, &mut entry)? {
             times.push((path, time));
         }
     }
@@ -65,6 +75,7 @@ fn one(
     root: BorrowedFd<'_>,
     base: &Path,
     path: &Path,
+    rules: Rules,
     entry: &mut Entry<'_, &mut dyn Read>,
 ) -> io::Result<Option<u64>> {
     let (parent, name) =
@@ -72,26 +83,27 @@ fn one(
     let at = parents(root, parent)?;
     let header = entry.header().clone();
     let kind = header.entry_type();
-    let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
+    let mode = Mode::from_raw_mode(header.mode()? & if rules == Rules::Host { 0o777 } else { 0o7777 });
     match kind {
-        EntryType::Directory => return directory(&at, &name, &header, mode).map(Some),
+        EntryType::Directory => return directory(&at, &name, &header, mode, rules).map(Some),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             clear(&at, &name)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(rustix::fs::openat(&at, &name, flags, Mode::from_raw_mode(0o600))?);
             io::copy(entry, &mut file)?;
             let file = OwnedFd::from(file);
-            own(&file, &header)?;
+            own(&file, &header, rules)?;
             rustix::fs::fchmod(&file, mode)?;
-            xattrs(entry, &file)?;
+            xattrs(entry, &file, rules)?;
             set_time(&file, header.mtime()?)?;
         }
         EntryType::Symlink => {
             let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?.into_owned();
             clear(&at, &name)?;
             rustix::fs::symlinkat(OsStr::from_bytes(&target), &at, &name)?;
-            let (uid, gid) = ids(&header)?;
-            permitted(rustix::fs::chownat(&at, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+            if let Some((uid, gid)) = ids(&header, rules)? {
+                permitted(rustix::fs::chownat(&at, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+            }
         }
         EntryType::Link => {
             let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?.into_owned();
@@ -105,6 +117,7 @@ fn one(
             let through = format!("/proc/self/fd/{}", source.as_raw_fd());
             rustix::fs::linkat(CWD, through, &at, &name, AtFlags::SYMLINK_FOLLOW)?;
         }
+        EntryType::Char | EntryType::Block if rules == Rules::Host => {}
         EntryType::Char | EntryType::Block | EntryType::Fifo => {
             clear(&at, &name)?;
             let (kind, device) = match kind {
@@ -130,7 +143,13 @@ fn one(
     Ok(None)
 }
 
-fn directory(at: &OwnedFd, name: &OsString, header: &tar::Header, mode: Mode) -> io::Result<u64> {
+fn directory(
+    at: &OwnedFd,
+    name: &OsString,
+    header: &tar::Header,
+    mode: Mode,
+    rules: Rules,
+) -> io::Result<u64> {
     match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
         Err(Errno::EXIST) => {}
         other => other?,
@@ -144,7 +163,7 @@ fn directory(at: &OwnedFd, name: &OsString, header: &tar::Header, mode: Mode) ->
         }
         other => other?,
     };
-    own(&dir, header)?;
+    own(&dir, header, rules)?;
     rustix::fs::fchmod(&dir, mode)?;
     header.mtime()
 }
@@ -173,14 +192,22 @@ fn clear(at: &OwnedFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
-fn ids(header: &tar::Header) -> io::Result<(Uid, Gid)> {
+/// Whose an entry becomes; `None`: it is the caller's, and stays so.
+fn ids(header: &tar::Header, rules: Rules) -> io::Result<Option<(Uid, Gid)>> {
     let id = |n: u64| u32::try_from(n).ok().filter(|n| *n != u32::MAX).ok_or(io::ErrorKind::InvalidData);
-    Ok((Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?)))
+    let (uid, gid) = match rules {
+        Rules::Host => return Ok(None),
+        Rules::Container { owner: Some(owner) } => owner,
+        Rules::Container { owner: None } => (id(header.uid()?)?, id(header.gid()?)?),
+    };
+    Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
 }
 
-fn own(fd: &OwnedFd, header: &tar::Header) -> io::Result<()> {
-    let (uid, gid) = ids(header)?;
-    permitted(rustix::fs::fchown(fd, Some(uid), Some(gid)))
+fn own(fd: &OwnedFd, header: &tar::Header, rules: Rules) -> io::Result<()> {
+    match ids(header, rules)? {
+        Some((uid, gid)) => permitted(rustix::fs::fchown(fd, Some(uid), Some(gid))),
+        None => Ok(()),
+    }
 }
 
 /// What an ordinary user may not do is left out.
@@ -191,12 +218,13 @@ fn permitted(result: rustix::io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: &OwnedFd) -> io::Result<()> {
+fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: &OwnedFd, rules: Rules) -> io::Result<()> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(()) };
     for extension in extensions {
         let extension = extension?;
         if let Some(name) = extension.key().ok().and_then(|k| k.strip_prefix("SCHILY.xattr."))
             && !name.contains(".overlay.")
+            && (rules != Rules::Host || name.starts_with("user."))
         {
             match rustix::fs::fsetxattr(file, name, extension.value_bytes(), rustix::fs::XattrFlags::empty())
             {
@@ -242,7 +270,7 @@ mod tests {
 
     fn unpack(root: &Path, bytes: &[u8]) -> io::Result<()> {
         let fd = rustix::fs::open(root, DIRECTORY, Mode::empty()).unwrap();
-        into(fd.as_fd(), Path::new("/in"), &mut &bytes[..])
+        into(fd.as_fd(), Path::new("/in"), Rules::Container { owner: None }, &mut &bytes[..])
     }
 
     #[test]
@@ -282,5 +310,32 @@ mod tests {
         .unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("in/target")).unwrap(), "old");
         assert_eq!(std::fs::read_to_string(dir.path().join("in/again")).unwrap(), "new");
+    }
+
+    /// What a container made is no more than files on the host.
+    #[test]
+    fn nothing_privileged_reaches_the_host() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mut out = tar::Builder::new(Vec::new());
+        for (name, kind) in
+            [("suid", EntryType::Regular), ("disk", EntryType::Block), ("dir", EntryType::Directory)]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(0o6755);
+            header.set_uid(12345);
+            header.set_gid(12345);
+            header.set_size(0);
+            out.append_data(&mut header, name, io::empty()).unwrap();
+        }
+        let fd = rustix::fs::open(dir.path(), DIRECTORY, Mode::empty()).unwrap();
+        into(fd.as_fd(), Path::new(""), Rules::Host, &mut &out.into_inner().unwrap()[..]).unwrap();
+        assert!(!dir.path().join("disk").exists());
+        for name in ["suid", "dir"] {
+            let meta = std::fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o7777, 0o755, "{name}");
+            assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), rustix::process::geteuid().as_raw());
+        }
     }
 }

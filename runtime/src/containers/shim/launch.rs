@@ -43,8 +43,9 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
     all.prepare_volumes(record, &view)?;
     if !record.config.working_dir.is_empty() {
         let io = Error::io("create the working directory", &record.config.working_dir);
-        view.make_dirs(&record.config.working_dir, None).map_err(io)?;
+        view.make_dirs(&record.config.working_dir).map_err(io)?;
     }
+    mend_targets(&view, record)?;
     let others = joined(all, record)?;
     // In this process the descriptors are paths, too: nobody can put another namespace in their place.
     let join: Vec<(String, String)> = others
@@ -56,6 +57,7 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         &Facts {
             identity: &identity,
             dir: &dir,
+            init: &inner.dir.init_program(compile::wants_init(&record.host))?,
             own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             join: &join,
         },
@@ -73,11 +75,25 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         outputs = [Some(console), None];
     }
     let pid = created.pid();
-    let running = created.start().map_err(|e| start_error(&e))?;
+    let running = created.start().map_err(|e| start_error(&e, &record.path))?;
     for fd in outputs.iter().chain([&stdin]).flatten() {
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::io("set up", "a stream")(e.into()))?;
     }
     Ok(Started { running, pid, stdin, outputs, attached })
+}
+
+/// Images are made whose `/etc/resolv.conf` or `/var/lib/x` is a link to where nothing is yet: Docker makes it, inside.
+fn mend_targets(view: &RootView, record: &Record) -> Result<()> {
+    let files = files::NAMES.iter().map(|(_, target)| (*target, true));
+    let mounts = record.mounts.iter().map(|m| {
+        let file = m.shown.kind == "bind" && std::fs::metadata(&m.shown.source).is_ok_and(|s| !s.is_dir());
+        (m.shown.destination.as_str(), file)
+    });
+    let init = compile::wants_init(&record.host).then_some((compile::INIT_TARGET, true));
+    for (target, file) in files.chain(mounts).chain(init) {
+        view.mend_links(target, file).map_err(Error::io("make the mount's target", target))?;
+    }
+    Ok(())
 }
 
 fn create(
@@ -100,29 +116,37 @@ fn create(
             Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
         }
     };
-    let mount_subpaths = record.mounts.iter().filter(|m| m.shown.kind == "volume" && !m.subpath.is_empty());
     let options = CreateOptions {
         rootfs,
         stdio,
         bundle: Some(all.0.dir.path(&record.id)),
-        mount_subpaths: mount_subpaths
-            .map(|m| (m.shown.destination.clone().into(), m.subpath.clone().into()))
+        mount_subpaths: record
+            .mounts
+            .iter()
+            .filter_map(|m| Some((m.shown.destination.clone().into(), compile::inside_source(m)?.into())))
             .collect(),
         ..CreateOptions::default()
     };
-    all.0.runtime.create(&record.id, &spec, options).map_err(|e| start_error(&e))
+    all.0.runtime.create(&record.id, &spec, options).map_err(|e| start_error(&e, &record.path))
 }
 
 /// Docker's exit codes for what went wrong.
-pub(in crate::containers) fn start_error(e: &crate::Error) -> Error {
-    let code = if e.is_program_not_found() {
-        127
-    } else if e.is_program_not_executable() {
-        126
-    } else {
-        125
-    };
-    Error::Start { message: crate::containers::error::chain(e), code }
+pub(in crate::containers) fn start_error(e: &crate::Error, program: &str) -> Error {
+    if e.is_program_not_found() {
+        let why = if program.contains('/') {
+            format!("stat {program}: no such file or directory")
+        } else {
+            "executable file not found in $PATH".into()
+        };
+        return Error::Start { message: format!("exec: \"{program}\": {why}"), code: 127 };
+    }
+    let message = crate::containers::error::chain(e);
+    if e.is_program_not_executable() {
+        let why = message.rsplit(": ").next().unwrap_or_default();
+        let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
+        return Error::Start { message: format!("exec: \"{program}\": {why}"), code: 126 };
+    }
+    Error::Start { message, code: 125 }
 }
 
 fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> Result<Option<Attached>> {
@@ -134,7 +158,7 @@ fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> R
         .0
         .networks
         .attach(&record.id, netns.as_fd(), &record.network)
-        .map_err(|source| Error::Networks { doing: "attach the container", source })?;
+        .map_err(|source| Error::Networks { doing: "set up", source })?;
     // The files are bound already: their content changes, not their inode.
     files::write_all(dir, record, Some(&attached), &all.0.options)?;
     Ok(Some(attached))

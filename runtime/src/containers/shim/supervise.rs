@@ -21,6 +21,7 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
     let _alive = inner.dir.alive_lock(id)?;
     let record = inner.dir.record(id)?;
     let dir = inner.dir.path(id);
+    inner.dir.reserve(id)?;
     let listener = socket::listen(&dir).map_err(Error::io("listen in", &dir))?;
     let log = log::Writer::open(&inner.dir.file(id, &log::file_name(id)), &record.host.log_config)?;
     let mut state = inner.state(id)?;
@@ -160,11 +161,10 @@ impl Shim<'_> {
         self.all.0.dir.write_state(&self.record.id, &self.state, durable && !self.record.host.auto_remove)
     }
 
-    /// Saves how it ended. Where there is no room for another file, the one that is there is overwritten: no reason to lose the exit code.
+    /// Saves how it ended, also where the disk is full: no reason to lose the exit code.
     fn save_end(&self) {
-        if self.save(true).is_err() {
-            let _ = self.all.0.dir.overwrite_state(&self.record.id, &self.state);
-        }
+        let durable = !self.record.host.auto_remove;
+        let _ = self.all.0.dir.write_last_state(&self.record.id, &self.state, durable);
     }
 
     /// Serves everybody until the container's process has ended and its streams are empty.

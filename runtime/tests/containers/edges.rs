@@ -1,0 +1,162 @@
+//! Corners of volumes, image layouts and starts that once went wrong.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use longshore_runtime::containers::{
+    AttachOptions, RemoveOptions, StartOptions, StopOptions, Terminal, WaitFor,
+};
+
+use crate::harness::Test;
+use crate::world::{World, until};
+
+pub(crate) const TESTS: [Test; 7] = [
+    ("edges::a_volume_that_comes_into_use_stays", a_volume_that_comes_into_use_stays),
+    ("edges::a_borrowed_volume_outlives_its_first_container", a_borrowed_volume_outlives_its_first_container),
+    ("edges::links_to_nothing_are_made_inside", links_to_nothing_are_made_inside),
+    ("edges::init_reaps_and_forwards", init_reaps_and_forwards),
+    ("edges::init_ends_as_its_child", init_ends_as_its_child),
+    ("edges::errors_in_dockers_words", errors_in_dockers_words),
+    ("edges::lost_output_is_no_detach", lost_output_is_no_detach),
+];
+
+/// `volume rm` against `create -v`: whoever is first, no container is left without its data.
+fn a_volume_that_comes_into_use_stays() {
+    let Some(world) = World::new() else { return };
+    let (volumes, done) = (world.all.volumes(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = volumes.remove("data", false);
+            }
+        });
+        for n in 0..200 {
+            let id = world.create(&format!("user{n}"), &["true"], |r| r.host.binds = vec!["data:/d".into()]);
+            let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for _ in 0..3 {
+                    assert!(volumes.inspect("data").is_ok(), "removed under a container, round {n}");
+                }
+            }));
+            done.store(kept.is_err(), Ordering::Relaxed);
+            kept.unwrap();
+            world.all.remove(&id, &RemoveOptions::default()).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// `--volumes-from` of a container that goes with `rm -v`.
+fn a_borrowed_volume_outlives_its_first_container() {
+    let Some(world) = World::new() else { return };
+    world.create("first", &["true"], |r| r.config.volumes = [("/v".to_owned(), Default::default())].into());
+    let (code, _) = world.run_to_end("second", "echo kept > /v/file", |r| {
+        r.host.volumes_from = vec!["first".into()];
+    });
+    assert_eq!(code, 0);
+    world.all.remove("first", &RemoveOptions::new(false, true)).unwrap();
+    assert_eq!(world.all.volumes().list(&Default::default()).unwrap().len(), 1);
+    world.all.start("second", &StartOptions::default()).unwrap();
+    assert_eq!(world.all.wait("second", WaitFor::NotRunning).unwrap(), 0);
+    let (_, log) = world.run_to_end("third", "cat /v/file", |r| r.host.volumes_from = vec!["second".into()]);
+    assert_eq!(log, "kept\n");
+}
+
+/// Images have `/etc/resolv.conf -> /run/...` or `/var/lib/x -> /srv/x` before there is such a thing.
+fn links_to_nothing_are_made_inside() {
+    let Some(world) = World::new() else { return };
+    let id = world.create("links", &["sh", "-c", "pwd -P; cat /etc/resolv.conf; echo x > /vol/x"], |r| {
+        r.config.working_dir = "/work/here".into();
+        r.host.binds = vec!["data:/vol".into()];
+    });
+    let root = world.dir.join("roots").join(id);
+    symlink("/run/missing/stub.conf", root.join("etc/resolv.conf")).unwrap();
+    symlink("../../../srv/work", root.join("work")).unwrap();
+    symlink("/srv/volume", root.join("vol")).unwrap();
+    world.all.start("links", &StartOptions::default()).unwrap();
+    assert_eq!(world.all.wait("links", WaitFor::NotRunning).unwrap(), 0);
+    assert_eq!(world.log("links"), "/srv/work/here\nnameserver 192.0.2.1\n");
+    let volume = world.all.volumes().inspect("data").unwrap();
+    assert_eq!(std::fs::read_to_string(format!("{}/x", volume.mountpoint)).unwrap(), "x\n");
+}
+
+fn init_reaps_and_forwards() {
+    let Some(world) = World::new() else { return };
+    let script = "trap 'echo got it; exit 5' TERM; (sh -c 'sleep 0.1 & exit' &); cat /proc/1/cmdline | tr '\\0' ' '; echo; \
+         while true; do sleep 0.05; done";
+    world.run("tree", &["sh", "-c", script], |r| r.host.init = Some(true));
+    until("it is at work", || world.log("tree").contains("/sbin/docker-init -- sh"));
+    // The orphan has ended and is nobody's zombie.
+    let zombies = || {
+        let rows = world.all.top("tree").unwrap().processes;
+        rows.iter().filter(|row| row.last().is_some_and(|command| command.starts_with('['))).count()
+    };
+    until("its orphan is reaped", || zombies() == 0 && world.all.top("tree").unwrap().processes.len() <= 3);
+    world.all.stop("tree", &StopOptions::timeout(20)).unwrap();
+    assert_eq!(world.all.inspect("tree").unwrap().state.exit_code, 5);
+    assert!(world.log("tree").ends_with("got it\n"));
+}
+
+fn init_ends_as_its_child() {
+    let Some(world) = World::new() else { return };
+    let cases: [(&[&str], i32); 5] = [
+        (&["sh", "-c", "exit 7"], 7),
+        (&["sh", "-c", "kill -9 $$"], 137),
+        (&["nope"], 127),
+        (&["/nope"], 127),
+        (&["/etc/passwd"], 126),
+    ];
+    for (n, (command, code)) in cases.into_iter().enumerate() {
+        let name = format!("c{n}");
+        let id = world.create(&name, command, |r| {
+            r.host.init = Some(true);
+            r.host.readonly_rootfs = n == 0;
+            r.host.auto_remove = n == 1;
+        });
+        let attach = StartOptions::attach(AttachOptions::default());
+        let mut stream = world.all.start(&id, &attach).unwrap().unwrap();
+        let ended = std::iter::from_fn(|| stream.recv().unwrap()).last();
+        assert_eq!(ended, Some(longshore_runtime::containers::Output::Exited(code)), "{command:?}");
+    }
+}
+
+fn errors_in_dockers_words() {
+    let Some(world) = World::new() else { return };
+    let cases = [
+        (
+            "nope",
+            "none",
+            "failed to start the container's process: exec: \"nope\": executable file not found in $PATH",
+        ),
+        (
+            "/nope",
+            "none",
+            "failed to start the container's process: exec: \"/nope\": stat /nope: no such file or directory",
+        ),
+        (
+            "/etc/passwd",
+            "none",
+            "failed to start the container's process: exec: \"/etc/passwd\": permission denied",
+        ),
+        ("true", "backend", "failed to set up container networking: no network backend"),
+    ];
+    for (n, (program, network, words)) in cases.into_iter().enumerate() {
+        if network != "none" && !rustix::process::geteuid().is_root() {
+            continue;
+        }
+        let id = world.create(&format!("c{n}"), &[program], |r| r.host.network_mode = network.into());
+        let error = world.all.start(&id, &StartOptions::default()).unwrap_err();
+        assert_eq!(error.to_string(), words);
+    }
+}
+
+fn lost_output_is_no_detach() {
+    let Some(world) = World::new() else { return };
+    let id = world.create("talker", &["sh", "-c", "while true; do echo y; done"], |_| {});
+    let stream = world.all.start(&id, &StartOptions::attach(AttachOptions::default())).unwrap().unwrap();
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    drop(read);
+    let error = Terminal::new(write.as_fd(), write.as_fd()).attach(stream).unwrap_err();
+    assert!(error.is_broken_pipe(), "{error}");
+    assert_eq!(world.status("talker"), "running");
+}
