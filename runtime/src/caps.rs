@@ -52,6 +52,8 @@ const NAMES: [&str; 41] = [
 
 /// Number of `CAP_SETGID`.
 pub(crate) const SETGID: u32 = 6;
+/// Number of `CAP_SYS_ADMIN`.
+pub(crate) const SYS_ADMIN: u32 = 21;
 /// Number of `CAP_SYS_RESOURCE`.
 pub(crate) const SYS_RESOURCE: u32 = 24;
 

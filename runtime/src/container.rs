@@ -107,7 +107,9 @@ impl Container {
         let poststart = hooks::run(&record.spec, "poststart", &document(record, Status::Running));
         if poststart.is_err() {
             // runtime.md, "Lifecycle": a failed poststart hook stops the container.
-            process::kill(record.pid, libc::SIGKILL);
+            if let Some(pidfd) = record.pidfd() {
+                let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+            }
         }
         poststart
     }
@@ -116,13 +118,10 @@ impl Container {
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let record = self.dir.read()?;
         if all {
-            for pid in self.members(&record)? {
-                process::kill(pid, signal);
-            }
-            return Ok(());
+            return process::signal_all(|| self.members(&record), signal).map(drop);
         }
         let wrong = Error::WrongStatus { action: "kill", status: Status::Stopped.as_str() };
-        let Some(pidfd) = process::open(record.pid).filter(|_| record.is_alive()) else { return Err(wrong) };
+        let Some(pidfd) = record.pidfd() else { return Err(wrong) };
         match sys::pidfd_send_signal(&pidfd, signal) {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(wrong),
             result => result.map_err(Error::os(format!("send signal {signal}"))),
@@ -159,7 +158,7 @@ impl Container {
         let record = self.dir.read()?;
         match self.status(&record) {
             Status::Stopped => Err(Error::WrongStatus { action: "update", status: Status::Stopped.as_str() }),
-            _ => record.groups.apply(resources),
+            _ => record.groups.apply(resources, None),
         }
     }
 
@@ -210,7 +209,7 @@ impl Container {
 
     /// Kills init, and waits until it is gone.
     fn end(&self, record: &Record) -> Result<()> {
-        let Some(pidfd) = process::open(record.pid) else { return Ok(()) };
+        let Some(pidfd) = record.pidfd() else { return Ok(()) };
         let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
         if record.groups.is_frozen() {
             record.groups.freeze(false)?;
@@ -224,10 +223,7 @@ impl Container {
 
     /// A pidfd of its init, while it lives.
     pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
-        let record = self.dir.read()?;
-        let pidfd = process::open(record.pid);
-        // Checked after it was opened, so it is that process's and no later one's.
-        Ok(pidfd.filter(|_| record.is_alive()))
+        Ok(self.dir.read()?.pidfd())
     }
 
     pub(crate) fn oom_killed(&self) -> bool {

@@ -12,8 +12,7 @@ use crate::created::Exit;
 use crate::error::{Error, Result};
 use crate::launch::{Launch, Launched, launch, status_socket};
 use crate::plan::{Input, Mode, RootSource, compile};
-use crate::process;
-use crate::runtime::no_capabilities;
+use crate::runtime::{id_maps, no_capabilities};
 use crate::seccomp::Filter;
 use crate::state::Status;
 use crate::stdio::{Stdio, Streams, at_least};
@@ -34,8 +33,7 @@ impl Container {
     /// the container's own process; seccomp, namespaces and cgroups are always the container's.
     pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<ExecProcess> {
         let record = self.dir.read()?;
-        let init = process::open(record.pid).filter(|_| record.is_alive());
-        let Some(init) = init else {
+        let Some(init) = record.pidfd() else {
             return Err(Error::WrongStatus { action: "exec in", status: Status::Stopped.as_str() });
         };
         let least = 3 + options.preserve_fds.len() as RawFd;
@@ -46,6 +44,9 @@ impl Container {
         let (status, theirs) = status_socket(least)?;
         let in_user_namespace = record.namespaces & libc::CLONE_NEWUSER as u64 != 0;
         let available = if in_user_namespace { caps::all() } else { caps::own() };
+        if record.new_user {
+            id_maps(record.spec.linux().as_ref()).check(process.user())?;
+        }
         let container_caps = || record.spec.process().as_ref().and_then(|p| p.capabilities().clone());
         let wanted = process.capabilities().clone().or_else(container_caps).unwrap_or_else(no_capabilities);
         let (sets, _) = caps::sets(&wanted, available);
@@ -63,6 +64,7 @@ impl Container {
             process,
             bundle: Path::new("/"),
             mount_subpaths: &[],
+            mount_sources: &[],
             root: RootSource::None,
             stdio: streams.numbers(),
             preserve: &preserve_numbers,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use oci_spec::runtime::LinuxIdMapping;
+use oci_spec::runtime::{LinuxIdMapping, User};
 
 use crate::caps;
 use crate::error::{Error, Result};
@@ -37,6 +37,30 @@ impl Maps {
     /// `setgroups(2)` stays permitted inside.
     pub(crate) fn may_set_groups(&self) -> bool {
         self.privileged || !self.is_single()
+    }
+
+    /// Refuses a user of the process whom the maps do not have: the kernel would only say "invalid argument".
+    pub(crate) fn check(&self, user: &User) -> Result<()> {
+        let has =
+            |map: &[[u32; 3]], id: u32| map.iter().any(|[inside, _, size]| id.wrapping_sub(*inside) < *size);
+        let refuse = |field: &str, id: u32| {
+            Err(Error::Unsupported {
+                what: format!(
+                    "process.user.{field} {id}: the container's user namespace has no such ID; linux.{field}Mappings must contain it \
+                     (more than one ID takes newuidmap, newgidmap and a range in /etc/subuid and /etc/subgid)"
+                ),
+            })
+        };
+        if !has(&self.uid, user.uid()) {
+            return refuse("uid", user.uid());
+        }
+        if !has(&self.gid, user.gid()) {
+            return refuse("gid", user.gid());
+        }
+        match user.additional_gids().iter().flatten().find(|gid| !has(&self.gid, **gid)) {
+            Some(gid) => refuse("gid", *gid),
+            None => Ok(()),
+        }
     }
 
     /// Writes them for a process that waits for it.

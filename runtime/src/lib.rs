@@ -72,6 +72,7 @@ mod plan;
 mod process;
 mod runtime;
 mod seccomp;
+mod sources;
 pub mod spec;
 mod state;
 mod stdio;

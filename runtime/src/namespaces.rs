@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::error::{Error, Result};
+use crate::caps;
+use crate::error::{Context, Error, Result};
+use crate::sys;
 
 /// A spec's namespaces, opened.
 #[derive(Debug, Default)]
@@ -37,10 +39,42 @@ impl Namespaces {
                 }
             }
         }
+        namespaces.enter_owner()?;
         // The user namespace first: it owns the others.
         namespaces.joins.sort_by_key(|(_, flag)| *flag != libc::CLONE_NEWUSER as u64);
         namespaces.check(spec)?;
         Ok(namespaces)
+    }
+
+    /// Only who has `CAP_SYS_ADMIN` in the user namespace that owns a namespace, and in its own, may join it. An ordinary user has that by
+    /// entering the owner, where it made that; a user namespace of the container's own would lead away from it, so the owner takes its
+    /// place.
+    fn enter_owner(&mut self) -> Result<()> {
+        if self.joins.is_empty()
+            || self.joins.iter().any(|(_, flag)| *flag == libc::CLONE_NEWUSER as u64)
+            || caps::own() & 1 << caps::SYS_ADMIN != 0
+        {
+            return Ok(());
+        }
+        let refuse = |why: &str| Error::Unsupported { what: format!("linux.namespaces.path: {why}") };
+        let foreign = "the namespace does not belong to a user namespace that this user has made";
+        let owners = self.joins.iter().map(|(fd, _)| sys::owner(fd)).collect::<Result<Vec<_>, _>>();
+        let owners = owners.map_err(|e| match e.raw_os_error() {
+            Some(libc::EPERM) => refuse(foreign),
+            _ => Error::os("find the owner of a namespace")(e),
+        })?;
+        let mut identities = owners.iter().map(identity).collect::<Result<Vec<_>>>()?;
+        identities.dedup();
+        if identities.len() > 1 {
+            return Err(refuse("the namespaces have different owners, which takes privileges"));
+        }
+        let own = File::open("/proc/self/ns/user").map_err(Error::os("open /proc/self/ns/user"))?;
+        if identities == [identity(&own.into())?] {
+            return Err(refuse(foreign));
+        }
+        self.joins.extend(owners.into_iter().next().map(|fd| (fd, libc::CLONE_NEWUSER as u64)));
+        self.new &= !(libc::CLONE_NEWUSER as u64);
+        Ok(())
     }
 
     fn check(&self, spec: &Spec) -> Result<()> {
@@ -73,6 +107,10 @@ impl Namespaces {
     pub(crate) fn joins(&self) -> Vec<(RawFd, u64)> {
         self.joins.iter().map(|(fd, flag)| (fd.as_raw_fd(), *flag)).collect()
     }
+}
+
+fn identity(fd: &OwnedFd) -> Result<(u64, u64)> {
+    rustix::fs::fstat(fd).map(|s| (s.st_dev, s.st_ino)).context("stat a namespace")
 }
 
 fn flag(kind: LinuxNamespaceType) -> u64 {

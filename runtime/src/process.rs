@@ -3,13 +3,23 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 
+use crate::error::Result;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// Sends a signal by PID, silently: the process may have ended.
-pub(crate) fn kill(pid: u32, signal: i32) {
-    if let Some(fd) = open(pid) {
-        let _ = crate::sys::pidfd_send_signal(&fd, signal);
+/// Sends a signal to all that a list names; false: it is empty. A member may end, and its PID be another's, between the reading of the list
+/// and the signal: so pidfds are opened first, and the list is asked again.
+pub(crate) fn signal_all(list: impl Fn() -> Result<Vec<u32>>, signal: i32) -> Result<bool> {
+    let opened: Vec<_> = list()?.into_iter().map(|pid| (pid, open(pid))).collect();
+    let members = list()?;
+    for (pid, pidfd) in &opened {
+        if let Some(pidfd) = pidfd
+            && members.contains(pid)
+        {
+            // It may have ended by itself.
+            let _ = crate::sys::pidfd_send_signal(pidfd, signal);
+        }
     }
+    Ok(!opened.is_empty() || !members.is_empty())
 }
 
 /// A pidfd.

@@ -21,6 +21,7 @@ use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
 use crate::seccomp::Filter;
+use crate::sources::Sources;
 use crate::state::{Dir, Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::sys;
@@ -53,6 +54,9 @@ pub struct CreateOptions<'a> {
     /// Bind mounts, by destination, of a path inside their source only: links there are resolved as if the source were `/`, in the moment
     /// of the mount, so whoever writes to the source cannot lead out of it.
     pub mount_subpaths: Vec<(PathBuf, PathBuf)>,
+    /// Bind mounts, by destination, whose source is this open file or directory (`O_PATH` will do), whatever the spec's `source` says and
+    /// whoever may have renamed things on the way there since. Without privileges its path must still lead to it.
+    pub mount_sources: Vec<(PathBuf, OwnedFd)>,
     /// Move the root with `mount --move` and `chroot` instead of `pivot_root` (an initramfs host). Less safe: avoid it.
     pub no_pivot: bool,
 }
@@ -130,6 +134,9 @@ impl Runtime {
         let cgroup_namespace = namespaces.take(libc::CLONE_NEWCGROUP);
         let linux = spec.linux().as_ref();
         let maps = new_user.then(|| id_maps(linux));
+        if let Some(maps) = &maps {
+            maps.check(process.user())?;
+        }
         let in_user_namespace = new_user || namespaces.has(libc::CLONE_NEWUSER);
         let may_set_groups = maps
             .as_ref()
@@ -138,7 +145,9 @@ impl Runtime {
         let path = dir.write_cgroup(cgroup_path(linux, &dir.id))?;
         making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
         if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
-            making.groups.apply(resources)?;
+            // An ordinary user has what is delegated to it, which often is nothing.
+            let lenient = caps::own() & 1 << caps::SYS_ADMIN == 0;
+            making.groups.apply(resources, lenient.then_some(&mut warnings))?;
         }
         if !in_user_namespace {
             // In a user namespace no device node can be made, and none of the file system's is honoured.
@@ -150,6 +159,7 @@ impl Runtime {
         warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
         let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
+        let sources = Sources::new(spec, options.mount_sources, least)?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
         let joins = namespaces.joins();
@@ -157,6 +167,7 @@ impl Runtime {
             preserve.iter().chain([&theirs, &listener]).map(AsRawFd::as_raw_fd).collect();
         keep.extend(streams.numbers().into_iter().flatten().chain(rootfs_fd));
         keep.extend(joins.iter().map(|(fd, _)| *fd));
+        keep.extend(sources.fds.iter().map(AsRawFd::as_raw_fd));
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let input = Input {
             mode: Mode::Init,
@@ -187,6 +198,7 @@ impl Runtime {
             status: theirs.as_raw_fd(),
             keep: &keep,
             mount_subpaths: &options.mount_subpaths,
+            mount_sources: &sources.list,
             no_pivot: options.no_pivot,
             extra_env: &[],
         };
@@ -209,10 +221,9 @@ impl Runtime {
             &status,
             theirs,
         )?;
-        let record =
-            record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, may_set_groups)
-                .and_then(|record| publish(dir, record, &status, &launched))
-                .inspect_err(|_| launched.abort())?;
+        let record = record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, &input)
+            .and_then(|record| publish(dir, record, &status, &launched))
+            .inspect_err(|_| launched.abort())?;
         let container = Container { runtime: self.clone(), dir: dir.clone() };
         Ok(Created::new(container, launched, streams.parent, record, warnings))
     }
@@ -305,7 +316,7 @@ fn record(
     making: &Making<'_>,
     bundle: Option<PathBuf>,
     namespaces: u64,
-    may_set_groups: bool,
+    input: &Input<'_>,
 ) -> Result<Record> {
     Ok(Record {
         id: dir.id.clone(),
@@ -316,7 +327,8 @@ fn record(
         bundle,
         groups: making.groups.clone(),
         namespaces,
-        may_set_groups,
+        may_set_groups: input.may_set_groups,
+        new_user: input.new_user,
         faults: plan.faults.after_park(),
         spec: spec.clone(),
     })
@@ -382,7 +394,7 @@ fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {
     }
 }
 
-fn id_maps(linux: Option<&Linux>) -> Maps {
+pub(crate) fn id_maps(linux: Option<&Linux>) -> Maps {
     let uid = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
     let gid = linux.and_then(|l| l.gid_mappings().as_deref()).unwrap_or_default();
     Maps::new(uid, gid)

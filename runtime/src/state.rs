@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -83,6 +84,9 @@ pub(crate) struct Record {
     pub(crate) namespaces: u64,
     /// `setgroups(2)` is permitted inside.
     pub(crate) may_set_groups: bool,
+    /// It has a user namespace of its own, with the spec's maps.
+    #[serde(default)]
+    pub(crate) new_user: bool,
     /// For the errors of `start`.
     pub(crate) faults: Faults,
     pub(crate) spec: Spec,
@@ -98,6 +102,11 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Record {
+    /// A pidfd of its process, while that lives. Checked after it was opened, so it is that process's and no later one's.
+    pub(crate) fn pidfd(&self) -> Option<OwnedFd> {
+        crate::process::open(self.pid).filter(|_| self.is_alive())
+    }
+
     /// Its process is there: same boot, same start time, not a zombie.
     pub(crate) fn is_alive(&self) -> bool {
         self.boot_id == boot_id() && crate::process::start_time(self.pid) == Some(self.start_time)

@@ -8,15 +8,32 @@ use oci_spec::runtime::LinuxResources;
 use super::{Groups, write};
 use crate::error::{Error, Result};
 
-pub(super) fn apply(groups: &Groups, resources: &LinuxResources) -> Result<()> {
-    memory(groups, resources)?;
-    cpu(groups, resources)?;
-    if let Some(pids) = resources.pids() {
-        let limit = pids.limit();
-        let value = if limit <= 0 { "max".to_owned() } else { limit.to_string() };
-        set(groups, "pids", "linux.resources.pids", "pids.max", "pids.max", &value)?;
+pub(super) fn apply(
+    groups: &Groups,
+    resources: &LinuxResources,
+    mut warnings: Option<&mut Vec<String>>,
+) -> Result<()> {
+    let parts: [fn(&Groups, &LinuxResources) -> Result<()>; 8] =
+        [memory, cpu, pids, block_io, huge_pages, network, rdma, unified];
+    for part in parts {
+        match (part(groups, resources), &mut warnings) {
+            (Err(Error::Unsupported { what }), Some(warnings)) => {
+                warnings.push(format!("{what}: it is not in force"));
+            }
+            (result, _) => result?,
+        }
     }
-    block_io(groups, resources)?;
+    Ok(())
+}
+
+fn pids(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    let Some(pids) = resources.pids() else { return Ok(()) };
+    let limit = pids.limit();
+    let value = if limit <= 0 { "max".to_owned() } else { limit.to_string() };
+    set(groups, "pids", "linux.resources.pids", "pids.max", "pids.max", &value)
+}
+
+fn huge_pages(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     for limit in resources.hugepage_limits().iter().flatten() {
         let value = if limit.limit() < 0 { "max".to_owned() } else { limit.limit().to_string() };
         let size = limit.page_size();
@@ -26,22 +43,23 @@ pub(super) fn apply(groups: &Groups, resources: &LinuxResources) -> Result<()> {
         let (v1, v2) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
         set(groups, "hugetlb", "linux.resources.hugepageLimits", &v1, &v2, &value)?;
     }
-    if let Some(network) = resources.network() {
-        if let Some(class) = network.class_id().filter(|c| *c != 0) {
-            set(
-                groups,
-                "net_cls",
-                "linux.resources.network.classID",
-                "net_cls.classid",
-                "",
-                &class.to_string(),
-            )?;
-        }
-        for priority in network.priorities().iter().flatten() {
-            let line = format!("{} {}", priority.name(), priority.priority());
-            set(groups, "net_prio", "linux.resources.network.priorities", "net_prio.ifpriomap", "", &line)?;
-        }
+    Ok(())
+}
+
+fn network(groups: &Groups, resources: &LinuxResources) -> Result<()> {
+    let Some(network) = resources.network() else { return Ok(()) };
+    if let Some(class) = network.class_id().filter(|c| *c != 0) {
+        let field = "linux.resources.network.classID";
+        set(groups, "net_cls", field, "net_cls.classid", "", &class.to_string())?;
     }
+    for priority in network.priorities().iter().flatten() {
+        let line = format!("{} {}", priority.name(), priority.priority());
+        set(groups, "net_prio", "linux.resources.network.priorities", "net_prio.ifpriomap", "", &line)?;
+    }
+    Ok(())
+}
+
+fn rdma(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     for (device, limit) in resources.rdma().iter().flatten() {
         let number = |n: Option<u32>| n.map_or("max".to_owned(), |n| n.to_string());
         let line = format!(
@@ -51,6 +69,10 @@ pub(super) fn apply(groups: &Groups, resources: &LinuxResources) -> Result<()> {
         );
         set(groups, "rdma", "linux.resources.rdma", "rdma.max", "rdma.max", &line)?;
     }
+    Ok(())
+}
+
+fn unified(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     for (file, value) in resources.unified().iter().flatten() {
         let Some(dir) = &groups.v2 else { return Err(missing("linux.resources.unified")) };
         if file.contains('/') || !file.contains('.') {

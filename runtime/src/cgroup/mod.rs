@@ -100,9 +100,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Sets the limits.
-    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        limits::apply(self, resources)
+    /// Sets the limits. With a list for warnings, those whose controller is missing are told there, and are not in force.
+    pub(crate) fn apply(&self, resources: &LinuxResources, warnings: Option<&mut Vec<String>>) -> Result<()> {
+        limits::apply(self, resources, warnings)
     }
 
     /// Sets the device rules.
@@ -216,12 +216,8 @@ impl Groups {
             return Ok(());
         }
         for _ in 0..100 {
-            let pids = self.processes()?;
-            if pids.is_empty() {
+            if !crate::process::signal_all(|| self.processes(), libc::SIGKILL)? {
                 break;
-            }
-            for pid in pids {
-                crate::process::kill(pid, libc::SIGKILL);
             }
             std::thread::sleep(Duration::from_millis(1));
         }

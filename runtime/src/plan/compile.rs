@@ -83,6 +83,8 @@ pub(crate) struct Input<'a> {
     pub(crate) keep: &'a [RawFd],
     /// Bind mounts of a path inside their source: destination, path.
     pub(crate) mount_subpaths: &'a [(PathBuf, PathBuf)],
+    /// Sources of bind mounts that the caller has opened.
+    pub(crate) mount_sources: &'a [mounts::OpenSource],
     pub(crate) no_pivot: bool,
     /// More environment (`LISTEN_FDS`).
     pub(crate) extra_env: &'a [String],

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::compile::Input;
-use super::mounts::{CLOEXEC, IN_ROOT, NO_SYMLINKS, attach, inside, open_tree, set_attributes, target};
+use super::mounts::{
+    CLOEXEC, IN_ROOT, NO_SYMLINKS, attach, inside, not_on_proc, open_tree, set_attributes, target,
+};
 use super::options::attr;
 use super::{Arg, Builder, StepExt, slot};
 use crate::error::{Error, Result};
@@ -135,6 +137,7 @@ fn bind_host_device(b: &mut Builder, node: &Node) -> Result<()> {
     // Devices can be written on a read-only mount; the mode and owner of the host's node cannot be changed.
     set_attributes(b, slot::A, attr::RDONLY, 0, 0, false);
     target(b, &node.path, true, IN_ROOT, slot::B)?;
+    not_on_proc(b, slot::B);
     attach(b, slot::A, slot::B);
     b.close(slot::A);
     b.close(slot::B);
@@ -185,6 +188,7 @@ pub(super) fn terminal(b: &mut Builder, input: &Input<'_>, in_root: bool) -> Res
         let empty = b.empty();
         open_tree(b, Arg::Slot(slot::TTY), empty, false, slot::A);
         target(b, "dev/console", true, IN_ROOT, slot::B)?;
+        not_on_proc(b, slot::B);
         attach(b, slot::A, slot::B);
         b.close(slot::A);
         b.close(slot::B);

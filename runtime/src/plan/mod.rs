@@ -11,7 +11,7 @@ mod options;
 mod process;
 
 pub(crate) use compile::{Input, Mode, RootSource, compile};
-pub(crate) use mounts::inside;
+pub(crate) use mounts::{OpenSource, SourceKind, binds_tree, inside};
 
 use std::borrow::Cow;
 use std::ffi::CStr;

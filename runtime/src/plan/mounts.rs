@@ -1,7 +1,8 @@
 //! Mounts. Everything goes by descriptor: the source is opened, turned into a detached mount, dressed, and moved onto a target that was
 //! resolved inside the root (`openat2(2)` with `RESOLVE_IN_ROOT`), so no symbolic link of the root file system leads out of it.
 
-use std::path::{Component, Path};
+use std::os::fd::RawFd;
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
@@ -39,8 +40,9 @@ fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     b.label(format!("mount {} at {}", if kind.is_empty() { "bind" } else { kind }, destination.display()));
     let path = inside(destination)?;
+    let on_proc = may_cover_proc(kind, &options, mount, &path)?;
     if options.bind.is_some() || kind == "bind" || kind == "none" && mount.source().is_some() {
-        return bind(b, input, mount, &options, &path);
+        return bind(b, input, mount, &options, &path, on_proc);
     }
     match kind {
         "cgroup" | "cgroup2" => return cgroup_mount(b, input, kind, &options, &path),
@@ -52,11 +54,56 @@ fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
     let resolve = if matches!(kind, "proc" | "sysfs") { IN_ROOT | NO_SYMLINKS } else { IN_ROOT };
     create(b, kind, &source, &options, slot::A)?;
     target(b, &path, false, resolve, slot::B)?;
+    if !on_proc {
+        not_on_proc(b, slot::B);
+    }
     attach(b, slot::A, slot::B);
     propagate(b, slot::A, &options);
     b.close(slot::A);
     b.close(slot::B);
     Ok(())
+}
+
+/// What LXCFS stands in for, and such: the only files of a procfs that may be covered. The same as runc's.
+const COVERABLE: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+const PROC_MAGIC: u64 = 0x9fa0;
+
+/// Whether the mount may lie on a procfs; an error, if its destination says that it would. A procfs that is covered lets the image, or a
+/// volume, choose what programs, masks and label writes see (CVE-2019-16884, CVE-2025-52881). Links may lead there too, so where this says
+/// no, [`not_on_proc`] asks again.
+fn may_cover_proc(kind: &str, options: &Options, mount: &Mount, path: &str) -> Result<bool> {
+    let refuse =
+        |reason| Err(Error::spec(format!("mounts[{}].destination", mount.destination().display()), reason));
+    if path == "proc" {
+        // A bind mount must be of a procfs, and is asked for that.
+        return match options.bind.is_some() || matches!(kind, "proc" | "bind" | "none") {
+            true => Ok(true),
+            false => refuse("only a procfs can be mounted at /proc"),
+        };
+    }
+    let Some(below) = path.strip_prefix("proc/") else { return Ok(kind == "proc") };
+    match COVERABLE.contains(&below) {
+        true => Ok(true),
+        false => refuse("cannot be mounted because it is inside /proc"),
+    }
+}
+
+/// Fails if the target lies on a procfs.
+pub(super) fn not_on_proc(b: &mut Builder, target: u8) {
+    b.op("is not inside /proc", op::NOT_FS, [Arg::Slot(target), PROC_MAGIC.into()]);
 }
 
 /// A path of the spec as one below the root: no leading slash, no `..`.
@@ -110,12 +157,9 @@ fn config(fd: u8, command: u64, key: u64, value: u64) -> [Arg; 5] {
 pub(super) fn target(b: &mut Builder, path: &str, file: bool, resolve: u64, out: u8) -> Result<()> {
     let text = b.text("mounts.destination", path)?;
     let mode = if file { 0o644u64 } else { 0o755 };
-    b.op(
-        "target",
-        op::TARGET,
-        [Arg::Slot(slot::ROOT), text.into(), u64::from(file).into(), resolve.into(), mode.into()],
-    )
-    .out(out);
+    let root = Arg::Slot(slot::ROOT);
+    let args = [root, text.into(), path.len().into(), u64::from(file).into(), resolve.into(), mode.into()];
+    b.op("target", op::TARGET, args).out(out);
     Ok(())
 }
 
@@ -161,25 +205,18 @@ pub(super) fn open_tree(b: &mut Builder, dir: Arg, path: u64, recursive: bool, o
     b.call("open_tree", libc::SYS_open_tree, [dir, path.into(), flags.into()]).out(out);
 }
 
-fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, path: &str) -> Result<()> {
-    let field = || format!("mounts[{}].source", mount.destination().display());
-    let source = mount.source().as_deref().ok_or_else(|| Error::spec(field(), "missing"))?;
-    let source = input.bundle.join(source);
-    let fail = |error| Error::Os { what: format!("bind source {}", source.display()), source: error };
-    let text = b.text("mounts.source", source.as_os_str().as_encoded_bytes())?;
-    let subpath = input.mount_subpaths.iter().find(|(at, _)| at == mount.destination());
-    let file = if let Some((_, subpath)) = subpath {
-        let file = !is_dir_inside(&source, subpath).map_err(fail)?;
-        open_inside(b, text, subpath)?;
-        let empty = b.empty();
-        open_tree(b, Arg::Slot(slot::C), empty, options.bind != Some(false), slot::A);
-        b.close(slot::C);
-        file
-    } else {
-        let file = !std::fs::metadata(&source).map_err(fail)?.is_dir();
-        open_tree(b, libc::AT_FDCWD.into(), text, options.bind != Some(false), slot::A);
-        file
-    };
+fn bind(
+    b: &mut Builder,
+    input: &Input<'_>,
+    mount: &Mount,
+    options: &Options,
+    path: &str,
+    on_proc: bool,
+) -> Result<()> {
+    let file = source(b, input, mount, options.bind != Some(false))?;
+    if path == "proc" {
+        b.op("is a procfs", op::IS_FS, [Arg::Slot(slot::A), PROC_MAGIC.into()]);
+    }
     if options.set | options.clear != 0 {
         set_attributes(b, slot::A, options.set, options.clear | atime(options.set), 0, false);
     }
@@ -187,6 +224,9 @@ fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, pa
         set_attributes(b, slot::A, options.rec_set, options.rec_clear | atime(options.rec_set), 0, true);
     }
     target(b, path, file, IN_ROOT, slot::B)?;
+    if !on_proc {
+        not_on_proc(b, slot::B);
+    }
     attach(b, slot::A, slot::B);
     if options.propagation.is_empty() {
         set_attributes(b, slot::A, 0, 0, libc::MS_PRIVATE, true);
@@ -195,6 +235,72 @@ fn bind(b: &mut Builder, input: &Input<'_>, mount: &Mount, options: &Options, pa
     b.close(slot::A);
     b.close(slot::B);
     Ok(())
+}
+
+/// Makes a detached mount of the bind mount's source, in [`slot::A`]; true, when that is a file and no directory.
+fn source(b: &mut Builder, input: &Input<'_>, mount: &Mount, recursive: bool) -> Result<bool> {
+    let destination = mount.destination();
+    let field = || format!("mounts[{}].source", destination.display());
+    let empty = b.empty();
+    if let Some(opened) = input.mount_sources.iter().find(|s| s.destination == *destination) {
+        match &opened.kind {
+            SourceKind::Tree(fd) => {
+                b.call("dup", libc::SYS_fcntl, [(*fd).into(), libc::F_DUPFD_CLOEXEC.into(), 3.into()])
+                    .out(slot::A);
+            }
+            SourceKind::File(fd, path) => {
+                // In this mount namespace its path must lead to the very file; a mount of another namespace cannot be cloned.
+                let path = b.text("mounts.source", path.as_os_str().as_encoded_bytes())?;
+                open_path(b, path, 0, slot::C);
+                b.op("is the file that was opened", op::SAME_FILE, [Arg::Slot(slot::C), (*fd).into()]);
+                open_tree(b, Arg::Slot(slot::C), empty, recursive, slot::A);
+                b.close(slot::C);
+            }
+        }
+        return Ok(!opened.is_dir);
+    }
+    let source = mount.source().as_deref().ok_or_else(|| Error::spec(field(), "missing"))?;
+    let source = input.bundle.join(source);
+    let fail = |error| Error::Os { what: format!("bind source {}", source.display()), source: error };
+    let text = b.text("mounts.source", source.as_os_str().as_encoded_bytes())?;
+    if let Some((_, subpath)) = input.mount_subpaths.iter().find(|(at, _)| at == destination) {
+        let file = !is_dir_inside(&source, subpath).map_err(fail)?;
+        open_inside(b, text, subpath)?;
+        open_tree(b, Arg::Slot(slot::C), empty, recursive, slot::A);
+        b.close(slot::C);
+        return Ok(file);
+    }
+    let file = !std::fs::metadata(&source).map_err(fail)?.is_dir();
+    open_tree(b, libc::AT_FDCWD.into(), text, recursive, slot::A);
+    Ok(file)
+}
+
+/// The source of a bind mount that the caller has opened.
+#[derive(Debug)]
+pub(crate) struct OpenSource {
+    /// Where it is mounted.
+    pub(crate) destination: PathBuf,
+    pub(crate) is_dir: bool,
+    pub(crate) kind: SourceKind,
+}
+
+/// What the helper inherits of it.
+#[derive(Debug)]
+pub(crate) enum SourceKind {
+    /// A detached mount, made by the caller's privileges.
+    Tree(RawFd),
+    /// The file itself, and the path that leads to it.
+    File(RawFd, PathBuf),
+}
+
+/// The mount takes along what is mounted below its source.
+pub(crate) fn binds_tree(mount: &Mount) -> bool {
+    Options::parse(mount.options().as_deref().unwrap_or_default()).bind != Some(false)
+}
+
+fn open_path(b: &mut Builder, path: u64, more: i32, out: u8) {
+    let flags = libc::O_PATH | libc::O_CLOEXEC | more;
+    b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(out);
 }
 
 /// What kind of target the path needs. Should it change until the mount, that fails.
@@ -209,8 +315,7 @@ fn is_dir_inside(source: &Path, subpath: &Path) -> std::io::Result<bool> {
 
 /// Opens a path inside a directory, in the container's mount namespace (no other mount can be cloned there), into [`slot::C`].
 fn open_inside(b: &mut Builder, source: u64, subpath: &Path) -> Result<()> {
-    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY;
-    b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), source.into(), flags.into()]).out(slot::B);
+    open_path(b, source, libc::O_DIRECTORY, slot::B);
     let path = b.text("mounts.source", subpath.as_os_str().as_encoded_bytes())?;
     let how: Vec<u8> = [libc::O_PATH as u64 | CLOEXEC, 0, IN_ROOT | NO_MAGICLINKS]
         .iter()
@@ -234,6 +339,7 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
     if kind == "cgroup2" || layout.v1.is_empty() {
         create(b, "cgroup2", "cgroup", &Options { data: Vec::new(), ..options.clone() }, slot::A)?;
         target(b, path, false, IN_ROOT, slot::B)?;
+        not_on_proc(b, slot::B);
         attach(b, slot::A, slot::B);
         b.close(slot::A);
         b.close(slot::B);
@@ -242,6 +348,7 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
     let tmpfs = Options::parse(&["nosuid", "nodev", "noexec", "mode=755", "size=64k"]);
     create(b, "tmpfs", "tmpfs", &tmpfs, slot::A)?;
     target(b, path, false, IN_ROOT, slot::B)?;
+    not_on_proc(b, slot::B);
     attach(b, slot::A, slot::B);
     b.close(slot::B);
     b.close(slot::A);
@@ -358,7 +465,6 @@ pub(super) fn pivot(b: &mut Builder, no_pivot: bool) {
 pub(super) fn null_device(b: &mut Builder) {
     b.label("/dev/null");
     let path = b.c(c"/dev/null");
-    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(slot::NULL);
+    open_path(b, path, libc::O_NOFOLLOW, slot::NULL);
     b.op("is a null device", op::IS_DEVICE, [Arg::Slot(slot::NULL), 1.into(), 3.into()]);
 }

@@ -103,7 +103,11 @@ pub(super) fn identity(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
         let list = b.bytes(&bytes);
         b.label("process.user.additionalGids");
-        b.call("setgroups", libc::SYS_setgroups, [groups.len().into(), list.into()]);
+        let step = b.call("setgroups", libc::SYS_setgroups, [groups.len().into(), list.into()]);
+        if groups.is_empty() && input.in_user_namespace {
+            // One that is joined may forbid it, as an ordinary user's does. Then none can be taken away either.
+            step.forgive(libc::EPERM);
+        }
     } else if user.additional_gids().as_ref().is_some_and(|g| !g.is_empty()) {
         return Err(Error::Unsupported {
             what: "process.user.additionalGids: this user may not set groups in its user namespace"

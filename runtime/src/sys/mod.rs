@@ -95,6 +95,19 @@ pub(crate) fn receive(socket: RawFd) -> io::Result<Option<(wire::Message, Option
     Ok(Some((message, fd)))
 }
 
+/// The user namespace that owns a namespace (ioctl_ns(2)). `EPERM`: it is none of the caller's, nor below it.
+pub(crate) fn owner(namespace: &OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    const NS_GET_USERNS: u64 = 0xb701;
+    // SAFETY: the request takes no argument.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// `pidfd_send_signal(2)` for real-time signals and 0, which `rustix` has no name for.
 pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     use std::os::fd::AsRawFd;

@@ -42,7 +42,8 @@ pub(crate) const OP: u8 = 1;
 
 /// Operations: what takes a decision, or a loop, or the status socket.
 pub(crate) mod op {
-    /// Open (and make, where it is missing) a mount target inside a root: root slot, path, kind (0 directory, 1 file), resolve flags, mode.
+    /// Open (and make, where it is missing) a mount target inside a root: root slot, path, its length, kind (0 directory, 1 file),
+    /// resolve flags, mode.
     pub(crate) const TARGET: u32 = 1;
     /// Tell the parent (kind, value) and wait for its answer: four bytes, the PID that the parent knows this process by.
     pub(crate) const SYNC: u32 = 2;
@@ -71,6 +72,10 @@ pub(crate) mod op {
     pub(crate) const IS_FS: u32 = 13;
     /// Fail, as `execve` would, unless one of these paths is a program: array of paths.
     pub(crate) const LOOK_UP: u32 = 14;
+    /// Fail if the fd lies on a file system with this magic: fd, magic.
+    pub(crate) const NOT_FS: u32 = 15;
+    /// Fail unless both fds are the same file: fd, fd.
+    pub(crate) const SAME_FILE: u32 = 16;
 }
 
 /// A program that the helper runs: `createContainer` and `startContainer` hooks.

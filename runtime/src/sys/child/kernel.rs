@@ -25,6 +25,7 @@ pub(crate) mod nr {
     pub(crate) const CHDIR: u64 = 80;
     pub(crate) const FSTATFS: u64 = 138;
     pub(crate) const MKDIRAT: u64 = 258;
+    pub(crate) const READLINKAT: u64 = 267;
     pub(crate) const PPOLL: u64 = 271;
     pub(crate) const ACCEPT4: u64 = 288;
     pub(crate) const DUP3: u64 = 292;
@@ -56,6 +57,7 @@ pub(crate) mod nr {
     pub(crate) const CHDIR: u64 = 49;
     pub(crate) const FSTATFS: u64 = 44;
     pub(crate) const MKDIRAT: u64 = 34;
+    pub(crate) const READLINKAT: u64 = 78;
     pub(crate) const PPOLL: u64 = 73;
     pub(crate) const ACCEPT4: u64 = 242;
     pub(crate) const DUP3: u64 = 24;

@@ -4,6 +4,7 @@ use crate::Machine;
 use crate::kernel::{exit, nr, syscall};
 use crate::wire::{Hook, PID_DIGITS, msg, op};
 
+const EPERM: i64 = 1;
 const EINTR: i64 = 4;
 const ENOENT: i64 = 2;
 const EIO: i64 = 5;
@@ -12,6 +13,7 @@ const EEXIST: i64 = 17;
 const ENOTDIR: i64 = 20;
 const EINVAL: i64 = 22;
 const ETIMEDOUT: i64 = 110;
+const ESTALE: i64 = 116;
 
 const O_WRONLY: u64 = 1;
 const O_CREAT: u64 = 0o100;
@@ -24,7 +26,7 @@ const AT_FDCWD: u64 = -100i64 as u64;
 /// Runs one operation: its result, or `-errno`.
 pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
     match operation {
-        op::TARGET => target(a[0], a[1] as *const u8, a[2] == 1, a[3], a[4]),
+        op::TARGET => target(a[0], a[1] as *const u8, a[2] as usize, a[3] == 1, a[4], a[5]),
         op::SYNC => sync(machine, a[0] as u32, a[1] as i32),
         op::SEND_FD => send_fd(machine, a[0] as u32, a[1]),
         op::FORK => fork(machine, a[0]),
@@ -38,6 +40,12 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
         op::WRITE_FILE => write_file(a),
         op::LOOK_UP => look_up(a[0] as *const u64),
         op::IS_FS => is_fs(a[0], a[1]),
+        op::NOT_FS => match is_fs(a[0], a[1]) {
+            0 => -EPERM,
+            e if e == -EINVAL => 0,
+            e => e,
+        },
+        op::SAME_FILE => same_file(a[0], a[1]),
         _ => -EINVAL,
     }
 }
@@ -68,72 +76,174 @@ fn open(dir: u64, path: u64, flags: u64, mode: u64, resolve: u64) -> i64 {
 }
 
 const PATH_MAX: usize = 4096;
+const ELOOP: i64 = 40;
+const ENAMETOOLONG: i64 = 36;
+/// As many links as the kernel follows.
+const MAX_LINKS: u32 = 40;
+const O_NOFOLLOW: u64 = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+const RESOLVE_IN_ROOT: u64 = 0x10;
 
-fn target(root: u64, path: *const u8, file: bool, resolve: u64, mode: u64) -> i64 {
+fn target(root: u64, path: *const u8, len: usize, file: bool, resolve: u64, mode: u64) -> i64 {
     let kind = if file { 0 } else { O_DIRECTORY };
     let fd = open(root, path as u64, O_PATH | kind, 0, resolve);
     if fd != -ENOENT {
         return fd;
     }
-    let mut prefix = [0u8; PATH_MAX];
-    let mut at = 0;
-    let mut parent = open(root, c".".as_ptr() as u64, O_PATH | O_DIRECTORY, 0, 0);
-    if parent < 0 {
-        return parent;
+    let mut walk = Walk { done: [0; PATH_MAX], len: 0, rest: [0; 2 * PATH_MAX], at: 2 * PATH_MAX - 1 };
+    // SAFETY: the plan holds a path of this length there.
+    let path = unsafe { core::slice::from_raw_parts(path, len) };
+    let made = if walk.prepend(path) { walk.make(root, file, resolve, mode) } else { -ENAMETOOLONG };
+    if made < 0 {
+        return made;
     }
-    loop {
-        // SAFETY: the plan's paths end with a NUL, and the index stops there.
-        while unsafe { *path.add(at) } == b'/' {
-            at += 1;
+    // What was walked holds no link any more; one that is there now was put there in the meantime.
+    open(root, walk.path(), O_PATH | kind, 0, resolve | RESOLVE_NO_SYMLINKS)
+}
+
+/// A way through a root, one name after the other, on which what is missing is made. Links, dangling ones too, lead to where they
+/// would inside the root.
+struct Walk {
+    /// Names behind, with slashes between and a NUL at `len`.
+    done: [u8; PATH_MAX],
+    len: usize,
+    /// Names ahead, from `at`, with a NUL at the end.
+    rest: [u8; 2 * PATH_MAX],
+    at: usize,
+}
+
+impl Walk {
+    /// Puts a path, and a slash, before the names ahead.
+    fn prepend(&mut self, path: &[u8]) -> bool {
+        let Some(at) = self.at.checked_sub(path.len() + 1) else { return false };
+        for (to, from) in self.rest[at..].iter_mut().zip(path.iter().chain(b"/")) {
+            *to = *from;
         }
-        let begin = at;
-        // SAFETY: as above.
-        while let byte = unsafe { *path.add(at) }
-            && byte != 0
-            && byte != b'/'
-        {
-            if at >= PATH_MAX - 1 {
-                close(parent);
-                return -36;
+        self.at = at;
+        true
+    }
+
+    /// Takes the next name: its range in `rest`, with the slash behind it turned into a NUL.
+    fn next(&mut self) -> Option<(usize, usize)> {
+        while self.rest[self.at] == b'/' {
+            self.at += 1;
+        }
+        let begin = self.at;
+        while self.rest[self.at] != b'/' {
+            if self.rest[self.at] == 0 {
+                return None;
             }
-            prefix[at] = byte;
-            at += 1;
+            self.at += 1;
         }
-        // SAFETY: as above.
-        let last = unsafe { *path.add(at) } == 0;
-        if begin == at {
-            return parent;
+        let end = self.at;
+        self.rest[end] = 0;
+        self.at += 1;
+        Some((begin, end))
+    }
+
+    fn is_last(&self) -> bool {
+        self.rest[self.at..].iter().all(|b| matches!(b, b'/' | 0))
+    }
+
+    fn push(&mut self, begin: usize, end: usize) -> bool {
+        if self.len + 1 + (end - begin) >= PATH_MAX {
+            return false;
         }
-        let make_file = last && file;
-        let mut next = step_into(root, &prefix, make_file, resolve);
-        if next == -ENOENT {
-            let name = prefix.as_ptr() as u64 + begin as u64;
-            let made = if make_file {
-                // O_EXCL | O_NOFOLLOW by O_CREAT|O_EXCL
-                open(parent as u64, name, O_WRONLY | O_CREAT | 0o200, mode, 0)
-            } else {
-                call(nr::MKDIRAT, &[parent as u64, name, 0o755])
-            };
-            if made < 0 && made != -EEXIST {
-                close(parent);
-                return made;
+        if self.len > 0 {
+            self.done[self.len] = b'/';
+            self.len += 1;
+        }
+        for i in begin..end {
+            self.done[self.len] = self.rest[i];
+            self.len += 1;
+        }
+        self.done[self.len] = 0;
+        true
+    }
+
+    /// The way back to the parent directory.
+    fn pop(&mut self) {
+        let slash = self.done[..self.len].iter().rposition(|b| *b == b'/');
+        self.truncate(slash.unwrap_or(0));
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = len;
+        self.done[len] = 0;
+    }
+
+    /// The way behind, as a path that holds no link.
+    fn path(&self) -> u64 {
+        if self.len == 0 { c".".as_ptr() as u64 } else { self.done.as_ptr() as u64 }
+    }
+
+    fn make(&mut self, root: u64, file: bool, resolve: u64, mode: u64) -> i64 {
+        let mut links = 0;
+        while let Some((begin, end)) = self.next() {
+            match &self.rest[begin..end] {
+                b"." => continue,
+                b".." => {
+                    self.pop();
+                    continue;
+                }
+                _ => {}
             }
-            if make_file && made >= 0 {
-                close(made);
+            let dir = open(root, self.path(), O_PATH | O_DIRECTORY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+            if dir < 0 {
+                return dir;
             }
-            next = step_into(root, &prefix, make_file, resolve);
+            let name = self.rest.as_ptr() as u64 + begin as u64;
+            let found = make_name(dir as u64, name, file && self.is_last(), mode);
+            close(dir);
+            if found < 0 {
+                return found;
+            }
+            let mut link = [0u8; PATH_MAX];
+            let empty = c"".as_ptr() as u64;
+            let len = call(nr::READLINKAT, &[found as u64, empty, link.as_mut_ptr() as u64, PATH_MAX as u64]);
+            close(found);
+            if len < 0 {
+                // Not a link.
+                if !self.push(begin, end) {
+                    return -ENAMETOOLONG;
+                }
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS || resolve & RESOLVE_NO_SYMLINKS != 0 {
+                return -ELOOP;
+            }
+            let link = &link[..(len as usize).min(PATH_MAX)];
+            if link.first() == Some(&b'/') {
+                self.truncate(0);
+            }
+            if !self.prepend(link) {
+                return -ENAMETOOLONG;
+            }
         }
-        close(parent);
-        if next < 0 || last {
-            return next;
-        }
-        parent = next;
-        prefix[at] = b'/';
+        0
     }
 }
 
-fn step_into(root: u64, prefix: &[u8; PATH_MAX], file: bool, resolve: u64) -> i64 {
-    open(root, prefix.as_ptr() as u64, O_PATH | if file { 0 } else { O_DIRECTORY }, 0, resolve)
+/// Opens a name in a directory, made where it is missing; a link itself, not what it leads to.
+fn make_name(dir: u64, name: u64, file: bool, mode: u64) -> i64 {
+    let found = open(dir, name, O_PATH | O_NOFOLLOW, 0, 0);
+    if found != -ENOENT {
+        return found;
+    }
+    // O_CREAT | O_EXCL follows no link.
+    let made = if file {
+        open(dir, name, O_WRONLY | O_CREAT | 0o200, mode, 0)
+    } else {
+        call(nr::MKDIRAT, &[dir, name, 0o755])
+    };
+    if made < 0 && made != -EEXIST {
+        return made;
+    }
+    if file && made >= 0 {
+        close(made);
+    }
+    open(dir, name, O_PATH | O_NOFOLLOW, 0, 0)
 }
 
 fn sync(machine: &mut Machine, kind: u32, value: i32) -> i64 {
@@ -207,8 +317,6 @@ fn park(machine: &mut Machine, listener: u64) -> i64 {
     }
 }
 
-const RESOLVE_IN_ROOT: u64 = 0x10;
-
 fn mask(root: u64, path: u64, null: u64, empty: u64) -> i64 {
     let at = open(root, path, O_PATH, 0, RESOLVE_IN_ROOT);
     if at < 0 {
@@ -268,6 +376,23 @@ fn is_device(fd: u64, major: u64, minor: u64) -> i64 {
         Ok(s) if s.mode & 0o170_000 == 0o020_000 && u64::from(s.major) == major && u64::from(s.minor) == minor => 0,
         Ok(_) => -EINVAL,
     }
+}
+
+/// Device and inode of both are the same.
+fn same_file(a: u64, b: u64) -> i64 {
+    match (identity(a), identity(b)) {
+        (Err(e), _) | (_, Err(e)) => e,
+        (Ok(a), Ok(b)) if a == b => 0,
+        _ => -ESTALE,
+    }
+}
+
+fn identity(fd: u64) -> Result<[u32; 4], i64> {
+    let mut buffer = [0u32; 64];
+    // STATX_INO
+    let r = call(nr::STATX, &[fd, c"".as_ptr() as u64, AT_EMPTY_PATH, 0x100, &raw mut buffer as u64]);
+    // stx_ino is the u64 at offset 32, stx_dev_{major,minor} at 136 and 140.
+    if r < 0 { Err(r) } else { Ok([buffer[8], buffer[9], buffer[34], buffer[35]]) }
 }
 
 fn is_fs(fd: u64, magic: u64) -> i64 {

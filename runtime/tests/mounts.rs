@@ -1,0 +1,145 @@
+//! Where mounts may go, what they come from, and where links of the image lead them.
+
+mod common;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use common::{World, also_unprivileged, id};
+use longshore_runtime::CreateOptions;
+use oci_spec::runtime::{Mount, Spec};
+
+fn mount(spec: &mut Spec, kind: &str, source: impl Into<PathBuf>, to: &str, options: &[&str]) {
+    let mut mount = Mount::default();
+    mount.set_destination(to.into()).set_typ(Some(kind.to_owned())).set_source(Some(source.into()));
+    mount.set_options(Some(options.iter().map(ToString::to_string).collect()));
+    spec.mounts_mut().as_mut().unwrap().push(mount);
+}
+
+/// A directory beside the root file system, with a file.
+fn data(world: &World) -> PathBuf {
+    let data = world.dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "content\n").unwrap();
+    data
+}
+
+/// CVE-2019-16884, CVE-2019-19921, CVE-2025-52881: nothing covers a procfs, neither by name nor through a link of the image, but the files
+/// that LXCFS stands in for.
+#[test]
+fn nothing_covers_a_procfs() {
+    let Some(world) = World::new() else { return };
+    let data = data(&world);
+    symlink("/proc/self", world.rootfs().join("link")).unwrap();
+    symlink("proc/sys/kernel/../..", world.rootfs().join("etc/../deep")).unwrap();
+    for (kind, source, to) in [
+        ("bind", data.clone(), "/proc"),
+        ("bind", data.clone(), "/proc/self"),
+        ("bind", data.join("file"), "/proc/self/attr/exec"),
+        ("bind", data.join("file"), "/proc/sys/kernel/core_pattern"),
+        ("bind", data.clone(), "/./proc//../proc/sys"),
+        ("bind", data.clone(), "/link/attr"),
+        ("bind", data.clone(), "/deep/sys"),
+        ("tmpfs", "tmpfs".into(), "/proc"),
+        ("tmpfs", "tmpfs".into(), "/proc/self/attr"),
+        ("tmpfs", "tmpfs".into(), "/link/attr"),
+        ("sysfs", "sysfs".into(), "/proc"),
+        ("proc", "proc".into(), "/proc/sys"),
+    ] {
+        let mut spec = world.spec(&["true"]);
+        mount(&mut spec, kind, source, to, if kind == "bind" { &["rbind"] } else { &[] });
+        let error = world.runtime.create(&id("proc"), &spec, CreateOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("proc"), "{kind} at {to}: {error}");
+    }
+    let mut spec = world.spec(&["cat", "/proc/uptime"]);
+    mount(&mut spec, "bind", data.join("file"), "/proc/uptime", &["bind"]);
+    assert_eq!(world.run(&id("proc"), &spec).1, "content\n");
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("nothing_covers_a_procfs");
+}
+
+/// A target whose way goes over links, absolute and dangling ones, is made where they lead inside the root, as docker and runc do.
+#[test]
+fn links_on_the_way_to_a_target() {
+    let Some(world) = World::new() else { return };
+    let (root, data) = (world.rootfs(), data(&world));
+    for (link, to) in [
+        ("absolute", "/made/absolute"),
+        ("relative", "made/relative"),
+        ("up", "../../../../made/up"),
+        ("chain", "/absolute/../chain"),
+        ("for-file", "/made/by/file"),
+        ("etc/long", "/made/./long/../long"),
+    ] {
+        symlink(to, root.join(link)).unwrap();
+    }
+    let mut spec = world.spec(&[
+        "sh",
+        "-c",
+        "cat /absolute/file /relative/file /up/file /chain/sub/file /for-file /etc/long/a/b/file /new/er/file",
+    ]);
+    for to in ["/absolute", "/relative", "/up", "/chain/sub", "/etc/long/a/b", "/new/er"] {
+        mount(&mut spec, "bind", &data, to, &["bind"]);
+    }
+    mount(&mut spec, "bind", data.join("file"), "/for-file", &["bind"]);
+    let (code, out, err) = world.run(&id("links"), &spec);
+    assert_eq!((code, out.lines().count()), (0, 7), "{out} {err}");
+    for made in ["absolute", "relative", "up", "chain/sub", "long/a/b"] {
+        assert!(root.join("made").join(made).is_dir(), "{made}");
+    }
+    assert_eq!(fs::read(root.join("made/by/file")).unwrap(), b"");
+    assert!(!world.dir.path().join("made").exists() && !Path::new("/made").exists());
+
+    symlink("loop-b", root.join("loop-a")).unwrap();
+    symlink("loop-a", root.join("loop-b")).unwrap();
+    symlink("bin/sh/none", root.join("through-a-file")).unwrap();
+    for to in ["/loop-a", "/loop-a/x", "/through-a-file", "/through-a-file/x"] {
+        let mut spec = world.spec(&["true"]);
+        mount(&mut spec, "bind", &data, to, &["bind"]);
+        let error = world.runtime.create(&id("links"), &spec, CreateOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("target"), "{to}: {error}");
+    }
+    also_unprivileged("links_on_the_way_to_a_target");
+}
+
+/// A source that the caller has opened is the one that is mounted, whatever lies at its path by then.
+#[test]
+fn sources_by_descriptor() {
+    let Some(world) = World::new() else { return };
+    let data = data(&world);
+    let other = world.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("file"), "other\n").unwrap();
+    let open = |path: &Path| -> OwnedFd {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
+    };
+    let mut spec = world.spec(&["sh", "-c", "cat /dir/file /one; touch /dir/x"]);
+    mount(&mut spec, "bind", "/nonexistent", "/dir", &["rbind", "ro"]);
+    mount(&mut spec, "bind", "/nonexistent", "/one", &["bind"]);
+    let sources = || vec![("/dir".into(), open(&data)), ("/one".into(), open(&data.join("file")))];
+    let mut options = world.piped();
+    options.mount_sources = sources();
+    let mut running = world.runtime.create(&id("fd"), &spec, options).unwrap().start().unwrap();
+    assert_eq!(common::read(running.take_stdio(1)), "content\ncontent\n");
+    assert!(common::read(running.take_stdio(2)).contains("ead-only"));
+    running.wait(None).unwrap();
+    drop(running);
+
+    let mut options = world.piped();
+    options.mount_sources = sources();
+    fs::rename(&data, world.dir.path().join("away")).unwrap();
+    symlink(&other, &data).unwrap();
+    match world.runtime.create(&id("fd"), &spec, options).and_then(longshore_runtime::Created::start) {
+        Ok(mut running) => assert_eq!(common::read(running.take_stdio(1)), "content\ncontent\n"),
+        // Without privileges it is found again by its path, or not at all.
+        Err(error) => assert!(!common::is_root(), "{error}"),
+    }
+    let mut options = CreateOptions::default();
+    options.mount_sources = vec![("/nowhere".into(), open(&other))];
+    let error = world.runtime.create(&id("fd"), &spec, options).unwrap_err();
+    assert!(error.to_string().contains("/nowhere"), "{error}");
+    also_unprivileged("sources_by_descriptor");
+}
