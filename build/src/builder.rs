@@ -79,6 +79,8 @@ impl<'a> Builder<'a> {
         for name in &plan.unused_args {
             events(BuildEvent::Warning { line: 1, message: &format!("build-arg {name} was not consumed") });
         }
+        // A killed build's snapshots; whose they were must not keep this one from going on.
+        let _ = self.store.sweep_snapshots();
         let bases = self.bases(&file, &mut plan, options, events, ctx)?;
         let cache_name = context.cache_name().filter(|_| self.cache.is_some());
         let shared = Shared {

@@ -47,10 +47,9 @@
 //! # On disk
 //!
 //! [`FileCache`] keeps one file per key in a directory of its own. While a build runs, the store holds snapshots named
-//! `build-PID-TIME-N`; they are removed however the build ends, unless its process is killed.
+//! `build-PID-TIME-N`; they are removed however the build ends, after `kill -9` by the next build or collection of the store.
 //! What a killed build's `RUN` left running is ended by the next `RUN` of an executor with the same scratch directory (see
-//! `RuntimeExecutor::sweep`); its snapshots stay until somebody removes them. [`BuildOptions::cache_dir`] holds a
-//! directory and a lock file for each `RUN --mount=type=cache`.
+//! `RuntimeExecutor::sweep`). [`BuildOptions::cache_dir`] holds a directory and a lock file for each `RUN --mount=type=cache`.
 //!
 //! # Modules
 //!

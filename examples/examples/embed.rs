@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = from_fn(move |blob, offset| registry.open(blob, offset));
     let pulled =
         store.import(&source, &client.resolve(&reference)?, &ImportOptions::default(), Ctx::none())?;
+    let _ = store.remove_snapshot("web"); // of an earlier run that was cut short
     let root = store.snapshot("web", &pulled.image)?.mount()?;
 
     let mut options = CreateOptions::default();

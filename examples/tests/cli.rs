@@ -186,7 +186,7 @@ fn a_closed_pipe_is_no_panic() {
 }
 
 #[test]
-fn a_killed_builds_traces_go_with_prune() {
+fn a_killed_builds_traces_go_with_the_next_build_or_prune() {
     if !common::root() {
         return skip("an ordinary user has no bridge");
     }
@@ -194,24 +194,33 @@ fn a_killed_builds_traces_go_with_prune() {
     let Some(longshore) = with_busybox(dir.path()) else { return };
     let context = dir.path().join("context");
     std::fs::create_dir(&context).expect("a directory");
-    std::fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 7777\n").expect("write");
-    let mut build =
-        longshore.command(&["build", "-q", &context.display().to_string()]).spawn().expect("a build");
-    let run = longshore.root.join("build/run");
-    let attached = || longshore.ok(&["network", "inspect", "-f", "{{.Name}}", "bridge"]) == "bridge\n";
-    let runs = || std::fs::read_dir(&run).map_or(0, Iterator::count);
+    let write = |text: &str| std::fs::write(context.join("Dockerfile"), text).expect("write");
+    let context_path = context.display().to_string();
+    let entries = |dir: &str| std::fs::read_dir(longshore.root.join(dir)).map_or(0, Iterator::count);
     let sleeping = || {
         let all = common::text(&common::output(Command::new("ps").args(["-eo", "args"]), 30).stdout);
         all.lines().any(|line| line.trim() == "sleep 7777")
     };
-    assert!(common::wait_for(std::time::Duration::from_secs(60), sleeping), "the command runs");
-    build.kill().expect("kill -9");
-    build.wait().expect("it ended");
-    assert!(sleeping() && runs() == 1 && attached());
+    let killed_build = || {
+        write("FROM bb\nRUN sleep 7777\n");
+        let mut build = longshore.command(&["build", "-q", &context_path]).spawn().expect("a build");
+        assert!(common::wait_for(std::time::Duration::from_secs(60), sleeping), "the command runs");
+        build.kill().expect("kill -9");
+        build.wait().expect("it ended");
+        assert!(sleeping());
+        assert_eq!((entries("build/run"), entries("image/snapshots")), (1, 1));
+    };
 
+    killed_build();
+    write("FROM bb\nENV a=b\n");
+    longshore.ok(&["build", "-q", &context_path]);
+    assert!(!sleeping(), "the next build ends it");
+    assert_eq!((entries("build/run"), entries("image/snapshots")), (0, 0));
+
+    killed_build();
     let said = longshore.ok(&["system", "prune", "-f"]);
     assert!(said.contains("Deleted Networks:\nbridge\n"), "{said}");
-    assert!(!sleeping(), "its process has ended");
-    assert_eq!(runs(), 0);
+    assert!(!sleeping(), "prune ends it");
+    assert_eq!((entries("build/run"), entries("image/snapshots")), (0, 0));
     assert_eq!(longshore.ok(&["network", "ls", "-q"]), "host\nnone\n");
 }

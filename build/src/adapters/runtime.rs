@@ -105,7 +105,7 @@ impl RuntimeExecutor {
     }
 
     /// Ends commands whose builder was killed, and removes what they had: container, endpoint on the bridge, files. Each
-    /// [`execute`](Executor::execute) does that first. Their snapshots stay: [`Store::remove_snapshot`](longshore_image::Store::remove_snapshot).
+    /// [`execute`](Executor::execute) does that first. Their snapshots are the builder's, which removes them.
     pub fn sweep(&self) -> Result<(), BoxError> {
         let entries = match std::fs::read_dir(&self.scratch) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -13,7 +13,7 @@ use crate::state::rfc3339;
 use crate::tree::Tree;
 use crate::{Error, Result};
 
-/// A snapshot that is removed when it is dropped.
+/// A snapshot that is removed when it is dropped, and after a kill by the next build.
 pub(super) struct Scratch<'a> {
     store: &'a Store,
     pub(super) snapshot: Snapshot,
@@ -25,6 +25,7 @@ impl<'a> Scratch<'a> {
     pub(super) fn new(store: &'a Store, layers: &[Digest], read_only: bool) -> Result<Self> {
         let mut options = SnapshotOptions::default();
         options.read_only = read_only;
+        options.temporary = true;
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let key = format!("build-{}-{now:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
