@@ -1,14 +1,16 @@
-//! Looks into registries and moves images between them: tags, manifests, blobs, referrers, copies, deletion.
+//! Looks into registries and moves images between them: tags, manifests, blobs, referrers, copies, further tags, deletion.
 //! Thin on purpose: all that it can is `longshore-registry-client`.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longshore_registry_client::{Client, Ctx, DockerConfigFile, Event, HostsDir, Platforms, Reference};
+use longshore_registry_client::{
+    Client, Ctx, DockerConfigFile, Event, HostsDir, Platforms, Proxies, Reference,
+};
 use oci_spec::image::{Digest, Platform};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -74,6 +76,14 @@ enum Command {
         from: Reference,
         /// To here
         to: Reference,
+    },
+    /// Let further tags of the same repository point to an image
+    Tag {
+        /// The image
+        name: Reference,
+        /// The tags
+        #[arg(required = true)]
+        tags: Vec<String>,
     },
     /// Delete a tag, or a manifest by digest
     Delete {
@@ -144,6 +154,10 @@ fn run(args: Args) -> Result<(), Error> {
             let pushed = client.copy(&from, &to, Ctx { progress: &report, ..Ctx::none() })?;
             println!("{}  {} blobs sent, {} reused", pushed.descriptor.digest(), pushed.sent, pushed.reused);
         }
+        Command::Tag { name, tags } => {
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+            println!("{}", client.tag(&name, &tags)?.digest());
+        }
         Command::Delete { name, blob: true } => client.delete_blob(&name, digest(&name)?)?,
         Command::Delete { name, blob: false } => client.delete(&name)?,
         Command::Pull { name, layout, all_platforms } => {
@@ -166,7 +180,12 @@ fn client(args: &Args) -> Result<Client, Error> {
     });
     let mut builder = Client::builder()
         .hosts(HostsDir::new(&args.hosts_dir))
+        .proxies(Proxies::from_vars(|name| std::env::var(name).ok()))
         .warnings(|registry, text| eprintln!("registry: {registry} warns: {text}"));
+    let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
+    if system.is_file() {
+        builder = builder.roots_pem(std::fs::read(system)?);
+    }
     if let Some(config) = config {
         builder = builder.credentials(DockerConfigFile::open(config)?);
     }
@@ -221,7 +240,7 @@ fn report(event: Event<'_>) {
     match event {
         Event::Resumed { digest, offset } => eprintln!("{digest}: connection broke, going on at {offset}"),
         Event::Exists { digest } => eprintln!("{digest}: is there"),
-        Event::Mounted { digest } => eprintln!("{digest}: mounted"),
+        Event::Mounted { digest, from } => eprintln!("{digest}: mounted from {from}"),
         Event::Skipped { digest } => eprintln!("{digest}: left out, foreign"),
         Event::Done { digest } => eprintln!("{digest}: done"),
         _ => {}

@@ -3,7 +3,9 @@ use std::sync::Arc;
 
 use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCache, RegistryResolver};
 use longshore_image::{Ctx, Imported, Store};
-use longshore_registry_client::{Client, DockerConfigFile, Pushed, Reference};
+use longshore_registry_client::{
+    Client, ClientBuilder, DockerConfigFile, HostsDir, Proxies, Pushed, Reference,
+};
 use longshore_runtime::Runtime;
 use longshore_runtime::containers::{Containers, OpenOptions};
 use oci_spec::image::Platform;
@@ -25,6 +27,24 @@ pub struct HostOptions {
     pub shim: PathBuf,
     /// Docker's `config.json`, for the credentials in it.
     pub docker_config: Option<PathBuf>,
+    /// Directories with what is to be known about registries: `hosts.toml`, `certs.d`.
+    pub registry_hosts: Vec<PathBuf>,
+    /// Certificates to trust, in PEM, usually `/etc/ssl/certs/ca-certificates.crt`; Mozilla's if there is no such file.
+    pub trusted: PathBuf,
+    /// The proxies of the environment.
+    pub proxies: Proxies,
+}
+
+impl HostOptions {
+    /// A registry client that knows all of this but the credentials.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn registry(&self) -> Result<ClientBuilder> {
+        let builder =
+            Client::builder().hosts(HostsDir::new(&self.registry_hosts)).proxies(self.proxies.clone());
+        Ok(if self.trusted.is_file() { builder.roots_pem(std::fs::read(&self.trusted)?) } else { builder })
+    }
 }
 
 /// Images, containers, networks and builds in one directory.
@@ -98,7 +118,7 @@ impl Host {
     /// # Errors
     /// When docker's `config.json` does not parse.
     pub fn registry(&self) -> Result<Client> {
-        let mut builder = Client::builder();
+        let mut builder = self.options.registry()?;
         if let Some(file) = self.options.docker_config.as_ref().filter(|f| f.exists()) {
             builder = builder.credentials(DockerConfigFile::open(file)?);
         }

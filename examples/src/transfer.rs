@@ -1,10 +1,12 @@
-use std::io::Read;
+use std::collections::HashMap;
+use std::io::{Read, Seek as _, SeekFrom};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_image::{ImportOptions, Imported, Store, from_fn};
 use longshore_registry_client::{CancelToken, Client, Content, Pushed, Reference};
-use oci_spec::image::{Descriptor, Platform};
+use oci_spec::image::{Descriptor, Digest, Platform};
 
 use crate::Result;
 
@@ -42,13 +44,8 @@ pub(crate) fn pull(
     platform: Option<&Platform>,
     progress: Progress<'_>,
 ) -> Result<Imported> {
-    let root = client.resolve(reference)?;
     let token = CancelToken::new();
-    let source = client.source(reference)?.with_cancel(token.clone());
-    let source = from_fn(move |descriptor, offset| source.open(descriptor, offset));
-    let mut options = ImportOptions::default();
-    options.platform = platform.cloned();
-    options.names = vec![reference.to_string()];
+    let client = client.with_cancel(&token);
     let ctx = longshore_image::Ctx { progress: progress.image, cancel: progress.cancel };
     // A download that stands still is interrupted too, not only one that moves.
     let done = AtomicBool::new(false);
@@ -61,11 +58,33 @@ pub(crate) fn pull(
                 std::thread::park_timeout(Duration::from_millis(100));
             }
         });
-        let imported = store.import(&source, &root, &options, ctx);
+        let imported = import(&client, store, reference, platform, ctx);
         done.store(true, Ordering::Relaxed);
         watch.thread().unpark();
-        Ok(imported?)
+        imported
     })
+}
+
+fn import(
+    client: &Client,
+    store: &Store,
+    reference: &Reference,
+    platform: Option<&Platform>,
+    ctx: longshore_image::Ctx<'_>,
+) -> Result<Imported> {
+    let name = reference.to_string();
+    // What is here already is most likely still the same: then this is the only request, and one that registries do not count as a
+    // pull. Else the manifest is needed anyway, and the client keeps it at hand for the import.
+    let root = match store.image(&name) {
+        Ok(_) => client.resolve(reference)?,
+        Err(_) => client.manifest(reference)?.0,
+    };
+    let source = client.source(reference)?;
+    let source = from_fn(move |descriptor, offset| source.open(descriptor, offset));
+    let mut options = ImportOptions::default();
+    options.platform = platform.cloned();
+    options.names = vec![name];
+    Ok(store.import(&source, &root, &options, ctx)?)
 }
 
 /// Pushes what the store holds under `reference`.
@@ -78,15 +97,52 @@ pub(crate) fn push(
     let image = store.image(&reference.to_string())?;
     let ctx = longshore_registry_client::Ctx { progress: progress.registry, cancel: progress.cancel };
     // An index is pushed as the one image that was taken from it: its others are not here.
-    Ok(client.push(reference, image.descriptor(), &StoreContent(store), ctx)?)
+    Ok(client.push(reference, image.descriptor(), &StoreContent::new(store), ctx)?)
 }
 
-/// A store's blobs, for a push.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreContent<'a>(pub &'a Store);
+/// A store's blobs, for a push. The names of its images tell from which repositories a registry can mount them.
+#[derive(Debug)]
+pub struct StoreContent<'a> {
+    store: &'a Store,
+    places: OnceLock<HashMap<Digest, Vec<Reference>>>,
+}
+
+impl<'a> StoreContent<'a> {
+    /// Over this store.
+    pub fn new(store: &'a Store) -> Self {
+        Self { store, places: OnceLock::new() }
+    }
+
+    /// Which named images hold which layers. A name that cannot be read is no place.
+    fn places(&self) -> HashMap<Digest, Vec<Reference>> {
+        let mut places: HashMap<Digest, Vec<Reference>> = HashMap::new();
+        for (name, _) in self.store.names().unwrap_or_default() {
+            let (Ok(reference), Ok(image)) = (name.parse::<Reference>(), self.store.image(&name)) else {
+                continue;
+            };
+            for layer in image.manifest().layers() {
+                places.entry(layer.digest().clone()).or_default().push(reference.clone());
+            }
+        }
+        places
+    }
+}
 
 impl Content for StoreContent<'_> {
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.0.open_blob(descriptor.digest())?))
+        Ok(Box::new(self.store.open_blob(descriptor.digest())?))
+    }
+
+    fn open_at(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        let mut blob = self.store.open_blob(descriptor.digest())?;
+        blob.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(blob))
+    }
+
+    fn repositories(&self, descriptor: &Descriptor, registry: &str) -> Vec<String> {
+        let places = self.places.get_or_init(|| self.places());
+        let known =
+            places.get(descriptor.digest()).into_iter().flatten().filter(|r| r.registry() == registry);
+        known.map(|r| r.repository().to_owned()).collect()
     }
 }

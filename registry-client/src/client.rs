@@ -10,7 +10,7 @@ use crate::auth::Credentials;
 use crate::endpoint::{Registry, lock};
 use crate::hosts::{HostConfig, Hosts, Proxies};
 use crate::policy::UrlPolicy;
-use crate::transport::{Timeouts, Transport, UreqTransport};
+use crate::transport::{Timeouts, TlsOptions, Transport, UreqTransport};
 use crate::{CancelToken, Result};
 
 type Warnings = dyn Fn(&str, &str) + Send + Sync;
@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) credentials: Option<Box<dyn Credentials>>,
     pub(crate) policy: UrlPolicy,
     pub(crate) proxies: Proxies,
+    /// Trust for hosts without any of their own.
+    pub(crate) roots: Option<TlsOptions>,
     pub(crate) limits: Limits,
     pub(crate) retry: Retry,
     pub(crate) warnings: Option<Box<Warnings>>,
@@ -113,6 +115,7 @@ pub struct ClientBuilder {
     credentials: Option<Box<dyn Credentials>>,
     policy: UrlPolicy,
     proxies: Proxies,
+    roots: Option<TlsOptions>,
     limits: Limits,
     retry: Retry,
     cancel: CancelToken,
@@ -145,6 +148,13 @@ impl ClientBuilder {
     /// Where to look up how to reach registries that [`host`](Self::host) does not name.
     pub fn hosts(mut self, hosts: impl Hosts + 'static) -> Self {
         self.hosts = Some(Box::new(hosts));
+        self
+    }
+
+    /// Trusts these PEM certificates (such as the system's, with those of one's own) instead of the built-in ones of Mozilla, for all
+    /// hosts whose [`TlsOptions`](crate::TlsOptions) name none. May be called several times.
+    pub fn roots_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Some(self.roots.unwrap_or_default().roots_pem(pem));
         self
     }
 
@@ -218,6 +228,7 @@ impl ClientBuilder {
             credentials: self.credentials,
             policy: self.policy,
             proxies: self.proxies,
+            roots: self.roots,
             limits: self.limits,
             retry: self.retry,
             warnings: self.warnings,
@@ -246,6 +257,12 @@ impl Client {
     /// Starts a builder.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
+    }
+
+    /// The same client, whose calls (and the readers of its sources) end with this token instead of the builder's.
+    #[must_use]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        Self(Arc::clone(&self.0), token.clone())
     }
 
     /// The same client, whose calls (and the readers of its sources) end in [`Error::Deadline`](crate::Error::Deadline) where they

@@ -75,6 +75,8 @@ pub enum Event<'a> {
     Mounted {
         /// The blob.
         digest: &'a Digest,
+        /// The repository, without its registry.
+        from: &'a str,
     },
     /// Left out: a foreign (non-distributable) layer.
     Skipped {

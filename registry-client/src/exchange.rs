@@ -157,9 +157,15 @@ impl Inner {
         self.policy.check(&*self.transport, &endpoint.origin(), endpoint.met(), url, purpose)
     }
 
-    /// How to talk to a URL: the endpoint's own options for itself (and for hosts of the same `owner`), the client's proxy for all.
+    /// How to talk to a URL: the endpoint's own options for itself (and for hosts of the same `owner`), the client's roots and proxy
+    /// where those say nothing.
     pub(crate) fn tls_for(&self, endpoint: &Endpoint, url: &Url, owner: bool) -> Option<TlsOptions> {
-        let own = endpoint.tls_for(url, owner);
+        let mut own = endpoint.tls_for(url, owner);
+        if let Some(roots) = &self.roots
+            && url.origin().scheme == Scheme::Https
+        {
+            own = Some(own.map_or_else(|| roots.clone(), |own| own.or_roots_of(roots)));
+        }
         match self.proxies.get(url) {
             Some(proxy) if own.as_ref().is_none_or(|o| o.proxy_url().is_none()) => {
                 Some(own.unwrap_or_default().proxy(proxy))

@@ -142,6 +142,11 @@ pub mod fuzzing {
         crate::list::parse_link(header)
     }
 
+    /// A page of tags.
+    pub fn names(bytes: &[u8]) {
+        let _ = crate::list::names(bytes, "tags", 1000);
+    }
+
     /// A manifest or index.
     pub fn manifest(bytes: &[u8], content_type: Option<&str>) {
         let _ = crate::manifest::parse(bytes, content_type);

@@ -182,6 +182,13 @@ impl Names {
     }
 }
 
+/// A single page, for the fuzz target.
+pub(crate) fn names(body: &[u8], field: &str, most: usize) -> serde_json::Result<Vec<String>> {
+    let mut names = Names { most, ..Names::default() };
+    Page { field, names: &mut names }.deserialize(&mut serde_json::Deserializer::from_slice(body))?;
+    Ok(names.found)
+}
+
 /// Reads the array `field` of a document into the names.
 struct Page<'a> {
     field: &'a str,

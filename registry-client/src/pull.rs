@@ -95,9 +95,12 @@ impl Client {
     /// Copies an image or index from one repository to another, of any registries, without a store between: blobs stream through, or
     /// are mounted where both are of one registry.
     pub fn copy(&self, from: &Reference, to: &Reference, ctx: Ctx<'_>) -> Result<Pushed> {
-        let source = self.source(from)?;
-        let (root, _) = source.manifest(from.selector())?;
-        self.push(to, &root, &source, ctx)
+        parallel::watched(ctx, &self.1, |cancel| {
+            let client = self.with_cancel(cancel);
+            let source = client.source(from)?;
+            let (root, _) = source.manifest(from.selector())?;
+            client.push(to, &root, &source, ctx)
+        })
     }
 }
 

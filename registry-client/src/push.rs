@@ -209,7 +209,7 @@ impl<'a> Push<'a> {
         let digest = blob.digest();
         match offer {
             Offer::Exists => self.ctx.report(Event::Exists { digest }),
-            Offer::Mounted => self.ctx.report(Event::Mounted { digest }),
+            Offer::Mounted(from) => self.ctx.report(Event::Mounted { digest, from: &from }),
             Offer::Started(location) => {
                 self.ctx.report(Event::Started { digest, size: blob.size() });
                 self.upload(blob, location, stop)?;

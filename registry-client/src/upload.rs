@@ -14,6 +14,8 @@ use crate::{CancelToken, Ctx, Error, Event, Result, Url};
 
 /// A blob above this is worth asking for where mounting has not proven to find it.
 const WORTH_ASKING: u64 = 16 << 20;
+/// A blob below this is sent again sooner than asked for.
+const WORTH_A_LOOK: u64 = 64 << 10;
 /// What GitHub's registry takes in one request, the lowest known cap.
 const CHUNK_SAFE: u64 = 4 << 20;
 const CHUNK_MIN: u64 = 64 << 10;
@@ -22,7 +24,8 @@ const CHUNK_MIN: u64 = 64 << 10;
 #[derive(Clone)]
 pub(crate) enum Offer {
     Exists,
-    Mounted,
+    /// From that repository.
+    Mounted(String),
     Started(Session),
 }
 
@@ -53,9 +56,14 @@ impl Push<'_> {
         };
         if reply.status == 201 {
             quirks.mount_works.store(true, Ordering::Relaxed);
-            return Ok(if own { Offer::Exists } else { Offer::Mounted });
+            return Ok(if own { Offer::Exists } else { Offer::Mounted(from) });
         }
         let session = self.session(&reply, &self.uploads_url()?)?;
+        if !own && blob.size() >= WORTH_A_LOOK && self.has_blob(blob, cancel)? {
+            // Not where it was said to be, but here.
+            self.abandon(&session);
+            return Ok(Offer::Exists);
+        }
         let works = quirks.mount_works.load(Ordering::Relaxed);
         if !works && !lies && own && blob.size() >= WORTH_ASKING {
             if self.has_blob(blob, cancel)? {
@@ -73,7 +81,8 @@ impl Push<'_> {
         let registry = self.endpoint.name();
         let known = lock(&self.inner.origins).get(registry, blob.digest());
         let told = self.content.repositories(blob, registry);
-        let mut candidates = known.into_iter().rev().chain(told);
+        // What this client has seen there comes before what the caller believes.
+        let mut candidates = known.into_iter().rev().chain(told.into_iter().filter(|t| t != self.repository));
         // If it may be here already, here is the place to look.
         candidates.next().filter(|c| is_repository(c)).unwrap_or_else(|| self.repository.to_owned())
     }
@@ -174,7 +183,7 @@ impl Push<'_> {
                 None => match self.offer(blob, cancel)? {
                     Offer::Started(fresh) => (fresh, 0),
                     // The reply was lost, not the blob.
-                    Offer::Exists | Offer::Mounted => return Ok(()),
+                    Offer::Exists | Offer::Mounted(_) => return Ok(()),
                 },
             };
             self.ctx.report(Event::Resumed { digest: blob.digest(), offset });

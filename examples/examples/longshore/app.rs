@@ -4,8 +4,10 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use longshore_examples::{Host, HostOptions, Layout};
+use longshore_registry_client::{CancelToken, Client, Proxies};
 use longshore_runtime::containers::Containers;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -47,6 +49,26 @@ impl App {
         Ok(self.containers.get_or_init(|| containers))
     }
 
+    /// A registry client whose calls end when the program is interrupted.
+    pub(crate) fn registry(&self) -> Result<Client> {
+        let client = self.host()?.registry().map_err(|e| Failure::from(&*e))?;
+        Ok(client.with_cancel(&self.token()))
+    }
+
+    /// Raised with the cancel flag.
+    pub(crate) fn token(&self) -> CancelToken {
+        let (token, cancel) = (CancelToken::new(), Arc::clone(&self.cancel));
+        let raise = token.clone();
+        // Ends with the program.
+        std::thread::spawn(move || {
+            while !cancel.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            raise.cancel();
+        });
+        token
+    }
+
     /// Waits for what is removed in the background, so that the space is free when the command has ended.
     pub(crate) fn settle(&self) {
         if let Some(host) = self.host.get() {
@@ -65,14 +87,24 @@ impl App {
 
 /// Opens everything below `root`: for a command and, in a process of its own, for a container's shim.
 pub(crate) fn open_host(root: &Path) -> longshore_examples::Result<Host> {
-    let options = HostOptions {
+    Host::open(Layout::new(root), options()?)
+}
+
+/// What the host, its files and the environment say.
+pub(crate) fn options() -> std::io::Result<HostOptions> {
+    let etc = ["/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|d| d.is_absolute());
+    let config = config.or_else(|| Some(home()?.join(".config")));
+    Ok(HostOptions {
         rootless: rootless(),
         resolv_conf: "/etc/resolv.conf".into(),
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         shim: std::env::current_exe()?,
         docker_config: docker_config(),
-    };
-    Host::open(Layout::new(root), options)
+        registry_hosts: config.map(|c| c.join("docker/certs.d")).into_iter().chain(etc).collect(),
+        trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
+        proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
+    })
 }
 
 pub(crate) fn rootless() -> bool {

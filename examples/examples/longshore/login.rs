@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use longshore_registry_client::{Client, Credential, DockerConfigFile, StaticCredentials};
+use longshore_registry_client::{Credential, DockerConfigFile, StaticCredentials};
 
 use crate::app::{self, App};
 use crate::failure::{Failure, Result};
@@ -58,23 +58,22 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
         }
         None => ask("Password: ", true)?,
     };
-    let server = args.server.as_deref().unwrap_or(HUB);
     let file = config()?;
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
     let credential = Credential::basic(username, password);
-    let registry =
-        args.server.as_deref().unwrap_or("docker.io").trim_start_matches("https://").trim_end_matches('/');
+    let registry = host(args.server.as_deref().unwrap_or("docker.io"));
     let known = StaticCredentials::new().with(registry, credential.clone());
+    let builder = app::options()?.registry().map_err(|e| Failure::from(&*e))?.credentials(known);
     // Only a login that the registry takes is kept.
-    Client::builder().credentials(known).build()?.ping(registry).map_err(|e| {
+    builder.cancel(app.token()).build()?.ping(registry).map_err(|e| {
         Failure::new(format!("login attempt to {registry} failed: {}", crate::failure::chain(&e)))
     })?;
     if app.cancelled() {
         return Err(Failure::new("cancelled"));
     }
-    DockerConfigFile::login(&file, server, &credential)?;
+    DockerConfigFile::login(&file, registry, &credential)?;
     output::line("Login Succeeded");
     Ok(())
 }
@@ -82,10 +81,19 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
 pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {
     let server = args.server.as_deref().unwrap_or(HUB);
     output::line(&format!("Removing login credentials for {server}"));
-    if !DockerConfigFile::logout(config()?, server)? {
+    if !DockerConfigFile::logout(config()?, host(args.server.as_deref().unwrap_or("docker.io")))? {
         output::note(&format!("Not logged in to {server}"));
     }
     Ok(())
+}
+
+/// The registry's host, however it was written.
+fn host(server: &str) -> &str {
+    let bare = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
+    match bare.split('/').next().unwrap_or(bare) {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
 }
 
 fn config() -> Result<PathBuf> {

@@ -41,10 +41,9 @@ impl Blobs {
             bar.set_position(done);
             return;
         }
-        let bar = self.bar(&digest, begins);
+        let bar = self.bar(&digest, begins, size);
         bar.set_style(style("{prefix}: {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"));
         bar.set_message(word.to_owned());
-        bar.set_length(size);
         bar.set_position(done);
         known.insert(digest, bar);
     }
@@ -60,7 +59,7 @@ impl Blobs {
     /// A blob that did not have to move.
     pub(crate) fn told(&self, digest: &impl ToString, word: &str) {
         let digest = digest.to_string();
-        let bar = self.known().entry(digest.clone()).or_insert_with(|| self.bar(&digest, word)).clone();
+        let bar = self.known().entry(digest.clone()).or_insert_with(|| self.bar(&digest, word, 0)).clone();
         finish(&bar, word);
     }
 
@@ -76,12 +75,13 @@ impl Blobs {
         }
     }
 
-    fn bar(&self, digest: &str, word: &str) -> ProgressBar {
+    /// With its length from the start: a bar without one is drawn full.
+    fn bar(&self, digest: &str, word: &str, size: u64) -> ProgressBar {
         self.plain(digest, word);
         if self.kind != Kind::Bars {
             return ProgressBar::hidden();
         }
-        self.bars.add(ProgressBar::new(0).with_prefix(output::short_id(digest)))
+        self.bars.add(ProgressBar::new(size).with_prefix(output::short_id(digest)))
     }
 
     fn plain(&self, digest: &str, word: &str) {

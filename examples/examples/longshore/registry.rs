@@ -59,7 +59,7 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
     if has_tag(&args.name) {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
-    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let client = app.registry()?;
     for tag in client.tags(reference).map_err(|e| refused(&e, reference))? {
         pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), args.quiet)?;
     }
@@ -187,7 +187,7 @@ fn digest_of<'a>(event: &Event<'a>) -> Option<&'a Digest> {
         | Event::Bytes { digest, .. }
         | Event::Resumed { digest, .. }
         | Event::Exists { digest }
-        | Event::Mounted { digest }
+        | Event::Mounted { digest, .. }
         | Event::Done { digest } => Some(digest),
         _ => None,
     }
@@ -199,7 +199,7 @@ fn show(blobs: &Blobs, event: &Event<'_>, doing: &str, done: &str) {
         Event::Started { digest, size } => blobs.moved(digest, doing, doing, 0, *size),
         Event::Bytes { digest, done: bytes, size } => blobs.moved(digest, doing, doing, *bytes, *size),
         Event::Exists { digest } => blobs.told(digest, "Layer already exists"),
-        Event::Mounted { digest } => blobs.told(digest, "Mounted from another repository"),
+        Event::Mounted { digest, from } => blobs.told(digest, &format!("Mounted from {from}")),
         Event::Done { digest } => blobs.ended(digest, done),
         _ => {}
     }
@@ -221,7 +221,7 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
     let (from, to) = (parse_reference(&args.from)?, parse_reference(&args.to)?);
     let blobs = Blobs::new(false);
     let progress = |event: Event<'_>| show(&blobs, &event, "Copying", "Copied");
-    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let client = app.registry()?;
     let ctx = longshore_registry_client::Ctx { progress: &progress, cancel: app.cancel() };
     let copied = client.copy(&from, &to, ctx).map_err(|e| refused(&e, &from))?;
     output::line(&format!("{to}: digest: {} size: {}", copied.descriptor.digest(), copied.descriptor.size()));
@@ -231,7 +231,7 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
 /// `manifest inspect`: the manifest or index as the registry has it.
 pub(crate) fn manifest(app: &App, name: &str) -> Result<()> {
     let reference = parse_reference(name)?;
-    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let client = app.registry()?;
     let (_, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
     output::bytes(&bytes);
     output::line("");
@@ -260,7 +260,7 @@ pub(crate) fn search(app: &App, args: &SearchArgs) -> Result<()> {
         Some((host, term)) if host.contains(['.', ':']) || host == "localhost" => (host, term),
         _ => ("docker.io", args.term.as_str()),
     };
-    let client = app.host()?.registry().map_err(|e| Failure::from(&*e))?;
+    let client = app.registry()?;
     let cut = |text: &str| if args.no_trunc { text.to_owned() } else { output::ellipsis(text, 45) };
     let rows = client.search(registry, term)?.into_iter().take(args.limit).map(|found| {
         json!({

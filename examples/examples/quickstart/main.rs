@@ -177,7 +177,7 @@ fn open(root: &Path) -> Result<Host> {
         resolv_conf: "/etc/resolv.conf".into(),
         host_name: "quickstart".into(),
         shim: std::env::current_exe()?,
-        docker_config: None,
+        ..HostOptions::default()
     };
     Host::open(Layout::new(root), options)
 }

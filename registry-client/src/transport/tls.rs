@@ -1,12 +1,11 @@
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// How to reach one host: trust, client certificate, proxy. Cheap to clone.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsOptions(Arc<Inner>);
 
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Inner {
     roots: Vec<Vec<u8>>,
     client: Option<(Vec<u8>, Vec<u8>)>,
@@ -51,6 +50,11 @@ impl TlsOptions {
         self.change(|t| t.proxy = Some(url.into()))
     }
 
+    /// With the other's roots where there are none of its own.
+    pub(crate) fn or_roots_of(self, other: &Self) -> Self {
+        if self.0.roots.is_empty() { self.change(|t| t.roots.clone_from(&other.0.roots)) } else { self }
+    }
+
     pub(crate) fn roots(&self) -> &[Vec<u8>] {
         &self.0.roots
     }
@@ -65,12 +69,6 @@ impl TlsOptions {
 
     pub(crate) fn proxy_url(&self) -> Option<&str> {
         self.0.proxy.as_deref()
-    }
-
-    pub(crate) fn key(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.0.hash(&mut hasher);
-        hasher.finish()
     }
 }
 

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -51,7 +50,7 @@ struct Inner {
     timeouts: Timeouts,
     lookup: Arc<Lookup>,
     /// One agent per set of TLS options: its pool must not be shared with requests that trust others.
-    agents: Mutex<HashMap<u64, Agent>>,
+    agents: Mutex<Vec<(Option<TlsOptions>, Agent)>>,
 }
 
 impl UreqTransport {
@@ -69,13 +68,12 @@ impl UreqTransport {
     }
 
     fn agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
-        let key = tls.map_or(0, TlsOptions::key);
         let mut agents = self.0.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(&key) {
+        if let Some((_, agent)) = agents.iter().find(|(known, _)| known.as_ref() == tls) {
             return Ok(agent.clone());
         }
         let agent = self.make_agent(tls)?;
-        agents.insert(key, agent.clone());
+        agents.push((tls.cloned(), agent.clone()));
         Ok(agent)
     }
 

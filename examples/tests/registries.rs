@@ -1,0 +1,289 @@
+//! The command line beside a real registry: logins, what a pull costs, what a push says, tags, and what ends it.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Longshore, Server, example, free_port, have, succeed, text, wait_for};
+
+/// `s3cret`, for the name `user`.
+const HTPASSWD: &str = "user:$2b$05$6ZFbdkfo.3UPfazCuI/yxO/6MSrq7XczlrO9su4SNZZwkGXRHx9Mm\n";
+
+/// docker-registry with further configuration, `listens` when it does.
+fn registry(dir: &Path, more: &serde_json::Value) -> (String, Server) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut config = serde_json::json!({
+        "version": "0.1", "log": {"level": "info", "accesslog": {"disabled": false}},
+        "storage": {"filesystem": {"rootdirectory": dir.join("registry")}, "delete": {"enabled": true}},
+        "http": {"addr": address},
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        match config[key].as_object_mut() {
+            Some(map) => map.extend(value.as_object().cloned().unwrap_or_default()),
+            None => config[key] = value.clone(),
+        }
+    }
+    let file = dir.join("registry.yml");
+    std::fs::write(&file, config.to_string()).expect("the registry's configuration");
+    let script = format!("exec docker-registry serve {} >{} 2>&1", file.display(), dir.join("log").display());
+    let server = Server::start(Command::new("sh").args(["-c", &script]));
+    assert!(
+        wait_for(Duration::from_secs(20), || TcpStream::connect(&address).is_ok()),
+        "the registry does not listen"
+    );
+    (address, server)
+}
+
+/// Requests that the registry has answered so far.
+fn requests(dir: &Path) -> usize {
+    std::thread::sleep(Duration::from_millis(200));
+    let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+    log.lines().filter(|l| l.contains("HTTP/1.1\" ")).count()
+}
+
+/// Runs it with a home of its own and this on its standard input.
+fn with_input(longshore: &Longshore, home: &Path, args: &[&str], input: &str) -> Output {
+    let mut command = longshore.command(args);
+    command
+        .env("HOME", home)
+        .env("DOCKER_CONFIG", home.join("docker"))
+        .env("XDG_CONFIG_HOME", home.join("config"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("longshore starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("its input");
+    child.wait_with_output().expect("it ends")
+}
+
+/// An image of one layer of about this size, which does not compress, as `name` in the store.
+fn import(longshore: &Longshore, dir: &Path, name: &str, size: usize) {
+    let file = dir.join("file");
+    let mut state = 1_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let noise: Vec<u8> = (0..size.div_ceil(8)).flat_map(|_| next()).collect();
+    std::fs::write(&file, noise).expect("a file");
+    let tar = dir.join("import.tar");
+    succeed(Command::new("tar").arg("-C").arg(dir).arg("-cf").arg(&tar).arg("file"), 30);
+    longshore.ok(&["import", &tar.display().to_string(), name]);
+}
+
+#[test]
+fn logins_are_tried_kept_and_forgotten() {
+    if !have(&["docker-registry", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let htpasswd = dir.path().join("htpasswd");
+    std::fs::write(&htpasswd, HTPASSWD).expect("passwords");
+    let auth = serde_json::json!({"auth": {"htpasswd": {"realm": "x", "path": htpasswd}}});
+    let (address, _server) = registry(dir.path(), &auth);
+    let longshore = Longshore::new(dir.path().join("root"));
+    let run = |args: &[&str], input: &str| with_input(&longshore, dir.path(), args, input);
+    let config = dir.path().join("docker/config.json");
+    let image = format!("{address}/app:1");
+    import(&longshore, dir.path(), &image, 1000);
+    let login = ["login", "-u", "user", "--password-stdin", &address];
+
+    let refused = run(&["push", &image], "");
+    assert!(!refused.status.success() && text(&refused.stderr).contains("access denied"), "{refused:?}");
+
+    let wrong = run(&login, "wrong\n");
+    let said = text(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("401") && !said.contains("wrong"), "{said}");
+    assert!(!config.exists(), "a login that the registry does not take is not kept");
+
+    let right = run(&login, "s3cret\n");
+    assert_eq!(text(&right.stdout), "Login Succeeded\n", "{}", text(&right.stderr));
+    let kept = std::fs::read_to_string(&config).expect("it is kept");
+    assert!(kept.contains(&address), "{kept}");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&config).expect("it").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let pushed = run(&["push", &image], "");
+    assert!(text(&pushed.stdout).contains("1: digest: sha256:"), "{pushed:?}");
+
+    for (args, words) in [
+        (&["login", "--password-stdin", &address][..], "Must provide --username with --password-stdin"),
+        (&["login", "-u", "user", &address][..], "non TTY device"),
+        (
+            &["login", "-u", "user", "--password-stdin", "127.0.0.1:1"][..],
+            "login attempt to 127.0.0.1:1 failed",
+        ),
+    ] {
+        let said = run(args, "s3cret");
+        assert!(said.status.code() == Some(1) && text(&said.stderr).contains(words), "{said:?}");
+    }
+    let left = run(&["logout", &format!("http://{address}/v2/")], "");
+    assert!(text(&left.stdout).starts_with("Removing login credentials for"), "{left:?}");
+    let kept = std::fs::read_to_string(&config).expect("the file stays");
+    assert!(!kept.contains(&address), "{kept}");
+    assert!(text(&run(&["logout", &address], "").stderr).contains("Not logged in"));
+    assert!(!run(&["pull", &image], "").status.success());
+}
+
+#[test]
+fn a_registry_with_a_certificate_of_its_own_is_known_by_its_directory() {
+    if !have(&["docker-registry", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("htpasswd"), HTPASSWD).expect("passwords");
+    let make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 \
+                -addext basicConstraints=critical,CA:FALSE";
+    let mut openssl = Command::new("openssl");
+    openssl.args(make.split(' ')).args(["-keyout", &at("key.pem"), "-out", &at("cert.pem")]);
+    succeed(&mut openssl, 60);
+    let more = serde_json::json!({
+        "auth": {"htpasswd": {"realm": "x", "path": at("htpasswd")}},
+        "http": {"tls": {"certificate": at("cert.pem"), "key": at("key.pem")}},
+    });
+    let (address, _server) = registry(dir.path(), &more);
+    let longshore = Longshore::new(dir.path().join("root"));
+    // For a host with a directory of its own, nothing is taken on trust, also not on loopback.
+    let own = dir.path().join("config/docker/certs.d").join(&address);
+    std::fs::create_dir_all(&own).expect("certs.d");
+    let login = ["login", "-u", "user", "--password-stdin", &address];
+    let other = at("other.pem");
+    let mut openssl = Command::new("openssl");
+    openssl.args(make.split(' ')).args(["-keyout", &at("other.key"), "-out", &other]);
+    succeed(&mut openssl, 60);
+    for (certificate, taken) in [(other, false), (at("cert.pem"), true)] {
+        std::fs::copy(certificate, own.join("ca.crt")).expect("ca.crt");
+        let said = with_input(&longshore, dir.path(), &login, "s3cret");
+        assert_eq!(said.status.success(), taken, "{said:?}");
+    }
+}
+
+#[test]
+fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
+    if !have(&["docker-registry", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let (base, app) = (format!("{address}/base/image:1"), format!("{address}/app:1"));
+    import(&longshore, dir.path(), &base, 200_000);
+    let first = longshore.ok(&["push", &base]);
+    assert!(first.contains(": Pushed\n"), "{first}");
+    assert!(longshore.ok(&["push", &base]).contains(": Layer already exists\n"));
+
+    // Another image on the same layer: the registry has it, elsewhere.
+    std::fs::write(dir.path().join("Dockerfile"), format!("FROM {base}\nLABEL a=b\n")).expect("a Dockerfile");
+    longshore.ok(&["build", "-t", &app, &dir.path().display().to_string()]);
+    let second = longshore.ok(&["push", &app]);
+    assert!(second.contains(": Mounted from base/image\n"), "{second}");
+
+    let other = Longshore::new(dir.path().join("other"));
+    let spent = |what: &dyn Fn() -> String| {
+        let before = requests(dir.path());
+        (what(), requests(dir.path()) - before)
+    };
+    let (said, cost) = spent(&|| other.ok(&["pull", &app]));
+    assert!(
+        said.contains("Status: Downloaded newer image for") && said.contains(": Pull complete\n"),
+        "{said}"
+    );
+    assert_eq!(cost, 3, "manifest, config and one layer: {said}");
+    let (said, cost) = spent(&|| other.ok(&["pull", &app]));
+    assert!(said.contains("Status: Image is up to date for") && cost == 1, "{cost}: {said}");
+
+    let tool = |args: &[&str]| succeed(Command::new(example("registry")).args(args), 60);
+    let digest = tool(&["tag", &app, "2", "3"]);
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    let mut tags: Vec<String> =
+        tool(&["tags", &format!("{address}/app")]).lines().map(str::to_owned).collect();
+    tags.sort();
+    assert_eq!(tags, ["1", "2", "3"]);
+    assert!(tool(&["manifest", "--descriptor", &format!("{address}/app:3")]).contains(digest.trim()));
+}
+
+#[test]
+fn an_interrupt_ends_a_push_in_the_middle_of_a_layer() {
+    if !have(&["tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    // Takes what comes, slowly: the layer would go on for a minute and more.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let count = Arc::clone(&count);
+            std::thread::spawn(move || slow_registry(stream, &count));
+        }
+    });
+    let image = format!("{address}/app:1");
+    import(&longshore, dir.path(), &image, 20_000_000);
+    let mut push = longshore.command(&["push", &image]);
+    let mut child =
+        push.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    assert!(wait_for(Duration::from_secs(60), || taken.load(Ordering::Relaxed) > 200_000), "nothing is sent");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+    let ended = wait_for(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_))));
+    let _ = child.kill();
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("its words");
+    assert!(ended && said.contains("cancelled"), "{said}");
+    assert!(taken.load(Ordering::Relaxed) < 15_000_000, "most of it was sent all the same");
+}
+
+/// 20 kB each 20 ms.
+fn slow_registry(mut stream: TcpStream, count: &AtomicUsize) {
+    let mut reader = BufReader::with_capacity(20_000, stream.try_clone().expect("a clone"));
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            head += &line;
+        }
+        if head.to_ascii_lowercase().contains("100-continue") {
+            let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        while length > 0 {
+            let mut some = vec![0; length.min(20_000)];
+            if reader.read_exact(&mut some).is_err() {
+                return;
+            }
+            length -= some.len();
+            count.fetch_add(some.len(), Ordering::Relaxed);
+            if some.len() == 20_000 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let reply: &[u8] = match head.split(' ').next() {
+            Some("POST") => b"HTTP/1.1 202 X\r\nlocation: /upload\r\ncontent-length: 0\r\n\r\n",
+            Some("PUT") => b"HTTP/1.1 201 X\r\ncontent-length: 0\r\n\r\n",
+            _ => b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n",
+        };
+        if stream.write_all(reply).is_err() {
+            return;
+        }
+    }
+}
