@@ -1,11 +1,15 @@
 //! Taking in layers, reading them, committing and removing: both drivers beside GNU tar, on a file system made afresh for
 //! each run. `cargo bench -p longshore-benches --bench layers`, as root; LONGSHORE_BENCH_FILES sets the number of small files.
 
+#[path = "layers_common/mod.rs"]
+mod common;
+
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+use common::{Disk, many, run};
 
 use longshore_benches::{BoxError, Race, Sample, command, time};
 use longshore_image::{Compression, Ctx, Layer, LayerOptions, SnapshotOptions, Store, StoreOptions};
@@ -19,7 +23,7 @@ fn main() -> Result<(), BoxError> {
     let scratch = tempfile::tempdir_in("/dev/shm")?;
     let tar = scratch.path().join("many.tar");
     many(&tar, files)?;
-    let disk = Disk { dir: scratch.path().to_owned() };
+    let disk = Disk::new(scratch.path());
 
     Race::new(&format!("layer of {files} small files: from tar to mountable, durable"))
         .add("longshore, EROFS", || disk.fresh(|at| unpack(at, &tar, false).map(|(sample, ..)| sample)))
@@ -56,69 +60,6 @@ fn main() -> Result<(), BoxError> {
         })
         .run(3);
     Ok(())
-}
-
-/// Makes ext4 file systems in memory: a used one measures ext4's memory of deleted inodes, not us.
-struct Disk {
-    dir: PathBuf,
-}
-
-impl Disk {
-    fn fresh(&self, job: impl FnOnce(&Path) -> Result<Sample, BoxError>) -> Result<Sample, BoxError> {
-        let (image, at) = (self.dir.join("disk"), self.dir.join("mnt"));
-        File::create(&image)?.set_len(6 << 30)?;
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-        std::fs::create_dir_all(&at)?;
-        run(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image).arg(&at))?;
-        let result = job(&at);
-        run(Command::new("umount").arg(&at))?;
-        std::fs::remove_file(&image)?;
-        result
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), BoxError> {
-    longshore_benches::command(command).map(drop)
-}
-
-fn many(path: &Path, files: u32) -> Result<(), BoxError> {
-    let mut out = BufWriter::new(File::create(path)?);
-    let mut put = |name: &str, kind: u8, content: &[u8]| -> std::io::Result<()> {
-        let mut head = [0; 512];
-        head[..name.len()].copy_from_slice(name.as_bytes());
-        head[100..107].copy_from_slice(b"0000755");
-        head[108..115].copy_from_slice(b"0000000");
-        head[116..123].copy_from_slice(b"0000000");
-        head[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        head[136..147].copy_from_slice(b"14000000000");
-        head[148..156].fill(b' ');
-        head[156] = kind;
-        head[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
-        head[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        out.write_all(&head)?;
-        out.write_all(content)?;
-        out.write_all(&vec![0; content.len().next_multiple_of(512) - content.len()])
-    };
-    // Sizes from 100 to 5,000 bytes, 100 files to a directory, content that does not repeat.
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut content = vec![0; 5000];
-    for i in 0..files {
-        if i % 100 == 0 {
-            put(&format!("data/{:03}/", i / 10_000), b'5', b"")?;
-            put(&format!("data/{:03}/{:02}/", i / 10_000, i / 100 % 100), b'5', b"")?;
-        }
-        for word in content.chunks_exact_mut(8) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            word.copy_from_slice(&random.to_le_bytes());
-        }
-        let size = 100 + (random % 4900) as usize;
-        put(&format!("data/{:03}/{:02}/file-{i}", i / 10_000, i / 100 % 100), b'0', &content[..size])?;
-    }
-    out.write_all(&[0; 1024])?;
-    Ok(out.flush()?)
 }
 
 fn store(at: &Path, directories: bool) -> Result<Store, BoxError> {

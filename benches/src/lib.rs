@@ -84,13 +84,22 @@ impl<'a> Race<'a> {
 
     /// Runs all contenders `rounds` times after one round that does not count, then reports: a table on standard output, a
     /// chart in `target/bench/`. A contender that fails is left out from then on, and the table says why.
-    pub fn run(mut self, rounds: usize) -> Vec<Samples> {
+    pub fn run(self, rounds: usize) -> Vec<Samples> {
+        self.rounds(1, rounds)
+    }
+
+    /// The same without the round that does not count: for contenders that start from nothing each time.
+    pub fn run_cold(self, rounds: usize) -> Vec<Samples> {
+        self.rounds(0, rounds)
+    }
+
+    fn rounds(mut self, unmeasured: usize, rounds: usize) -> Vec<Samples> {
         let mut all: Vec<Samples> = self
             .contenders
             .iter()
             .map(|(name, _)| Samples { name: name.clone(), ..Samples::default() })
             .collect();
-        for round in 0..=rounds {
+        for round in 0..unmeasured + rounds {
             let mut order: Vec<usize> = (0..all.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
@@ -100,7 +109,7 @@ impl<'a> Race<'a> {
                     continue;
                 }
                 match (self.contenders[i].1)() {
-                    Ok(sample) if round > 0 => all[i].runs.push(sample),
+                    Ok(sample) if round >= unmeasured => all[i].runs.push(sample),
                     Ok(_) => {}
                     Err(e) => all[i].failure = Some(e.to_string()),
                 }

@@ -14,6 +14,12 @@ use crate::{Error, Result};
 
 /// Held while names change, so that an image losing its last name is not lost with it.
 const LOCK: &str = "refs";
+/// Is there while `index.json` may not say what `refs/` says.
+const STALE: &str = "index.stale";
+/// `index.json` before and behind its entries, of which each takes a line: one more name does not need all others read again.
+const INDEX_HEAD: &str = "{\"manifests\":[\n";
+const INDEX_TAIL: &str = "\n],\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"schemaVersion\":2}";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Longest name in bytes.
 const MAX_NAME: usize = 512;
 
@@ -77,23 +83,29 @@ impl Refs {
         {
             return Ok(());
         }
-        let mut changed = names.is_empty();
+        let mut wanted = Vec::new();
+        let mut before = Vec::new();
         for name in names {
             match self.get(name) {
                 Ok(Some(old)) if same(&old, record) => continue,
-                Ok(Some(old)) => self.write("", &old)?,
+                Ok(old) => before.extend(old),
                 // A damaged one is replaced.
-                Ok(None) => {}
                 Err(e) if e.is_bad_content() => {}
                 Err(e) => return Err(e),
             }
-            self.write(name, record)?;
-            changed = true;
+            wanted.push(name.as_str());
         }
         if names.is_empty() {
-            self.write("", record)?;
+            // The index does not list it.
+            return self.write("", record);
         }
-        if changed { self.derive_index() } else { Ok(()) }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.changing(&wanted, Some(record), || {
+            before.iter().try_for_each(|old| self.write("", old))?;
+            wanted.iter().try_for_each(|name| self.write(name, record))
+        })
     }
 
     /// Takes names away; with `keep` images stay as dangling ones. The images that have no name and no keeper left.
@@ -115,11 +127,13 @@ impl Refs {
                 }
             }
         }
-        for name in names {
-            self.dir.remove_file(&self.path(name))?;
-        }
-        self.dir.sync_dir(&self.dir.join("refs"))?;
-        self.derive_index()?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.changing(&names, None, || {
+            for name in &names {
+                self.dir.remove_file(&self.path(name))?;
+            }
+            self.dir.sync_dir(&self.dir.join("refs"))
+        })?;
         Ok(gone)
     }
 
@@ -179,34 +193,69 @@ impl Refs {
 
     /// Rewrites `index.json` when it is older than `refs/`, as after a crash between the two.
     pub(crate) fn refresh_index(&self) -> Result<()> {
-        let modified = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified());
-        match (modified(self.dir.join("index.json")), modified(self.dir.join("refs"))) {
-            (Ok(index), Ok(refs)) if index >= refs => Ok(()),
-            _ => {
-                let _lock = self.dir.lock(LOCK)?;
-                self.derive_index()
-            }
+        if self.fresh() {
+            return Ok(());
         }
+        let _lock = self.dir.lock(LOCK)?;
+        // Whoever was at it may have finished.
+        if self.fresh() { Ok(()) } else { self.derive_index() }
+    }
+
+    fn fresh(&self) -> bool {
+        let modified = |path: &str| fs::metadata(self.dir.join(path)).and_then(|m| m.modified());
+        !self.dir.join(STALE).exists()
+            && matches!((modified("index.json"), modified("refs")), (Ok(index), Ok(refs)) if index >= refs)
+    }
+
+    /// Runs a change of these names, then makes `index.json` agree. The caller holds the lock.
+    fn changing(
+        &self,
+        names: &[&str],
+        to: Option<&Record>,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let fresh = self.fresh();
+        let stale = self.dir.join(STALE);
+        self.dir.step("create", &stale)?;
+        fs::write(&stale, b"").map_err(at("create", &stale))?;
+        change()?;
+        if fresh && let Some(lines) = self.index_lines()? {
+            let keys: Vec<String> =
+                names.iter().map(|name| format!("{:?}:{}", REF_NAME, json(name))).collect();
+            let others = lines.into_iter().filter(|line| !keys.iter().any(|key| line.contains(key)));
+            let new = names.iter().filter_map(|name| to.map(|record| index_line(name, record)));
+            return self.write_index(others.chain(new).collect());
+        }
+        self.derive_index()
     }
 
     /// Other tools find images through `index.json`, by the annotation `org.opencontainers.image.ref.name`.
     fn derive_index(&self) -> Result<()> {
-        let mut manifests = Vec::new();
-        for image in self.grouped()? {
-            for name in &image.names {
-                let mut descriptor = image.record.manifest.clone();
-                let mut annotations = descriptor.annotations().clone().unwrap_or_default();
-                annotations.insert("org.opencontainers.image.ref.name".to_owned(), name.clone());
-                descriptor.set_annotations(Some(annotations));
-                manifests.push(descriptor);
+        let images = self.grouped()?;
+        let lines = images.iter().flat_map(|n| n.names.iter().map(|name| index_line(name, &n.record)));
+        self.write_index(lines.collect())
+    }
+
+    /// The entries of an index that was written here; `None` for any other.
+    fn index_lines(&self) -> Result<Option<Vec<String>>> {
+        let path = self.dir.join("index.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                return Ok(None);
             }
-        }
-        let index = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": manifests,
-        });
-        self.dir.write(&self.dir.join("index.json"), &crate::model::canonical(&index))
+            Err(e) => return Err(at("read", path)(e)),
+        };
+        let body = text.strip_prefix(INDEX_HEAD).and_then(|rest| rest.strip_suffix(INDEX_TAIL));
+        // No string in JSON contains a line's end.
+        Ok(body.map(|body| body.split(",\n").filter(|l| !l.is_empty()).map(str::to_owned).collect()))
+    }
+
+    fn write_index(&self, mut lines: Vec<String>) -> Result<()> {
+        lines.sort();
+        let text = format!("{INDEX_HEAD}{}{INDEX_TAIL}", lines.join(",\n"));
+        self.dir.write(&self.dir.join("index.json"), text.as_bytes())?;
+        self.dir.remove_file(&self.dir.join(STALE)).map(drop)
     }
 
     /// A readable file name where the name permits it, else its hash; the file itself says the whole name.
@@ -231,6 +280,20 @@ impl Refs {
         let both = format!("{}{}", record.manifest.digest(), record.target.digest());
         self.dir.join("refs").join(format!("%-{}", crate::digest::sha256(both.as_bytes()).digest()))
     }
+}
+
+/// One name's entry in the index.
+fn index_line(name: &str, record: &Record) -> String {
+    let mut descriptor = record.manifest.clone();
+    let mut annotations = descriptor.annotations().clone().unwrap_or_default();
+    annotations.insert(REF_NAME.to_owned(), name.to_owned());
+    descriptor.set_annotations(Some(annotations));
+    let value = serde_json::to_value(&descriptor).expect("a descriptor has only string keys");
+    String::from_utf8(crate::model::canonical(&value)).expect("JSON is UTF-8")
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 fn decode(path: &std::path::Path, bytes: &[u8]) -> Result<RefFile> {

@@ -216,3 +216,38 @@ fn what_was_removed_is_gone_once_the_store_has_settled() {
         assert_eq!(now.len(), empty.len(), "{now:?}");
     }
 }
+
+#[test]
+fn the_index_that_grew_is_the_index_made_anew() {
+    let (_temp, store) = stores().remove(0);
+    let (mut source, image) = pulled(&store);
+    let other = source.image(&[layer(), common::tar(&[("own", b"x")])]);
+    let mut options = ImportOptions::default();
+    options.names = vec!["odd \u{22}name\u{22}".replace(' ', "_"), "y".to_owned()];
+    store.import(&source, &other, &options, Ctx::none()).unwrap();
+    for name in ["a", "b", "c", "x", "y"] {
+        store.tag(&image, name).unwrap();
+    }
+    store.remove("b", false).unwrap();
+    let index = store.path().join("index.json");
+    let grown = fs::read(&index).unwrap();
+    let made = |store: &Store| {
+        drop(Store::open(store.path()).unwrap());
+        assert!(!store.path().join("index.stale").exists());
+        fs::read(&index).unwrap()
+    };
+    fs::remove_file(&index).unwrap();
+    assert_eq!(made(&store), grown);
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&grown).unwrap()["manifests"].as_array().unwrap().len(),
+        5
+    );
+    // As after a crash between a name and the index.
+    fs::write(store.path().join("index.stale"), "").unwrap();
+    fs::write(&index, "{}").unwrap();
+    assert_eq!(made(&store), grown);
+    fs::write(&index, "not of ours").unwrap();
+    store.tag(&image, "d").unwrap();
+    store.remove("d", false).unwrap();
+    assert_eq!(made(&store), grown);
+}

@@ -108,7 +108,8 @@ pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
         if !filters.iter().all(|filter| filter.matches(&record)) {
             continue;
         }
-        for (repository, tag, digest) in names(&record) {
+        let digests = args.digests || args.format.as_ref().is_some_and(|f| f.contains(".Digest"));
+        for (repository, tag, digest) in names(&record, digests) {
             if args.name.as_deref().is_none_or(|wanted| name_matches(wanted, &repository, &tag)) {
                 rows.push(row(args, &record, &repository, &tag, &digest));
             }
@@ -116,13 +117,8 @@ pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
     }
     let format = args.format.as_deref();
     if args.quiet && format.is_none() {
-        let mut seen = Vec::new();
-        for row in rows.iter().map(|r| &r["ID"]) {
-            if !seen.contains(&row) {
-                output::line(row.as_str().unwrap_or_default());
-                seen.push(row);
-            }
-        }
+        // As docker does, once for each name.
+        rows.iter().for_each(|row| output::line(row["ID"].as_str().unwrap_or_default()));
         return Ok(());
     }
     let digest = if args.digests { "{{.Digest}}\t" } else { "" };
@@ -149,26 +145,41 @@ fn row(args: &ImagesArgs, record: &ImageRecord, repository: &str, tag: &str, dig
     json!({
         "Repository": repository, "Tag": tag, "Digest": digest,
         "ID": if args.no_trunc { id } else { output::short_id(&id) },
-        "CreatedSince": output::ago(created), "CreatedAt": output::date(created),
+        "CreatedSince": when(created, output::ago), "CreatedAt": when(created, output::date),
         "Size": output::size(record.size), "VirtualSize": output::size(record.size), "Containers": "N/A",
     })
 }
 
-/// Repository, tag and digest of each line that docker shows for an image.
-fn names(record: &ImageRecord) -> Vec<(String, String, String)> {
+/// Repository, tag and digest of each line that docker shows for an image: one for each tag; for a repository that the image
+/// has only a digest of, one without a tag, or with `digests` one for each.
+fn names(record: &ImageRecord, digests: bool) -> Vec<(String, String, String)> {
     let none = || "<none>".to_owned();
     let target = record.image.target().digest().to_string();
-    let line = |name: &String| match name.parse::<Reference>() {
-        Ok(reference) => {
-            let digest = reference.digest().map_or(target.clone(), ToString::to_string);
-            (repository(&reference), reference.tag().map_or_else(none, str::to_owned), digest)
+    let mut rows = Vec::new();
+    let mut untagged = Vec::new();
+    for name in &record.names {
+        match name.parse::<Reference>() {
+            Ok(reference) => {
+                let digest = reference.digest().map_or(target.clone(), ToString::to_string);
+                match reference.tag() {
+                    Some(tag) => rows.push((repository(&reference), tag.to_owned(), digest)),
+                    None => untagged.push((repository(&reference), none(), digest)),
+                }
+            }
+            Err(_) => untagged.push((name.clone(), none(), target.clone())),
         }
-        Err(_) => (name.clone(), none(), target.clone()),
-    };
-    match record.names.as_slice() {
-        [] => vec![(none(), none(), none())],
-        names => names.iter().map(line).collect(),
     }
+    for row in untagged {
+        if !rows.iter().any(|(repository, tag, digest)| {
+            *repository == row.0 && (*tag != row.1 || !digests || *digest == row.2)
+        }) {
+            rows.push(row);
+        }
+    }
+    if rows.is_empty() {
+        rows.push((none(), none(), none()));
+    }
+    rows
 }
 
 /// `debian`, `127.0.0.1:5000/web`: the name as docker shows it, without tag and digest.
@@ -217,7 +228,7 @@ impl Filter {
         let (key, value) = text.split_once('=').ok_or_else(|| {
             Failure::new(format!("invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"))
         })?;
-        let time = || Ok::<_, Failure>(created(&find_image(store, value)?));
+        let time = || Ok::<_, Failure>(created(&image(store, value)?).unwrap_or(0));
         Ok(match key {
             "dangling" => Self::Dangling(matches!(value, "true" | "1")),
             "label" => Self::Label(value.to_owned()),
@@ -231,10 +242,10 @@ impl Filter {
     fn matches(&self, record: &ImageRecord) -> bool {
         match self {
             Self::Dangling(wanted) => record.names.is_empty() == *wanted,
-            Self::Before(time) => created(&record.image) < *time,
-            Self::Since(time) => created(&record.image) > *time,
+            Self::Before(time) => created(&record.image).unwrap_or(0) < *time,
+            Self::Since(time) => created(&record.image).unwrap_or(0) > *time,
             Self::Reference(pattern) => {
-                names(record).iter().any(|(repository, tag, _)| name_matches(pattern, repository, tag))
+                names(record, true).iter().any(|(repository, tag, _)| name_matches(pattern, repository, tag))
             }
             Self::Label(wanted) => {
                 let config = record.image.config().oci.config().as_ref();
@@ -248,9 +259,13 @@ impl Filter {
     }
 }
 
-/// Seconds since 1970.
-fn created(image: &Image) -> i64 {
-    image.config().oci.created().as_deref().map_or(0, output::seconds)
+/// Seconds since 1970, if the image says when it was made.
+fn created(image: &Image) -> Option<i64> {
+    image.config().oci.created().as_deref().map(output::seconds)
+}
+
+fn when(created: Option<i64>, show: fn(i64) -> String) -> String {
+    created.map_or_else(|| "N/A".to_owned(), show)
 }
 
 pub(crate) fn tag(app: &App, args: &TagArgs) -> Result<()> {
@@ -328,9 +343,9 @@ pub(crate) fn history(app: &App, args: &HistoryArgs) -> Result<()> {
     let mut rows = Vec::new();
     for step in image.config().oci.history().iter().flatten() {
         let size = if step.empty_layer() == Some(true) { 0 } else { sizes.next().unwrap_or_default() };
-        let created = step.created().as_deref().map_or(0, output::seconds);
+        let created = step.created().as_deref().map(output::seconds);
         rows.push(json!({
-            "ID": "<missing>", "CreatedSince": output::ago(created), "CreatedAt": output::date(created),
+            "ID": "<missing>", "CreatedSince": when(created, output::ago), "CreatedAt": when(created, output::date),
             "CreatedBy": cut(step.created_by().as_deref().unwrap_or_default(), 45),
             "Size": if args.human { output::size(size) } else { size.to_string() },
             "Comment": step.comment().as_deref().unwrap_or_default(),
@@ -442,7 +457,7 @@ pub(crate) fn verify(app: &App, args: &VerifyArgs) -> Result<()> {
     options.repair = args.repair;
     let outcome = app.host()?.store().verify(&options, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
     for problem in &outcome.problems {
-        output::line(&format!("{problem:?}"));
+        output::line(&problem.to_string());
     }
     output::line(&format!(
         "{} images, {} blobs, {} layers, {}: {}",

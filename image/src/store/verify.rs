@@ -1,4 +1,5 @@
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -89,6 +90,22 @@ pub enum Problem {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DamagedBlob { digest } => write!(f, "blob {digest} is damaged"),
+            Self::DamagedLayer { diff_id, reason } => write!(f, "layer {diff_id} is damaged: {reason}"),
+            Self::UnprovenLayer { diff_id } => {
+                write!(f, "layer {diff_id} has no sound blob to compare it with")
+            }
+            Self::MissingBlob { image, digest } => write!(f, "image {image} lacks blob {digest}"),
+            Self::MissingLayer { image, diff_id } => write!(f, "image {image} lacks layer {diff_id}"),
+            Self::BadImage { image, reason } => write!(f, "image {image}: {reason}"),
+            Self::BadRef { path, reason } => write!(f, "name file {}: {reason}", path.display()),
+        }
+    }
 }
 
 impl Store {
