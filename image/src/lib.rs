@@ -53,6 +53,7 @@
 //! | [`Store::commit_layer`], [`Store::add_layer`], [`Store::create_image`] | new layers and images |
 //! | [`Store::spec`], [`Store::rebase`], [`Store::squash`], [`Store::create_index`], [`Store::export`] | images from images |
 //! | [`Store::remove`], [`Store::collect`], [`Store::prune`] | taking away |
+//! | [`Store::disk_usage`], [`Store::layer_usage`], [`Store::layer_changes`] | what takes room, and what of it for nothing |
 //! | [`Store::verify`] | comparing everything with its digests, and repair |
 //! | [`content`] | blobs by digest as traits, a store of them in memory, and the conformance suite for others |
 //! | [`Limits`] | budgets against hostile layers |
@@ -110,6 +111,6 @@ pub use snapshot::{DiffOutcome, OverlayDirs, Snapshot, SnapshotOptions};
 #[doc(hidden)]
 pub use store::FaultHook;
 pub use store::{
-    Collected, DiskUsage, Durability, ImageRecord, ImageSpec, ImportOptions, Imported, Layer, LayerOptions,
-    LayerUsage, Problem, Removed, Store, StoreOptions, VerifyOptions, VerifyOutcome,
+    Collected, DiskUsage, Durability, ImageRecord, ImageSpec, ImportOptions, Imported, Layer, LayerChanges,
+    LayerOptions, LayerUsage, Problem, Removed, Store, StoreOptions, VerifyOptions, VerifyOutcome,
 };

@@ -168,3 +168,24 @@ fn an_index_made_here_keeps_all_its_images() {
         clean(&store);
     }
 }
+
+#[test]
+fn what_layers_change_and_waste_is_told() {
+    for (_temp, store) in common::stores() {
+        let mut source = Source::default();
+        let root = source.image(&[
+            tar(&[
+                ("etc/a", &[1; 1000]),
+                ("etc/b", &[2; 500]),
+                ("usr/lib/x", &[3; 300]),
+                ("usr/lib/y", &[4; 30]),
+            ]),
+            tar(&[("etc/a", b"short"), ("etc/.wh.b", b""), ("etc/c", b"new")]),
+            tar(&[("usr/.wh.lib", b""), ("etc/.wh..wh..opq", b""), ("etc/d", b"only")]),
+        ]);
+        let image = import(&store, &source, &root, "x").image;
+        let told = store.layer_changes(&image, Ctx::none()).unwrap();
+        let told: Vec<_> = told.iter().map(|c| (c.added, c.changed, c.removed, c.wasted)).collect();
+        assert_eq!(told, [(4, 0, 0, 0), (1, 1, 1, 1500), (1, 0, 4, 338)]);
+    }
+}

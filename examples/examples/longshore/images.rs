@@ -1,5 +1,7 @@
 //! `images`, `tag`, `rmi`, `history`, `image inspect|prune|tree|verify`.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use longshore_examples::find_image;
 use longshore_image::{Ctx, Image, ImageRecord, Store, VerifyOptions};
@@ -425,30 +427,78 @@ pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
     Ok(())
 }
 
-/// `image tree`: each layer with its size and what made it; layers that several images stand on are marked.
+/// `image tree`: each layer with its size, what it adds (`+`), changes (`~`) and removes (`-`), which of the bytes below it makes
+/// useless, and what made it; layers that several images stand on are marked.
 pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
     let store = app.host()?.store();
     let image = image(store, name)?;
-    let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
-    output::line(&format!("{name} {} {}", output::short_id(image.id().as_ref()), output::size(size)));
+    let layers = store.layers(&image)?;
+    let changes = store.layer_changes(&image, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
+    let size: u64 = layers.iter().map(|layer| layer.size).sum();
+    let wasted: u64 = changes.iter().map(|changes| changes.wasted).sum();
+    let (id, total) = (output::short_id(image.id().as_ref()), output::size(size));
+    output::line(&format!("{name} {id} {total}, of which {} are wasted", output::size(wasted)));
     let made = image.config().oci.history().iter().flatten().filter(|step| step.empty_layer() != Some(true));
     let mut made = made.map(|step| step.created_by().clone().unwrap_or_default());
-    let layers = store.layers(&image)?;
-    for (i, layer) in layers.iter().enumerate() {
+    for (i, (layer, changes)) in layers.iter().zip(&changes).enumerate() {
         let usage = store.layer_usage(&layer.descriptor, &layer.diff_id)?;
-        let shared =
-            if usage.images > 1 { format!("  shared by {} images", usage.images) } else { String::new() };
+        let mut notes = String::new();
+        if changes.wasted > 0 {
+            notes += &format!("  wastes {}", output::size(changes.wasted));
+        }
+        if usage.images > 1 {
+            notes += &format!("  shared by {} images", usage.images);
+        }
         output::line(&format!(
-            "{}── {}  {:>7}  {:>7} compressed  {:>6} entries{shared}  {}",
+            "{}── {}  {:>7}  {:>7} compressed  {:>7} {:>5} {:>5}{notes}  {}",
             if i + 1 == layers.len() { "└" } else { "├" },
             output::short_id(layer.diff_id.as_ref()),
             output::size(layer.size),
             output::size(usage.compressed),
-            layer.entries,
+            format!("+{}", changes.added),
+            format!("~{}", changes.changed),
+            format!("-{}", changes.removed),
             output::ellipsis(&made.next().unwrap_or_default(), 60),
         ));
     }
     Ok(())
+}
+
+/// The images' part of `system df -v`: what each shares with others, and what would go with it alone.
+pub(crate) fn usage(store: &Store, containers: &dyn Fn(&str) -> usize) -> Result<()> {
+    let records = store.images()?;
+    let mut users: HashMap<String, (u64, usize)> = HashMap::new();
+    for record in &records {
+        for layer in store.layers(&record.image)? {
+            users.entry(layer.diff_id.to_string()).or_insert((layer.size, 0)).1 += 1;
+        }
+    }
+    let mut rows = Vec::new();
+    for record in &records {
+        let layers = record.image.diff_ids().iter().filter_map(|id| users.get(id.as_ref()));
+        let shared: u64 = layers.filter(|(_, users)| *users > 1).map(|(size, _)| size).sum();
+        let id = record.image.id().to_string();
+        for (repository, tag, _) in names(record, false) {
+            rows.push(json!({
+                "Repository": repository, "Tag": tag, "ID": output::short_id(&id),
+                "CreatedSince": when(created(&record.image), output::ago), "Size": output::size(record.size),
+                "SharedSize": output::size(shared), "UniqueSize": output::size(record.size.saturating_sub(shared)),
+                "Containers": containers(&id).to_string(),
+            }));
+        }
+    }
+    let titles = [
+        ("Repository", "REPOSITORY"),
+        ("Tag", "TAG"),
+        ("ID", "IMAGE ID"),
+        ("CreatedSince", "CREATED"),
+        ("Size", "SIZE"),
+        ("SharedSize", "SHARED SIZE"),
+        ("UniqueSize", "UNIQUE SIZE"),
+        ("Containers", "CONTAINERS"),
+    ];
+    let table = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}";
+    output::rows(&titles, table, None, &rows)
 }
 
 /// `image verify`: reads everything again and compares the digests.

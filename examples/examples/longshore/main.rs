@@ -258,7 +258,7 @@ enum ManifestCommand {
 #[derive(Debug, Subcommand)]
 enum SystemCommand {
     /// Show disk usage
-    Df,
+    Df(system::DfArgs),
     /// Get real time events
     Events(ps::EventsArgs),
     /// Display system-wide information
@@ -390,7 +390,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Search(args) => registry::search(app, &args)?,
         Command::Stats(args) => ps::stats(app, &args)?,
         Command::Stop(args) => lifecycle::stop(app, &args)?,
-        Command::System(SystemCommand::Df) => system::df(app)?,
+        Command::System(SystemCommand::Df(args)) => system::df(app, &args)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
         Command::Tag(args) => images::tag(app, &args)?,
         Command::Top(args) => ps::top(app, &args.name)?,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::failure::{Failure, Result, each};
-use crate::{output, ps};
+use crate::{images, output, ps};
 
 /// `volume`
 #[derive(Debug, Subcommand)]
@@ -216,7 +216,62 @@ pub(crate) fn list(title: &str, lines: &[String]) {
 }
 
 /// `system df`
-pub(crate) fn df(app: &App) -> Result<()> {
+#[derive(Args, Debug)]
+pub(crate) struct DfArgs {
+    /// Format output using a custom template
+    #[arg(long)]
+    format: Option<String>,
+    /// Show detailed information on space usage
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// `system df -v`: what each image, container and volume takes.
+fn df_verbose(app: &App) -> Result<()> {
+    let store = app.host()?.store();
+    let containers = app.containers()?;
+    let all = containers.list(true, &Filters::new(), true)?;
+    output::line("Images space usage:\n");
+    images::usage(store, &|id| all.iter().filter(|c| c.image_id == id).count())?;
+    output::line("\nContainers space usage:\n");
+    let rows: Vec<Value> = all
+        .iter()
+        .map(|c| {
+            json!({
+                "ID": output::short_id(&c.id), "Image": c.image, "Command": c.command, "Size": output::size(c.size.unwrap_or_default()),
+                "CreatedSince": output::ago(c.created), "Status": c.status, "Names": c.name,
+            })
+        })
+        .collect();
+    let titles = [
+        ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Command", "COMMAND"),
+        ("Size", "SIZE"),
+        ("CreatedSince", "CREATED"),
+        ("Status", "STATUS"),
+        ("Names", "NAMES"),
+    ];
+    let table =
+        "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Status}}\t{{.Names}}";
+    output::rows(&titles, table, None, &rows)?;
+    output::line("\nLocal Volumes space usage:\n");
+    let rows: Vec<Value> = containers.volumes().list(&Filters::new())?.iter().map(volume_row).collect();
+    output::rows(
+        &[("Name", "VOLUME NAME"), ("Driver", "DRIVER")],
+        "table {{.Name}}\t{{.Driver}}",
+        None,
+        &rows,
+    )
+}
+
+pub(crate) fn df(app: &App, args: &DfArgs) -> Result<()> {
+    if args.verbose {
+        if args.format.is_some() {
+            return Err(Failure::new("the verbose and the format flag conflict"));
+        }
+        return df_verbose(app);
+    }
     let usage = app.host()?.store().disk_usage()?;
     let containers = app.containers()?;
     let all = containers.list(true, &Filters::new(), true)?;
@@ -227,7 +282,13 @@ pub(crate) fn df(app: &App) -> Result<()> {
     let dangling = containers.volumes().list(&Filters::new().with("dangling", "true"))?.len();
     let row = |kind: &str, total: usize, active: usize, size: Option<u64>, free: Option<u64>| {
         let show = |bytes: Option<u64>| bytes.map_or("-".to_owned(), output::size);
-        json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": show(size), "Reclaimable": show(free)})
+        // As docker does: with its part of the whole, where there is any.
+        let part = match (size, free) {
+            (Some(size), Some(free)) if size > 0 => format!(" ({}%)", free * 100 / size),
+            _ => String::new(),
+        };
+        let free = show(free) + &part;
+        json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": show(size), "Reclaimable": free})
     };
     let rows = [
         row("Images", usage.images, usage.active, Some(usage.blobs + usage.layers), Some(usage.reclaimable)),
@@ -242,7 +303,7 @@ pub(crate) fn df(app: &App) -> Result<()> {
         ("Reclaimable", "RECLAIMABLE"),
     ];
     let table = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
-    output::rows(&titles, table, None, &rows)
+    output::rows(&titles, table, args.format.as_deref(), &rows)
 }
 
 /// Asks on the terminal; anything but `y` is no.

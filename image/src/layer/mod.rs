@@ -31,8 +31,7 @@ pub(crate) use self::directory::Owner;
 use self::directory::Unpacker;
 use self::source::{Hash, Source};
 use self::tar::TarReader;
-use self::tree::Tree;
-pub(crate) use self::tree::keeps_xattr;
+pub(crate) use self::tree::{Body, ROOT, Tree, keeps_xattr};
 use crate::dir::{Staging, StoreDir};
 use crate::error::at;
 use crate::{Ctx, Error, Result};
@@ -192,6 +191,17 @@ impl Layers {
         let record = read_mark(&file, &path)?;
         file.seek(SeekFrom::Start(erofs::HEAD)).map_err(at("seek", &path))?;
         Ok(Some(Box::new(file.take(record.unpacked.bytes))))
+    }
+
+    /// What a tar describes, without its content.
+    pub(crate) fn read_tree(&self, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Result<Tree> {
+        let mut source = Source::new(tar, Hash::like(None)?, None, limits, ctx);
+        let mut reader = TarReader::new(&mut source, limits);
+        let mut tree = Tree::new(limits);
+        while let Some(entry) = reader.next()? {
+            place(&mut tree, entry)?;
+        }
+        Ok(tree)
     }
 
     /// Takes it out of sight at once; `false` when it was not there.

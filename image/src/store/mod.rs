@@ -1,5 +1,6 @@
 //! The store: everything together.
 
+mod changes;
 mod collect;
 mod commit;
 mod create;
@@ -27,6 +28,7 @@ use crate::refs::{Record, Refs};
 use crate::snapshot::Snapshots;
 use crate::{BlobRead, Error, Image, Result, Snapshot, SnapshotOptions, model};
 
+pub use changes::LayerChanges;
 pub use collect::{Collected, DiskUsage, LayerUsage};
 pub use commit::{Layer, LayerOptions};
 pub use create::ImageSpec;
