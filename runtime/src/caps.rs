@@ -77,7 +77,9 @@ pub(crate) fn sets(spec: &LinuxCapabilities, available: u64) -> (Sets, Vec<Strin
         [spec.bounding(), spec.effective(), spec.permitted(), spec.inheritable(), spec.ambient()].map(mask);
     let missing = wanted.iter().fold(0, |all, m| all | m) & !available;
     let [bounding, effective, permitted, inheritable, ambient] = wanted.map(|m| m & available);
-    // The kernel's own rules: effective within permitted, ambient within permitted and inheritable (capabilities(7)).
+    // The kernel's own rules: effective within permitted, inheritable within bounding, ambient within permitted and inheritable
+    // (capabilities(7)).
+    let inheritable = inheritable & bounding;
     let sets = Sets {
         bounding,
         permitted,

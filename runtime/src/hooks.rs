@@ -31,6 +31,17 @@ pub(crate) fn document(spec: &Spec, id: &str, status: Status, pid: Option<&str>,
     )
 }
 
+/// config.md: a hook's path is absolute.
+pub(crate) fn check(spec: &Spec) -> Result<()> {
+    for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
+        if let Some(hook) = of(spec, kind).iter().find(|hook| !hook.path().is_absolute()) {
+            let reason = format!("{} is not an absolute path", hook.path().display());
+            return Err(Error::spec(format!("hooks.{kind}.path"), reason));
+        }
+    }
+    Ok(())
+}
+
 /// The hooks of one kind.
 pub(crate) fn of<'a>(spec: &'a Spec, kind: &str) -> &'a [Hook] {
     let Some(hooks) = spec.hooks().as_ref() else { return &[] };

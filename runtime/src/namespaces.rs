@@ -16,6 +16,8 @@ pub(crate) struct Namespaces {
     pub(crate) new: u64,
     /// Those to join, in the order in which they can be.
     joins: Vec<(OwnedFd, u64)>,
+    /// What was added to the spec's, and why.
+    pub(crate) warning: Option<&'static str>,
 }
 
 impl Namespaces {
@@ -40,6 +42,12 @@ impl Namespaces {
             }
         }
         namespaces.enter_owner()?;
+        if !namespaces.has(libc::CLONE_NEWNS) {
+            // Without, the container's mounts would be made on the host, and stay there.
+            namespaces.new |= libc::CLONE_NEWNS as u64;
+            namespaces.warning =
+                Some("linux.namespaces has no mount namespace: the container gets one all the same");
+        }
         // The user namespace first: it owns the others.
         namespaces.joins.sort_by_key(|(_, flag)| *flag != libc::CLONE_NEWUSER as u64);
         namespaces.check(spec)?;
@@ -78,9 +86,6 @@ impl Namespaces {
     }
 
     fn check(&self, spec: &Spec) -> Result<()> {
-        if self.all() & libc::CLONE_NEWNS as u64 == 0 {
-            return Err(Error::Unsupported { what: "linux.namespaces without a mount namespace".to_owned() });
-        }
         let named = |name: &Option<String>| name.as_ref().is_some_and(|n| !n.is_empty());
         if (named(spec.hostname()) || named(spec.domainname())) && !self.has(libc::CLONE_NEWUTS) {
             return Err(Error::spec("hostname", "needs a UTS namespace of the container's own"));

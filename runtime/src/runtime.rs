@@ -97,6 +97,7 @@ impl Runtime {
     ///
     /// The process is in a sealed helper program of its own: however long it waits, it shares no memory with the caller.
     pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
+        hooks::check(spec)?;
         let dir = Dir::new(&self.inner.root, id)?;
         let lock = match dir.create() {
             // Its creator was killed: its ID is free.
@@ -141,7 +142,7 @@ impl Runtime {
         let may_set_groups = maps
             .as_ref()
             .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = namespaces.warning.map(str::to_owned).into_iter().collect();
         let path = dir.write_cgroup(cgroup_path(linux, &dir.id))?;
         making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
         if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {

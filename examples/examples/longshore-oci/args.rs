@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
     /// `true`, `false` or `auto` (accepted: it is found out).
-    #[arg(long, global = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) rootless: Option<String>,
     /// What to do.
     #[command(subcommand)]

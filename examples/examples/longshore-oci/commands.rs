@@ -5,21 +5,30 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_runtime::{
-    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, console, spec,
+    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, console,
 };
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process};
+use rustix::fs::FileType;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getegid, geteuid, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
 
 use crate::args::{Args, Command, Create, Exec, Update};
-use crate::terminal;
+use crate::{config, template, terminal};
 
 /// What ends a command: one line, with the causes.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,8 +49,8 @@ impl From<Error> for Failure {
                 (false, _) => format!("exec: {program:?}: {source}"),
             });
         }
-        if error.is_not_found() {
-            return Self("container does not exist".to_owned());
+        if let Some(words) = words_of_runc(&error) {
+            return Self(words.to_owned());
         }
         let mut text = error.to_string();
         let mut source = error.source();
@@ -51,6 +60,24 @@ impl From<Error> for Failure {
         }
         Self(text)
     }
+}
+
+/// What callers of runc look for.
+fn words_of_runc(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::NotFound { .. } => "container does not exist",
+        Error::Exists { .. } => "container with given ID already exists",
+        Error::InvalidId { .. } => "invalid container ID format",
+        Error::WrongStatus { action, status } => match (*action, *status) {
+            ("start", "stopped") => "cannot start a container that has stopped",
+            ("start", "paused") => "cannot start a container in the paused state",
+            ("start", _) => "cannot start an already running container",
+            ("exec in", _) => "cannot exec in a stopped container",
+            ("resume", _) => "container not paused",
+            _ => "container not running",
+        },
+        _ => return None,
+    })
 }
 
 impl From<io::Error> for Failure {
@@ -65,9 +92,9 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-type Result<T, E = Failure> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-fn failed<T>(message: impl Into<String>) -> Result<T> {
+pub(crate) fn failed<T>(message: impl Into<String>) -> Result<T> {
     Err(Failure(message.into()))
 }
 
@@ -81,25 +108,29 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     if args.systemd_cgroup {
         return failed("--systemd-cgroup: the systemd cgroup driver is not supported");
     }
-    let runtime = Runtime::new(root(args))?;
+    let runtime_root = root(args);
+    let runtime = Runtime::new(&runtime_root)?;
     let open = |id: &str| runtime.open(id);
     match &args.command {
         Command::Create(create) => return make(args, &runtime, create, false),
         Command::Run(create) => return make(args, &runtime, create, true),
         Command::Start { id } => open(id)?.start()?,
         Command::State { id } => {
-            println!("{}", serde_json::to_string_pretty(&state(&open(id)?, &open(id)?.state()?))?);
+            let container = open(id)?;
+            let state = state(&runtime_root, &container, &container.state()?);
+            println!("{}", serde_json::to_string_pretty(&state)?);
         }
-        Command::List { format, quiet } => list(&runtime, format, *quiet)?,
+        Command::List { format, quiet } => list(&runtime_root, &runtime, format, *quiet)?,
         Command::Kill { id, signal, all } => {
-            open(id)?.kill(number(signal)?, *all).map_err(|error| match error {
-                // containerd looks for these words.
-                Error::WrongStatus { .. } => Failure("container not running".to_owned()),
-                error => error.into(),
-            })?;
+            open(id)?.kill(number(signal)?, *all)?;
         }
         Command::Delete { id, force } => match open(id).and_then(|c| c.delete(*force)) {
             Err(error) if *force && error.is_not_found() => {}
+            Err(Error::WrongStatus { status, .. }) => {
+                return failed(format!("cannot delete container {id} that is not stopped: {status}"));
+            }
+            // runtime.md, "Lifecycle": a failed poststop hook is warned of, and all goes on.
+            Err(error @ Error::Hook { .. }) => crate::log(args, "warning", &Failure::from(error).0),
             result => result?,
         },
         Command::Exec(exec) => return execute(&open(&exec.id)?, exec),
@@ -107,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         Command::Pause { id } => open(id)?.pause()?,
         Command::Resume { id } => open(id)?.resume()?,
         Command::Update(arguments) => update(&open(&arguments.id)?, arguments)?,
-        Command::Events { id, stats, interval } => events(&open(id)?, *stats, interval)?,
+        Command::Events { id, stats, interval } => crate::events::events(&open(id)?, *stats, interval)?,
         Command::Spec { .. } | Command::Features => {}
     }
     Ok(0)
@@ -129,10 +160,7 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
         .bundle
         .canonicalize()
         .map_err(|e| Failure(format!("bundle {}: {e}", arguments.bundle.display())))?;
-    let config = bundle.join("config.json");
-    let text = fs::read(&config).map_err(|e| Failure(format!("{}: {e}", config.display())))?;
-    let spec: Spec =
-        serde_json::from_slice(&text).map_err(|e| Failure(format!("{}: {e}", config.display())))?;
+    let (mut spec, mut warnings) = config::read(&bundle)?;
     let terminal = spec.process().as_ref().and_then(Process::terminal) == Some(true);
     let foreground = run && !arguments.detach;
     if terminal && !foreground && arguments.console_socket.is_none() {
@@ -141,12 +169,19 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
     if !terminal && arguments.console_socket.is_some() {
         return failed("cannot use console socket if runc will not detach or allocate tty");
     }
+    let root = spec.root().as_ref().map(|r| bundle.join(r.path())).unwrap_or_default();
     let mut options = CreateOptions::default();
     options.bundle = Some(bundle);
     options.no_pivot = arguments.no_pivot;
-    options.preserve_fds = inherited(arguments.preserve_fds)?;
+    let listen = config::listen_fds();
+    options.preserve_fds = inherited(listen + arguments.preserve_fds)?;
+    options.stdio = streams()?;
+    if let Some(process) = spec.process_mut() {
+        surroundings(process, &root, listen);
+    }
     let mut created = runtime.create(&arguments.id, &spec, options)?;
-    for warning in created.warnings() {
+    warnings.extend_from_slice(created.warnings());
+    for warning in &warnings {
         crate::log(args, "warning", warning);
     }
     let console = created.take_console();
@@ -198,14 +233,41 @@ fn forward_signals(container: &Container) -> Result<()> {
     Ok(())
 }
 
+/// What runc adds to a process's environment.
+fn surroundings(process: &mut Process, root: &Path, listen: u32) {
+    let uid = process.user().uid();
+    let mut env = process.env().clone();
+    config::with_home(&mut env, root, uid);
+    if listen > 0 {
+        env.get_or_insert_default().extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
+    }
+    process.set_env(env);
+}
+
+/// Our own descriptor `number`, again.
+fn own(number: i32) -> Result<OwnedFd> {
+    // Opened by /proc/self/fd, a socket cannot be, and a file would begin anew.
+    let dup = || pidfd_getfd(pidfd_open(getpid(), PidfdFlags::empty())?, number, PidfdGetfdFlags::empty());
+    dup().map_err(|e| Failure(format!("descriptor {number}: {e}")))
+}
+
 /// Descriptors 3 and up that our caller left open for the container.
 fn inherited(count: u32) -> Result<Vec<OwnedFd>> {
-    (3..3 + count as i32)
-        .map(|n| {
-            let file = fs::File::open(format!("/proc/self/fd/{n}"));
-            file.map(OwnedFd::from).map_err(|e| Failure(format!("descriptor {n}: {e}")))
-        })
-        .collect()
+    (3..3 + count as i32).map(own).collect()
+}
+
+/// Our standard streams. Pipes and sockets are given, and so become the container's user's, who may want to open /dev/stdout; files and
+/// terminals stay as they are.
+fn streams() -> Result<[Stdio; 3]> {
+    let mut streams = <[Stdio; 3]>::default();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let Ok(fd) = own(number as i32) else { continue };
+        let kind = rustix::fs::fstat(&fd).map(|s| FileType::from_raw_mode(s.st_mode));
+        if matches!(kind, Ok(FileType::Fifo | FileType::Socket)) {
+            *stream = Stdio::Fd(fd);
+        }
+    }
+    Ok(streams)
 }
 
 fn write_pid(file: Option<&Path>, pid: u32) -> Result<()> {
@@ -217,9 +279,13 @@ fn write_pid(file: Option<&Path>, pid: u32) -> Result<()> {
 }
 
 fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
-    let process = process(container, arguments)?;
+    let mut process = process(container, arguments)?;
     let terminal = process.terminal() == Some(true);
-    if container.state()?.status == Status::Paused && !arguments.ignore_paused {
+    let state = container.state()?;
+    if let Some(pid) = state.pid {
+        surroundings(&mut process, Path::new(&format!("/proc/{pid}/root")), 0);
+    }
+    if state.status == Status::Paused && !arguments.ignore_paused {
         return failed("cannot exec in a paused container (use --ignore-paused to override)");
     }
     if terminal && arguments.detach && arguments.console_socket.is_none() {
@@ -227,6 +293,7 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     }
     let mut options = ExecOptions::default();
     options.preserve_fds = inherited(arguments.preserve_fds)?;
+    options.stdio = streams()?;
     let mut running = container.exec(&process, options)?;
     let console = running.take_console();
     if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
@@ -302,7 +369,7 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
     Ok(process)
 }
 
-fn state(container: &Container, state: &State) -> serde_json::Value {
+fn state(root: &Path, container: &Container, state: &State) -> serde_json::Value {
     let spec = container.spec().ok();
     let bundle = state.bundle.clone().unwrap_or_default();
     let rootfs = spec.as_ref().and_then(|s| s.root().as_ref()).map(|r| bundle.join(r.path()));
@@ -315,32 +382,43 @@ fn state(container: &Container, state: &State) -> serde_json::Value {
         "rootfs": rootfs,
         "created": created(state),
         "annotations": state.annotations,
-        "owner": "",
+        "owner": owner(root, &state.id),
     })
+}
+
+/// The name of the user who made the container.
+fn owner(root: &Path, id: &str) -> String {
+    let uid = fs::metadata(root.join(id)).map_or(0, |m| m.uid()).to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of_uid = |line: &&str| line.split(':').nth(2) == Some(&uid);
+    let name = users.lines().find(of_uid).and_then(|line| line.split(':').next());
+    name.map_or_else(|| format!("#{uid}"), str::to_owned)
 }
 
 fn created(state: &State) -> String {
     jiff::Timestamp::from_second(state.created as i64).unwrap_or_default().to_string()
 }
 
-fn list(runtime: &Runtime, format: &str, quiet: bool) -> Result<()> {
+fn list(root: &Path, runtime: &Runtime, format: &str, quiet: bool) -> Result<()> {
     let states = runtime.list()?;
     if quiet {
         states.iter().for_each(|s| println!("{}", s.id));
     } else if format == "json" {
-        let all: Vec<_> = states.iter().filter_map(|s| Some(state(&runtime.open(&s.id).ok()?, s))).collect();
+        let all: Vec<_> =
+            states.iter().filter_map(|s| Some(state(root, &runtime.open(&s.id).ok()?, s))).collect();
         println!("{}", serde_json::to_string(&all)?);
     } else {
-        println!("{:<30} {:<10} {:<10} {:<40} CREATED", "ID", "PID", "STATUS", "BUNDLE");
+        println!("{:<30} {:<10} {:<10} {:<40} {:<30} OWNER", "ID", "PID", "STATUS", "BUNDLE", "CREATED");
         for s in states {
             let bundle = s.bundle.clone().unwrap_or_default();
             println!(
-                "{:<30} {:<10} {:<10} {:<40} {}",
+                "{:<30} {:<10} {:<10} {:<40} {:<30} {}",
                 s.id,
                 s.pid.unwrap_or(0),
                 s.status,
                 bundle.display(),
-                created(&s)
+                created(&s),
+                owner(root, &s.id)
             );
         }
     }
@@ -415,53 +493,16 @@ fn bytes(text: &str) -> Result<i64> {
     value.checked_mul(1 << shift).ok_or_else(|| Failure(format!("{text:?} is too large")))
 }
 
-fn events(container: &Container, once: bool, interval: &str) -> Result<()> {
-    let seconds: f64 =
-        interval.trim_end_matches('s').parse().map_err(|_| Failure(format!("interval {interval:?}")))?;
-    loop {
-        let stats = container.stats()?;
-        let nanoseconds = |d: Option<Duration>| d.map(|d| d.as_nanos() as u64);
-        println!(
-            "{}",
-            json!({"type": "stats", "id": container.id(), "data": {
-                "cpu": {
-                    "usage": {
-                        "total": nanoseconds(stats.cpu), "user": nanoseconds(stats.cpu_user), "kernel": nanoseconds(stats.cpu_system),
-                    },
-                    "throttling": {"throttledPeriods": stats.throttled_periods},
-                },
-                "memory": {
-                    "usage": {"usage": stats.memory, "max": stats.memory_peak, "limit": stats.memory_limit},
-                    "raw": {"total_inactive_file": stats.memory_inactive_file},
-                },
-                "pids": {"current": stats.pids, "limit": stats.pids_limit},
-            }})
-        );
-        if once || container.state()?.status == Status::Stopped {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_secs_f64(seconds.max(0.01)));
-    }
-}
-
 fn write_spec(bundle: Option<&Path>, rootless: bool) -> Result<u8> {
     let file = bundle.unwrap_or(Path::new(".")).join("config.json");
     if file.exists() {
         return failed(format!("file {} exists. Remove it first", file.display()));
     }
-    let mut spec = match rootless {
-        true => spec::rootless_spec(
-            ["sh"],
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        ),
-        false => spec::default_spec(["sh"]),
+    let document = match rootless {
+        true => template::rootless(geteuid().as_raw(), getegid().as_raw()),
+        false => template::document(),
     };
-    spec.set_hostname(Some("longshore".to_owned()));
-    if let Some(process) = spec.process_mut() {
-        process.set_terminal(Some(true));
-    }
-    fs::write(file, serde_json::to_string_pretty(&spec)?)?;
+    fs::write(file, serde_json::to_string_pretty(&document)?)?;
     Ok(0)
 }
 

@@ -3,6 +3,9 @@
 
 mod args;
 mod commands;
+mod config;
+mod events;
+mod template;
 mod terminal;
 
 use std::fs::OpenOptions;
@@ -31,16 +34,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Appends to `--log`, as an engine reads it; without one, to standard error. A container's own output comes there too, so nothing else.
+/// Appends to `--log`, as an engine reads it; without one, to standard error.
 fn log(args: &Args, level: &str, message: &str) {
-    let Some(path) = &args.log else {
-        eprintln!("{message}");
-        return;
-    };
     let time = jiff::Timestamp::now();
     let line = match args.log_format.as_str() {
         "json" => serde_json::json!({"level": level, "msg": message, "time": time.to_string()}).to_string(),
         _ => format!("time=\"{time}\" level={level} msg={}", serde_json::Value::from(message)),
+    };
+    let Some(path) = &args.log else {
+        eprintln!("{line}");
+        return;
     };
     // Nobody is left to tell when the log itself cannot be written.
     let _ =

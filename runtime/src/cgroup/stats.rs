@@ -16,8 +16,12 @@ pub struct Stats {
     pub cpu_user: Option<Duration>,
     /// System part of it.
     pub cpu_system: Option<Duration>,
+    /// CPU quota periods that have passed.
+    pub periods: Option<u64>,
     /// Times that the CPU quota ran out.
     pub throttled_periods: Option<u64>,
+    /// How long the processes had to wait for the next period.
+    pub throttled_time: Option<Duration>,
     /// Memory, bytes, with page cache.
     pub memory: Option<u64>,
     /// Highest memory ever, bytes.
@@ -26,6 +30,12 @@ pub struct Stats {
     pub memory_limit: Option<u64>,
     /// Page cache that can be dropped at once, bytes: `memory` less this is what `docker stats` shows.
     pub memory_inactive_file: Option<u64>,
+    /// Page cache, bytes.
+    pub memory_cache: Option<u64>,
+    /// Swap, bytes.
+    pub memory_swap: Option<u64>,
+    /// Times that the memory limit was reached.
+    pub memory_limit_hits: Option<u64>,
     /// Processes killed for memory.
     pub oom_kills: Option<u64>,
     /// Processes and threads.
@@ -47,14 +57,19 @@ impl Groups {
                 stats.cpu = number(dir, "cpuacct.usage").map(Duration::from_nanos);
                 stats.cpu_user = number(dir, "cpuacct.usage_user").map(Duration::from_nanos);
                 stats.cpu_system = number(dir, "cpuacct.usage_sys").map(Duration::from_nanos);
-                stats.throttled_periods =
-                    self.controller("cpu").and_then(|dir| field(dir, "cpu.stat", "nr_throttled"));
+                let of_quota = |key| field(self.controller("cpu")?, "cpu.stat", key);
+                stats.periods = of_quota("nr_periods");
+                stats.throttled_periods = of_quota("nr_throttled");
+                stats.throttled_time = of_quota("throttled_time").map(Duration::from_nanos);
             }
             None => {
                 let time = |key| Some(Duration::from_micros(field(v2?, "cpu.stat", key)?));
                 (stats.cpu, stats.cpu_user, stats.cpu_system) =
                     (time("usage_usec"), time("user_usec"), time("system_usec"));
-                stats.throttled_periods = v2.and_then(|dir| field(dir, "cpu.stat", "nr_throttled"));
+                let of_quota = |key| field(v2?, "cpu.stat", key);
+                stats.periods = of_quota("nr_periods");
+                stats.throttled_periods = of_quota("nr_throttled");
+                stats.throttled_time = of_quota("throttled_usec").map(Duration::from_micros);
             }
         }
         if let Some(dir) = self.controller("memory") {
@@ -63,12 +78,18 @@ impl Groups {
             // Without a limit the file holds the largest multiple of a page.
             stats.memory_limit = number(dir, "memory.limit_in_bytes").filter(|l| *l < 1 << 62);
             stats.memory_inactive_file = field(dir, "memory.stat", "total_inactive_file");
+            stats.memory_cache = field(dir, "memory.stat", "total_cache");
+            stats.memory_swap = field(dir, "memory.stat", "total_swap");
+            stats.memory_limit_hits = number(dir, "memory.failcnt");
             stats.oom_kills = field(dir, "memory.oom_control", "oom_kill");
         } else if let Some(dir) = v2 {
             stats.memory = number(dir, "memory.current");
             stats.memory_peak = number(dir, "memory.peak");
             stats.memory_limit = number(dir, "memory.max");
             stats.memory_inactive_file = field(dir, "memory.stat", "inactive_file");
+            stats.memory_cache = field(dir, "memory.stat", "file");
+            stats.memory_swap = number(dir, "memory.swap.current");
+            stats.memory_limit_hits = field(dir, "memory.events", "max");
             stats.oom_kills = field(dir, "memory.events", "oom_kill");
         }
         if let Some(dir) = self.controller("pids").or(v2) {

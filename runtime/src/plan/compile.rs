@@ -232,7 +232,8 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     };
     let slash = b.c(c"/");
     // What the host mounts later may arrive (slave), nothing goes back.
-    let flags = if propagation == Some(libc::MS_SHARED) { libc::MS_SHARED } else { libc::MS_SLAVE };
+    let shared = propagation.is_some_and(|p| p & libc::MS_SHARED != 0);
+    let flags = if shared { libc::MS_SHARED } else { libc::MS_SLAVE };
     b.call(
         "mount --make-rslave",
         libc::SYS_mount,
@@ -240,6 +241,9 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     );
     if linux.is_some_and(|l| l.masked_paths().as_ref().is_some_and(|m| !m.is_empty())) {
         mounts::null_device(b);
+    }
+    if shared {
+        hold_back(b, input)?;
     }
     root(b, input)?;
     mounts::mounts(b, input)?;
@@ -249,6 +253,7 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     } else {
         process::stdio(b, input);
     }
+    process::make_cwd(b, input)?;
     sysctl(b, input)?;
     mounts::masked_and_readonly(b, input)?;
     hooks::hooks(b, input, "createContainer", Status::Created)?;
@@ -269,6 +274,22 @@ fn container(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         b.label("linux.rootfsPropagation");
         b.call("mount", libc::SYS_mount, [0.into(), slash.into(), 0.into(), propagation.into(), 0.into()]);
     }
+    Ok(())
+}
+
+/// What the root is mounted on is shared with the host: made private, so that neither the root nor what is mounted in it gets there, and
+/// `pivot_root` accepts it. Volumes on other mounts stay shared.
+fn hold_back(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let below = match &input.root {
+        RootSource::Path(path) => mounts::mount_point(path)?,
+        _ => PathBuf::from("/"),
+    };
+    let path = b.text("root.path", below.as_os_str().as_encoded_bytes())?;
+    b.call(
+        "mount --make-private",
+        libc::SYS_mount,
+        [0.into(), path.into(), 0.into(), libc::MS_PRIVATE.into(), 0.into()],
+    );
     Ok(())
 }
 
@@ -413,13 +434,7 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     let none = b.bytes(&0u64.to_ne_bytes());
     let set = Arg::from(libc::SIG_SETMASK);
     b.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, none.into(), 0.into(), 8.into()]);
-    b.label("descriptors");
-    let from = 3 + input.preserve.len();
-    b.call(
-        "close_range",
-        libc::SYS_close_range,
-        [from.into(), u32::MAX.into(), libc::CLOSE_RANGE_CLOEXEC.into()],
-    );
+    process::descriptors(b, input);
     if !early_filter && let Some(filter) = input.filter {
         filter.load(b);
     }

@@ -303,6 +303,15 @@ fn open_path(b: &mut Builder, path: u64, more: i32, out: u8) {
     b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(out);
 }
 
+/// Where the mount that holds a path is mounted.
+pub(super) fn mount_point(path: &Path) -> Result<std::path::PathBuf> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let mount = |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).map(|s| s.stx_mnt_id);
+    let own = mount(path)
+        .map_err(|e| Error::Os { what: format!("root.path {}", path.display()), source: e.into() })?;
+    Ok(path.ancestors().take_while(|above| mount(above) == Ok(own)).last().unwrap_or(path).to_owned())
+}
+
 /// What kind of target the path needs. Should it change until the mount, that fails.
 fn is_dir_inside(source: &Path, subpath: &Path) -> std::io::Result<bool> {
     use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};

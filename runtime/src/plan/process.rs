@@ -3,6 +3,7 @@
 use oci_spec::runtime::PosixRlimitType;
 
 use super::compile::Input;
+use super::mounts::{IN_ROOT, inside};
 use super::{Arg, Builder, StepExt, slot};
 use crate::caps;
 use crate::error::{Error, Result};
@@ -21,9 +22,20 @@ pub(super) fn stdio(b: &mut Builder, input: &Input<'_>) {
             }
         }
     }
+}
+
+/// Descriptors for 3 and up, and no others. Until now steps of the plan may have had those numbers.
+pub(super) fn descriptors(b: &mut Builder, input: &Input<'_>) {
+    b.label("descriptors");
     for (n, fd) in input.preserve.iter().enumerate() {
         b.call("dup3", libc::SYS_dup3, [(*fd).into(), (3 + n).into(), 0.into()]);
     }
+    let from = 3 + input.preserve.len();
+    b.call(
+        "close_range",
+        libc::SYS_close_range,
+        [from.into(), u32::MAX.into(), libc::CLOSE_RANGE_CLOEXEC.into()],
+    );
 }
 
 /// A session of its own, and the terminal as its controlling one.
@@ -141,6 +153,21 @@ fn bounding(b: &mut Builder, input: &Input<'_>) {
             );
         }
     }
+}
+
+/// Makes `process.cwd` where the root file system lacks it, as every engine's user expects; what stands in the way is told by [`cwd`].
+pub(super) fn make_cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let path = inside(input.process.cwd())?;
+    if path != "." {
+        b.label("process.cwd");
+        let first = b.next();
+        let text = b.text("process.cwd", path)?;
+        let args = [Arg::Slot(slot::ROOT), text.into(), 0.into(), IN_ROOT.into(), 0o755.into()];
+        b.op("make", op::TARGET, args).out(slot::A).forgive = [ANY, 0];
+        b.close(slot::A);
+        b.skip_err_to_here(first);
+    }
+    Ok(())
 }
 
 /// `process.cwd`.
