@@ -4,6 +4,8 @@
 
 #[allow(dead_code, unreachable_pub, reason = "each test binary uses its part of it")]
 mod common;
+#[path = "layers_common/mod.rs"]
+mod layers;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use common::{Source, config, digest, gzip, has, run, skip, stores, tar};
 use longshore_image::{ArchiveFormat, Ctx, Image, ImportOptions, LoadOptions, Store};
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, Digest};
 use serde_json::{Value, json};
 
 const NAME: &str = "localhost/longshore/test:v1";
@@ -275,4 +277,105 @@ fn docker_loads_and_saves_the_same_image() {
         let again: Value = serde_json::from_str(&docker.run(&["image", "inspect", NAME])).unwrap();
         assert_eq!(again[0]["Id"], image.id().as_ref());
     }
+}
+
+/// Odd but honest layers, as far as docker takes them (not: one name twice), and what changes them.
+fn odd_layers() -> [Vec<u8>; 2] {
+    use layers::{Raw, archive, device, dir, file, hard, pax, raw, symlink};
+    let gnu_long = |name: &str| Raw {
+        content: format!("{name}\0").into_bytes(),
+        gnu: true,
+        ..raw("././@LongLink", b'L')
+    };
+    let base = archive(&[
+        Raw { mode: 0o750, ids: (1, 2), ..dir("./") },
+        dir("etc"),
+        file("etc/passwd", "root"),
+        file("./etc//./group", "root"),
+        dir("usr"),
+        dir("usr/bin"),
+        Raw { mtime: 0, ..file("/usr/bin/tool", "tool") },
+        symlink("bin", "usr/bin"),
+        file("bin/through", "a link"),
+        dir("d"),
+        file("d/1", "1"),
+        dir("d/sub"),
+        hard("d/hard", "d/1"),
+        file("seven", "7"),
+        Raw { kind: 0, patch: |b| b[257..265].fill(0), ..file("v7", "v7") },
+        dir("long"),
+        gnu_long(&format!("long/{}", "n".repeat(200))),
+        Raw { gnu: true, ..file("x", "long") },
+        device("null", b'3', 1, 3),
+        device("blk", b'4', 259, 70_000),
+        raw("fifo", b'6'),
+        pax(&[("path", "d/\u{fc}-\u{1F980}".as_bytes()), ("mtime", b"1500000000.25")]),
+        file("x", "unicode"),
+        pax(&[("linkpath", "t".repeat(300).as_bytes())]),
+        symlink("far", ""),
+        Raw { mode: 0o2770, ids: (3, 4), ..dir("srv") },
+        Raw { mode: 0o1777, ..dir("tmp") },
+        Raw { mode: 0o4711, ids: (5, 6), ..file("suid", "s") },
+        pax(&[("uid", b"3000000"), ("gid", b"4000000000")]),
+        file("big-ids", "x"),
+    ]);
+    let top = archive(&[
+        Raw { mode: 0o755, ..dir("./") },
+        dir("etc"),
+        file("etc/.wh.group", ""),
+        dir("d"),
+        file("d/.wh..wh..opq", ""),
+        file("d/new", "new"),
+        file(".wh.seven", ""),
+        file(".wh.nothing", ""),
+        file("tmp", "a file now"),
+        Raw { mode: 0o755, ..dir("suid") },
+        pax(&[("SCHILY.xattr.user.a", b"b")]),
+        file("suid/again", "x"),
+        symlink("v7", "suid"),
+    ]);
+    [base, top]
+}
+
+#[test]
+fn what_a_container_sees_is_what_docker_unpacks() {
+    if !has("dockerd") || !has("docker") {
+        return;
+    }
+    if !rustix_is_root() {
+        return skip("dockerd needs root");
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("docker");
+    fs::create_dir(&dir).unwrap();
+    let Some(docker) = Dockerd::start(&dir) else { return };
+    let [base, top] = odd_layers();
+    for (_temp, store) in stores() {
+        let [base, top] = [&base, &top].map(|tar| layers::add(&store, tar).unwrap());
+        let mut spec = longshore_image::ImageSpec::default();
+        spec.layers = vec![base.clone(), top.clone()];
+        spec.names = vec![NAME.to_owned()];
+        store.create_image(&spec).unwrap();
+        let archive = temp.path().join("odd.tar").display().to_string();
+        save(&store, &[NAME], ArchiveFormat::Docker, Path::new(&archive));
+        docker.run(&["load", "-i", &archive]);
+        // Each of docker's layers is a whole tree, found by its chain ID.
+        let tree = |chain: &Digest| {
+            let place = dir.join("data/image/vfs/layerdb/sha256").join(chain.digest()).join("cache-id");
+            timeless_root(layers::describe(
+                &dir.join("data/vfs/dir").join(fs::read_to_string(place).unwrap()),
+            ))
+        };
+        layers::assert_same(&timeless_root(layers::view(&store, &[&base])), &tree(&base.diff_id));
+        let chain = digest(format!("{} {}", base.diff_id, top.diff_id).as_bytes());
+        layers::assert_same(&timeless_root(layers::view(&store, &[&base, &top])), &tree(&chain));
+        docker.run(&["rmi", NAME]);
+    }
+}
+
+/// Docker's root directory has the time of what was last made in it, not that of its entry.
+fn timeless_root(mut tree: layers::Tree) -> layers::Tree {
+    let line = tree.get_mut("/").unwrap();
+    *line = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    tree
 }

@@ -150,3 +150,89 @@ fn odd_but_honest_layers_are_what_umoci_unpacks() {
         assert_same(&seen, &expected);
     }
 }
+
+#[test]
+fn every_format_of_gnu_tar_is_read_as_gnu_tar_reads_it() {
+    if !is_root() {
+        return skip("needs root to mount what was unpacked");
+    }
+    let top = tempfile::tempdir().unwrap();
+    let script = r#"
+        mkdir -p root/a/b root/empty && cd root && umask 022
+        echo hello > a/b/hello && ln a/b/hello a/hard && ln -s b/hello a/soft
+        head -c 100000 /dev/urandom > a/random && : > a/zero && chmod 4755 a/random && chown 1000:2000 a/b
+        truncate -s 3M a/sparse && printf x | dd of=a/sparse bs=1 seek=2000000 conv=notrunc status=none
+        truncate -s 9G a/huge && printf end | dd of=a/huge bs=1M seek=9000 conv=notrunc status=none
+        touch -d 2030-02-01T00:00:00Z a/b/hello && touch -d 1970-01-01T00:00:00Z a/zero
+        if [ "$1" != v7 ]; then
+            mkfifo a/fifo; mknod null c 1 3; n=$(printf 'n%.0s' $(seq 60)); mkdir -p $n/$n; echo deep > $n/$n/$n
+        fi
+        if [ "$1" = gnu ] || [ "$1" = oldgnu ] || [ "$1" = posix ]; then
+            ln -s $(printf 'y%.0s' $(seq 600)) a/longlink; touch $(printf 'x%.0s' $(seq 250)); chown 3000000:4000000000 a/zero
+            touch -d 1960-01-01T00:00:00Z a/b
+        fi
+        chmod 1777 empty
+    "#;
+    let formats = ["v7", "ustar", "oldgnu", "gnu", "posix", "posix 0.0", "posix 0.1", "posix 1.0"];
+    for (n, how) in formats.into_iter().enumerate() {
+        let (format, sparse) = how.split_once(' ').unwrap_or((how, ""));
+        let work = top.path().join(n.to_string());
+        std::fs::create_dir(&work).unwrap();
+        let made =
+            Command::new("sh").args(["-ec", script, "sh", format]).current_dir(&work).status().unwrap();
+        assert!(made.success(), "{how}");
+        if !matches!(format, "oldgnu" | "gnu" | "posix") || how == "posix" {
+            // More than its size field can say, or more zeros than one cares to read.
+            std::fs::remove_file(work.join("root/a/huge")).unwrap();
+        }
+        let tar = work.join("made.tar");
+        let mut make = Command::new("tar");
+        make.args(["-c", "--sort=name", &format!("--format={format}"), "-f"])
+            .arg(&tar)
+            .arg("-C")
+            .arg(work.join("root"));
+        match sparse {
+            "" if how == "posix" || matches!(format, "v7" | "ustar") => {}
+            "" => {
+                make.arg("--sparse");
+            }
+            version => {
+                make.args(["--sparse", &format!("--sparse-version={version}")]);
+            }
+        }
+        assert!(make.arg(".").stderr(Stdio::null()).status().unwrap().success(), "{how}");
+        let gnu = work.join("gnu");
+        untar(&tar, &gnu);
+        // Nine gigabytes of zeros are looked at by their end only.
+        let huge = |root: &Path| {
+            use std::os::unix::fs::FileExt;
+            let mut end = vec![0; 8];
+            let file = std::fs::File::open(root.join("a/huge")).ok()?;
+            file.read_at(&mut end, (9000 << 20) - 2).unwrap();
+            Some((file.metadata().unwrap().len(), end))
+        };
+        let expected_huge = huge(&gnu);
+        let _ = std::fs::remove_file(gnu.join("a/huge"));
+        let expected = describe_without_times_of(&gnu, &["/", "/a"]);
+        for directories in [false, true] {
+            let store = common::store(&work.join(format!("store-{directories}")), directories);
+            let layer = add(&store, &std::fs::read(&tar).unwrap()).unwrap();
+            let snapshot = common::writable(&store, "look", &[&layer]);
+            let mount = snapshot.mount().unwrap();
+            let root = common::path_of(&mount);
+            assert_eq!(huge(&root), expected_huge, "{how}");
+            let _ = std::fs::remove_file(root.join("a/huge"));
+            assert_same(&describe_without_times_of(&root, &["/", "/a"]), &expected);
+        }
+    }
+}
+
+/// A writable root directory has a time of its own, and something was removed from the other.
+fn describe_without_times_of(root: &Path, dirs: &[&str]) -> common::Tree {
+    let mut tree = describe(root);
+    for dir in dirs {
+        let line = tree.get_mut(*dir).unwrap();
+        *line = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    }
+    tree
+}
