@@ -35,6 +35,9 @@ pub struct Limits {
     pub redirects: u32,
     /// Exchanges with one server at a time. 8.
     pub concurrency: usize,
+    /// Requests for one blob at a time, each for a part of it, where the server does ranges; each takes 1 MiB of memory. Only worth it
+    /// where a connection is slower than the line. 1: a blob is one stream.
+    pub ranges: usize,
     /// Manifests kept in memory for a next request, in bytes. 8 MiB.
     pub manifest_cache: usize,
     /// Levels of indexes within indexes. 4.
@@ -52,6 +55,7 @@ impl Default for Limits {
             list: 8 << 20,
             redirects: 5,
             concurrency: 8,
+            ranges: 1,
             manifest_cache: 8 << 20,
             depth: 4,
         }

@@ -56,6 +56,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct Quirks {
     /// It answered at all by this scheme.
     proven: AtomicBool,
+    /// That it speaks TLS is a guess.
+    guessed_tls: AtomicBool,
     /// `POST ?mount=` does not find what is there: ask with HEAD.
     pub(crate) mount_lies: AtomicBool,
     /// `POST ?mount=` found something once.
@@ -150,8 +152,8 @@ impl Endpoint {
         self.quirks.proven.store(true, Ordering::Relaxed);
     }
 
-    /// After plain HTTP failed: whether to try TLS instead.
-    pub(crate) fn turn_to_tls(&self) -> bool {
+    /// After plain HTTP failed: whether to try TLS instead. A guess may turn out wrong.
+    pub(crate) fn turn_to_tls(&self, guess: bool) -> bool {
         let mut root = lock(&self.root);
         if !self.flexible || self.is_proven() || root.origin().scheme == Scheme::Https {
             return false;
@@ -160,6 +162,18 @@ impl Endpoint {
         *root = root.with_origin(origin);
         let mut tls = lock(&self.tls);
         *tls = Some(tls.take().unwrap_or_default().skip_verify());
+        self.quirks.guessed_tls.store(guess, Ordering::Relaxed);
+        true
+    }
+
+    /// After TLS failed: whether it was only a guess, and plain HTTP is to be tried again.
+    pub(crate) fn turn_back(&self) -> bool {
+        if self.is_proven() || !self.quirks.guessed_tls.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let mut root = lock(&self.root);
+        let origin = Origin { scheme: Scheme::Http, ..root.origin().clone() };
+        *root = root.with_origin(origin);
         true
     }
 }

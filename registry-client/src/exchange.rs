@@ -90,8 +90,17 @@ impl Inner {
             call.cancel.check()?;
             attempt += 1;
             let (hop, mut sent) = self.follow(endpoint, call, authorization.as_deref())?;
-            if !endpoint.is_proven() && was_meant_for_tls(&mut sent) && endpoint.turn_to_tls() {
-                continue;
+            if !endpoint.is_proven() {
+                let change = match speaks_tls(&mut sent) {
+                    Tls::Surely => endpoint.turn_to_tls(false),
+                    Tls::Perhaps if attempt == 1 => endpoint.turn_to_tls(true),
+                    // It was a bad network, not another protocol.
+                    _ => sent.is_err() && attempt < self.retry.attempts && endpoint.turn_back(),
+                };
+                if change {
+                    call.cancel.sleep(if attempt > 1 { self.backoff(attempt) } else { Duration::ZERO })?;
+                    continue;
+                }
             }
             if call.repeatable
                 && let Some(pause) = self.retry_pause(&sent, attempt)
@@ -108,6 +117,8 @@ impl Inner {
                     self.answer(endpoint, &reply, authorization.as_deref(), &call.scopes, call.cancel)?;
                 if next.is_some() {
                     authorization = next;
+                    // It has answered: what came before does not count against what comes now.
+                    attempt = 0;
                     continue;
                 }
             }
@@ -116,6 +127,34 @@ impl Inner {
                 return Ok(hold(reply, permit));
             }
             return Err(status_error(call.method, &hop.url, reply, attempt));
+        }
+    }
+
+    /// Sends a call whose reply is small, and returns its head and body. A body that breaks is asked for again.
+    pub(crate) fn fetch(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        limit: u64,
+        what: &str,
+    ) -> Result<(Response, Bytes)> {
+        let url = match &call.target {
+            Target::Api(path) => endpoint.url(path)?,
+            Target::Named(url, _) => url.clone(),
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut reply = self.call(endpoint, call)?;
+            let body = std::mem::replace(&mut reply.body, Box::new(std::io::empty()));
+            let whole = Response { body, headers: reply.headers.clone(), ..reply };
+            match read_capped(whole, limit, self.limits.patience, what, &url) {
+                Ok(bytes) => return Ok((reply, bytes)),
+                Err(e) if e.is_retryable() && attempt < self.retry.attempts => {
+                    call.cancel.sleep(self.backoff(attempt))?;
+                }
+                Err(e) => return Err(e),
+            }
         }
     }
 
@@ -307,9 +346,9 @@ impl Inner {
 
 /// Whether the other side does not seem to speak plain HTTP. What Go's, nginx's and Apache's servers say to it on a TLS port is a 400
 /// whose body names HTTPS; others just hang up.
-fn was_meant_for_tls(sent: &mut Result<Response, TransportError>) -> bool {
+fn speaks_tls(sent: &mut Result<Response, TransportError>) -> Tls {
     match sent {
-        Err(e) => matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol),
+        Err(e) if matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol) => Tls::Perhaps,
         Ok(reply) if reply.status == 400 => {
             let mut start = Vec::new();
             // What cannot be read says nothing, here or later.
@@ -317,10 +356,16 @@ fn was_meant_for_tls(sent: &mut Result<Response, TransportError>) -> bool {
             let text = String::from_utf8_lossy(&start).to_ascii_uppercase();
             let rest = std::mem::replace(&mut reply.body, Box::new(std::io::empty()));
             reply.body = Box::new(std::io::Cursor::new(start).chain(rest));
-            text.contains("HTTPS") || text.contains("SSL-ENABLED")
+            if text.contains("HTTPS") || text.contains("SSL-ENABLED") { Tls::Surely } else { Tls::No }
         }
-        Ok(_) => false,
+        _ => Tls::No,
     }
+}
+
+enum Tls {
+    No,
+    Perhaps,
+    Surely,
 }
 
 /// `299 - "text"` (distribution-spec, "Warnings").

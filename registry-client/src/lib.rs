@@ -76,7 +76,7 @@
 //!
 //! # Not yet
 //!
-//! Several ranges of one blob at once; HTTP/2; cloud providers' own logins (their helper programs do).
+//! HTTP/2; cloud providers' own logins (their helper programs do).
 #![forbid(unsafe_code)]
 
 mod auth;
@@ -96,6 +96,7 @@ mod parallel;
 mod policy;
 mod pull;
 mod push;
+mod ranges;
 mod reader;
 mod reference;
 mod referrers;

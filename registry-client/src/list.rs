@@ -13,7 +13,7 @@ use crate::client::Inner;
 use crate::digest::clip;
 use crate::endpoint::Endpoint;
 use crate::error::Purpose;
-use crate::exchange::{Call, Target, read_capped};
+use crate::exchange::{Call, Target};
 use crate::transport::{Headers, Method, Response};
 use crate::{CancelToken, Client, Error, Reference, Result, Url};
 
@@ -82,12 +82,11 @@ impl Client {
         };
         let url = Url::parse(&format!("{host}/v1/search"))?.with_query("q", term).with_query("n", "100");
         let mut call = Call::new(Method::Get, "", Scopes::default(), &self.1);
-        call.target = Target::Named(url.clone(), Purpose::Redirect);
-        let reply = match self.0.call(&registry.server, &call) {
+        call.target = Target::Named(url, Purpose::Redirect);
+        let (_, body) = match self.0.fetch(&registry.server, &call, self.0.limits.page, "a search result") {
             Err(Error::Status { status: 404 | 405 | 501, .. }) => return Err(unsupported()),
             other => other?,
         };
-        let body = read_capped(reply, self.0.limits.page, self.0.limits.patience, "a search result", &url)?;
         serde_json::from_slice::<Reply>(&body).map(|r| r.results).map_err(|_| unsupported())
     }
 }
@@ -138,9 +137,8 @@ impl Inner {
                 }
                 None => endpoint.url(list.path)?,
             };
-            let reply = self.call(endpoint, &call)?;
+            let (reply, page) = self.fetch(endpoint, &call, self.limits.page, "a page of a list")?;
             next = next_page(&reply, &here)?;
-            let page = read_capped(reply, self.limits.page, self.limits.patience, "a page of a list", &here)?;
             total += page.len() as u64;
             if total > self.limits.list {
                 return Err(Error::TooLarge { what: "a list".into(), limit: self.limits.list });

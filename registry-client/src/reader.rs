@@ -10,12 +10,15 @@ use crate::digest::Hasher;
 use crate::endpoint::{Endpoint, lock};
 use crate::error::Purpose;
 use crate::exchange::{Call, Target};
+use crate::ranges::{PART, Plan, Ranges};
 use crate::source::Source;
 use crate::transport::{Headers, Method, Response, TransportError, TransportErrorKind, classify_io};
 use crate::{Error, Result, Url, manifest};
 
 /// Less than this between two failures is no progress: a server that hands out a few bytes per connection is not waited for.
 const PROGRESS_MIN: u64 = 64 * 1024;
+/// What is left must be worth several requests.
+const PARTS_FROM: u64 = 4 * PART;
 
 pub(crate) struct BlobReader {
     source: Source,
@@ -33,6 +36,8 @@ pub(crate) struct BlobReader {
     resumes: u64,
     fetched: u64,
     finished: bool,
+    /// Fetching it in parts did not work out.
+    plain: bool,
 }
 
 struct Body {
@@ -58,6 +63,7 @@ impl BlobReader {
             resumes: 0,
             fetched: 0,
             finished: false,
+            plain: false,
         };
         if offset == descriptor.size() {
             reader.finish()?;
@@ -121,33 +127,25 @@ impl BlobReader {
         last
     }
 
-    fn ask(&mut self, endpoint: &Endpoint, foreign: Option<Url>) -> Result<Body> {
-        let reply = self.request(endpoint, foreign.clone(), self.position > 0)?;
-        let url = match &foreign {
-            Some(url) => url.clone(),
-            None => endpoint.url(&self.path())?,
-        };
-        if reply.headers.get("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity")) {
-            return Err(Error::protocol(
-                &url,
-                "the blob comes in a content encoding, though none was asked for",
-            ));
-        }
+    fn ask(&mut self, endpoint: &Arc<Endpoint>, foreign: Option<Url>) -> Result<Body> {
+        let parts = foreign.is_none() && self.is_for_parts();
+        let end = parts.then(|| self.position + PART - 1);
+        let ranged = parts || self.position > 0;
+        let (reply, url) = self.request(endpoint, foreign.clone(), ranged.then_some((self.position, end)))?;
         let validator = reply.headers.get("etag").filter(|e| e.starts_with('"')).map(str::to_owned);
         let (reply, start) = match reply.status {
-            206 if self.position > 0 && self.continues(&reply, &url, validator.as_ref())? => {
-                (reply, self.position)
-            }
-            206 if self.position > 0 => {
+            206 if ranged && self.continues(&reply, &url, validator.as_ref())? => (reply, self.position),
+            206 if ranged => {
                 // Another state of the resource: take it from its start, the digest will judge.
                 self.validator = None;
-                (self.request(endpoint, foreign, false)?, 0)
+                (self.request(endpoint, foreign, None)?.0, 0)
             }
             206 => return Err(Error::protocol(&url, "a part was sent where the whole was asked for")),
             _ => (reply, 0),
         };
         let length = reply.content_length();
-        if start == 0 && length.is_some_and(|l| l != self.descriptor.size()) {
+        let status = reply.status;
+        if status != 206 && length.is_some_and(|l| l != self.descriptor.size()) {
             return Err(self.wrong_size(length.unwrap_or_default()));
         }
         self.validator = validator;
@@ -155,25 +153,41 @@ impl BlobReader {
         if start < self.position {
             self.skip(&mut body, self.position - start)?;
         }
+        if parts && status == 206 {
+            body = self.in_parts(endpoint, body);
+        }
         Ok(body)
     }
 
-    fn request(&self, endpoint: &Endpoint, foreign: Option<Url>, ranged: bool) -> Result<Response> {
+    /// Whether what is left is to be fetched by several requests at a time.
+    fn is_for_parts(&self) -> bool {
+        let left = self.descriptor.size() - self.position;
+        self.source.inner.limits.ranges > 1 && !self.plain && left >= PARTS_FROM
+    }
+
+    /// The first part has begun; others fetch what follows.
+    fn in_parts(&self, endpoint: &Arc<Endpoint>, first: Body) -> Body {
+        let plan = Plan {
+            source: self.source.clone(),
+            endpoint: Arc::clone(endpoint),
+            path: self.path(),
+            validator: self.validator.clone(),
+            from: self.position + PART,
+            size: self.descriptor.size(),
+        };
+        let ranges = Ranges::new(first.reader.take(PART), plan, self.source.inner.limits.ranges);
+        Body { reader: Box::new(ranges), ..first }
+    }
+
+    fn request(
+        &self,
+        endpoint: &Endpoint,
+        foreign: Option<Url>,
+        range: Option<(u64, Option<u64>)>,
+    ) -> Result<(Response, Url)> {
         let path = self.path();
-        let scopes = Scopes::repository(&self.source.repository, "pull");
-        let mut call = Call::new(Method::Get, &path, scopes, &self.source.cancel);
-        if let Some(url) = foreign {
-            call.target = Target::Named(url, Purpose::Foreign);
-        }
-        let mut headers = Headers::new().with("accept", "*/*");
-        if ranged {
-            headers.push("range", format!("bytes={}-", self.position));
-            if let Some(validator) = &self.validator {
-                headers.push("if-range", validator);
-            }
-        }
-        call.headers = headers;
-        self.source.inner.call(endpoint, &call)
+        let validator = self.validator.as_deref();
+        BlobRequest { source: &self.source, path: &path, range, validator }.send(endpoint, foreign)
     }
 
     fn path(&self) -> String {
@@ -224,6 +238,7 @@ impl BlobReader {
     fn broke(&mut self, error: io::Error, url: &Url) -> Result<()> {
         let retry = self.source.inner.retry;
         self.body = None;
+        self.plain = true;
         let kind = classify_io(&error);
         self.source.cancel.check()?;
         if let TransportErrorKind::Cancelled | TransportErrorKind::Expired = kind {
@@ -312,8 +327,49 @@ impl Read for BlobReader {
     }
 }
 
+/// A request for a blob, or for a range of it: first and last byte.
+pub(crate) struct BlobRequest<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) path: &'a str,
+    pub(crate) range: Option<(u64, Option<u64>)>,
+    /// The range is only wanted of the state that this stands for.
+    pub(crate) validator: Option<&'a str>,
+}
+
+impl BlobRequest<'_> {
+    /// Sends it; the URL is for messages.
+    pub(crate) fn send(&self, endpoint: &Endpoint, foreign: Option<Url>) -> Result<(Response, Url)> {
+        let scopes = Scopes::repository(&self.source.repository, "pull");
+        let mut call = Call::new(Method::Get, self.path, scopes, &self.source.cancel);
+        let url = match foreign {
+            Some(url) => {
+                call.target = Target::Named(url.clone(), Purpose::Foreign);
+                url
+            }
+            None => endpoint.url(self.path)?,
+        };
+        let mut headers = Headers::new().with("accept", "*/*");
+        if let Some((first, last)) = self.range {
+            let last = last.map(|l| l.to_string()).unwrap_or_default();
+            headers.push("range", format!("bytes={first}-{last}"));
+            if let Some(validator) = self.validator {
+                headers.push("if-range", validator);
+            }
+        }
+        call.headers = headers;
+        let reply = self.source.inner.call(endpoint, &call)?;
+        if reply.headers.get("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity")) {
+            return Err(Error::protocol(
+                &url,
+                "the blob comes in a content encoding, though none was asked for",
+            ));
+        }
+        Ok((reply, url))
+    }
+}
+
 /// `bytes FIRST-LAST/TOTAL`, the total may be `*`.
-fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
+pub(crate) fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -93,19 +93,12 @@ impl Source {
         let mut call =
             Call::new(Method::Get, &path, Scopes::repository(&self.repository, "pull"), &self.cancel);
         call.headers = Headers::new().with("accept", manifest::OCI_INDEX);
-        let reply = match self.inner.call(endpoint, &call) {
+        let limit = self.inner.limits.manifest;
+        let (reply, body) = match self.inner.fetch(endpoint, &call, limit, "a list of referrers") {
             Err(e) if e.is_not_found() => return Ok(None),
             other => other?,
         };
         let validator = reply.headers.get("etag").map(str::to_owned);
-        let url = endpoint.url(&path)?;
-        let body = crate::exchange::read_capped(
-            reply,
-            self.inner.limits.manifest,
-            self.inner.limits.patience,
-            "a list of referrers",
-            &url,
-        )?;
         let graph = manifest::parse(&body, None)?;
         if graph.kind != Kind::Index {
             return Err(Error::manifest("the tag of the referrers' list holds something else"));

@@ -9,9 +9,9 @@ use oci_spec::image::{Descriptor, Digest};
 use crate::auth::Scopes;
 use crate::client::Inner;
 use crate::endpoint::{Endpoint, Registry, lock};
-use crate::exchange::{Call, read_capped};
+use crate::exchange::Call;
 use crate::reader::BlobReader;
-use crate::transport::{Headers, Method, Response};
+use crate::transport::{Headers, Method};
 use crate::{CancelToken, Client, Error, Reference, Result, digest, manifest};
 
 impl Client {
@@ -151,7 +151,8 @@ impl Source {
     pub(crate) fn resolve(&self, selector: &str) -> Result<Descriptor> {
         let by_digest = selector.contains(':');
         self.try_each(by_digest, |endpoint| {
-            let reply = self.ask_manifest(endpoint, Method::Head, selector)?;
+            let path = format!("/{}/manifests/{selector}", self.repository);
+            let reply = self.inner.call(endpoint, &self.manifest_call(Method::Head, &path))?;
             let length = reply.content_length();
             let told = reply.headers.get("docker-content-digest").and_then(|d| digest::parse(d).ok());
             let known = if by_digest { digest::parse(selector).ok() } else { told };
@@ -179,29 +180,11 @@ impl Source {
     }
 
     fn manifest_from(&self, endpoint: &Endpoint, selector: &str) -> Result<(Descriptor, Bytes)> {
-        let url = endpoint.url(&format!("/{}/manifests/{selector}", self.repository))?;
-        let mut attempt = 0;
-        let (told, content_type, bytes) = loop {
-            attempt += 1;
-            let reply = self.ask_manifest(endpoint, Method::Get, selector)?;
-            let told = reply.headers.get("docker-content-digest").map(str::to_owned);
-            let content_type = reply.headers.get("content-type").map(str::to_owned);
-            match read_capped(
-                reply,
-                self.inner.limits.manifest,
-                self.inner.limits.patience,
-                "a manifest",
-                &url,
-            ) {
-                Ok(bytes) => break (told, content_type, bytes),
-                // It broke in the middle: small enough to take it from the start.
-                Err(e) if e.is_retryable() && attempt < self.inner.retry.attempts => {
-                    self.cancel.sleep(self.inner.backoff(attempt))?;
-                }
-                Err(e) => return Err(e),
-            }
-        };
-        let told = told.and_then(|d| digest::parse(&d).ok());
+        let path = format!("/{}/manifests/{selector}", self.repository);
+        let call = self.manifest_call(Method::Get, &path);
+        let (reply, bytes) = self.inner.fetch(endpoint, &call, self.inner.limits.manifest, "a manifest")?;
+        let content_type = reply.headers.get("content-type");
+        let told = reply.headers.get("docker-content-digest").and_then(|d| digest::parse(d).ok());
         let digest = match (selector.contains(':'), &told) {
             (true, _) => {
                 let wanted = digest::parse(selector)?;
@@ -219,7 +202,7 @@ impl Source {
                 digest::sha256(&bytes)
             }
         };
-        let graph = manifest::parse(&bytes, content_type.as_deref())?;
+        let graph = manifest::parse(&bytes, content_type)?;
         let descriptor = Descriptor::new(graph.media_type, bytes.len() as u64, digest);
         lock(&self.inner.manifests).put(&descriptor, &bytes);
         Ok((descriptor, bytes))
@@ -249,11 +232,10 @@ impl Source {
         Error::TooLarge { what: "a manifest".into(), limit: self.inner.limits.manifest }
     }
 
-    fn ask_manifest(&self, endpoint: &Endpoint, method: Method, selector: &str) -> Result<Response> {
-        let path = format!("/{}/manifests/{selector}", self.repository);
-        let mut call = Call::new(method, &path, Scopes::repository(&self.repository, "pull"), &self.cancel);
+    fn manifest_call<'a>(&'a self, method: Method, path: &'a str) -> Call<'a> {
+        let mut call = Call::new(method, path, Scopes::repository(&self.repository, "pull"), &self.cancel);
         call.headers = Headers::new().with("accept", manifest::ACCEPT);
-        self.inner.call(endpoint, &call)
+        call
     }
 }
 

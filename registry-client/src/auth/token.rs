@@ -69,40 +69,51 @@ impl Inner {
         // The registry's own roots serve its token server too; its client certificate only where the owner is the same.
         let tls = self.tls_for(endpoint, &url, trusted);
         let mut attempt = 0;
-        let reply = loop {
+        loop {
             attempt += 1;
             let mut request = Request::new(method, &url, &headers, cancel);
             request.addresses = addresses;
             request.tls = tls.as_ref();
             let body = body.clone().map_or(Body::Empty, Body::Bytes);
             let sent = self.transport.send(&request, body);
-            match self.retry_pause(&sent, attempt) {
-                Some(pause) => cancel.sleep(pause)?,
-                None => break sent.map_err(|e| Error::from_transport(method, &url, attempt, e))?,
+            if let Some(pause) = self.retry_pause(&sent, attempt) {
+                cancel.sleep(pause)?;
+                continue;
             }
-        };
-        match reply.status {
-            200..=299 => parse(reply, &url, self.limits.patience),
-            // A redirect would carry the credential, or the registry's wish, to where nobody checked.
-            300..=399 => Err(refused(
-                endpoint,
-                &url,
-                "it redirects, and redirects of a token server are not followed",
-                None,
-            )),
-            status => {
-                let reason = match (status, withheld) {
-                    (400..=499, true) => format!(
-                        "the login was withheld from the token server {}, which is not known to belong to the registry",
-                        ask.realm.origin()
-                    ),
-                    (401 | 403, _) if ask.credential.is_none() => "a login is needed".to_owned(),
-                    (401 | 403, _) => "the user name or password is wrong".to_owned(),
-                    _ => "the token server failed".to_owned(),
-                };
-                Err(refused(endpoint, &url, &reason, Some(status_error(method, &url, reply, attempt))))
+            let reply = sent.map_err(|e| Error::from_transport(method, &url, attempt, e))?;
+            match reply.status {
+                200..=299 => match parse(reply, &url, self.limits.patience) {
+                    // It broke in the middle.
+                    Err(e) if e.is_retryable() && attempt < self.retry.attempts => {
+                        cancel.sleep(self.backoff(attempt))?;
+                    }
+                    done => return done,
+                },
+                // A redirect would carry the credential, or the registry's wish, to where nobody checked.
+                300..=399 => {
+                    let reason = "it redirects, and redirects of a token server are not followed";
+                    return Err(refused(endpoint, &url, reason, None));
+                }
+                status => {
+                    let reason = why(ask, status, withheld);
+                    let source = status_error(method, &url, reply, attempt);
+                    return Err(refused(endpoint, &url, &reason, Some(source)));
+                }
             }
         }
+    }
+}
+
+/// What a token server's status means.
+fn why(ask: &Ask<'_>, status: u16, withheld: bool) -> String {
+    match (status, withheld) {
+        (400..=499, true) => format!(
+            "the login was withheld from the token server {}, which is not known to belong to the registry",
+            ask.realm.origin()
+        ),
+        (401 | 403, _) if ask.credential.is_none() => "a login is needed".to_owned(),
+        (401 | 403, _) => "the user name or password is wrong".to_owned(),
+        _ => "the token server failed".to_owned(),
     }
 }
 
