@@ -122,12 +122,9 @@ pub(crate) fn all() -> u64 {
 
 /// This thread's bounding and permitted set, both: what a child without a user namespace can be given.
 pub(crate) fn own() -> u64 {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    field("CapBnd:").unwrap_or(0) & field("CapPrm:").unwrap_or(0)
+    let bounding = |n: &u32| crate::sys::in_bounding_set(*n);
+    let permitted = crate::sys::permitted_capabilities();
+    (0..NAMES.len() as u32).filter(|n| permitted & 1 << n != 0).filter(bounding).fold(0, |m, n| m | 1 << n)
 }
 
 #[cfg(test)]

@@ -187,13 +187,16 @@ impl Container {
 
     /// Removes it: cgroups, state. A running one needs `force`.
     pub fn delete(&self, force: bool) -> Result<()> {
-        let record = self.dir.read()?;
-        let status = self.status(&record);
+        self.delete_record(&self.dir.read()?, force)
+    }
+
+    pub(crate) fn delete_record(&self, record: &Record, force: bool) -> Result<()> {
+        let status = if force { Status::Stopped } else { self.status(record) };
         if status != Status::Stopped && !force && status != Status::Created {
             return Err(Error::WrongStatus { action: "delete", status: status.as_str() });
         }
         if record.is_alive() {
-            self.end(&record)?;
+            self.end(record)?;
         }
         if !record.groups.is_empty() {
             if record.groups.is_frozen() {
@@ -204,7 +207,7 @@ impl Container {
         record.groups.remove()?;
         self.dir.remove()?;
         // A failure here is told, and takes nothing back: the container is gone.
-        hooks::run_all(&record.spec, "poststop", &document(&record, Status::Stopped))
+        hooks::run_all(&record.spec, "poststop", &document(record, Status::Stopped))
     }
 
     /// Kills init, and waits until it is gone.

@@ -15,7 +15,6 @@ pub struct Created {
     process: Handle,
     netns: Option<OwnedFd>,
     warnings: Vec<String>,
-    record: Record,
 }
 
 /// A process of ours that is killed and removed with its container unless it is let go.
@@ -27,6 +26,8 @@ struct Handle {
     stdio: [Option<OwnedFd>; 3],
     console: Option<OwnedFd>,
     exit: Option<Exit>,
+    record: Record,
+    identity: Option<(u64, u64)>,
     kept: bool,
 }
 
@@ -40,7 +41,10 @@ impl Drop for Handle {
             let _ = sys::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
             let _ = sys::wait(&self.pidfd, None);
         }
-        let _ = self.container.delete(true);
+        // Whoever knows the ID may have removed it already, and another may have it now.
+        if self.container.dir.identity().is_some_and(|now| Some(now) == self.identity) {
+            let _ = self.container.delete_record(&self.record, true);
+        }
     }
 }
 
@@ -53,8 +57,10 @@ impl Created {
         warnings: Vec<String>,
     ) -> Self {
         let Launched { pid, pidfd, console, netns, .. } = launched;
-        let process = Handle { container, pid, pidfd, stdio, console, exit: None, kept: false };
-        Self { process, netns, warnings, record }
+        let identity = container.dir.identity();
+        let process =
+            Handle { container, pid, pidfd, stdio, console, exit: None, record, identity, kept: false };
+        Self { process, netns, warnings }
     }
 
     /// PID in the caller's PID namespace.
@@ -85,7 +91,7 @@ impl Created {
 
     /// Runs `execve` and returns when that has succeeded.
     pub fn start(self) -> Result<Running> {
-        self.process.container.start_parked(&self.record)?;
+        self.process.container.start_parked(&self.process.record)?;
         Ok(Running { process: self.process })
     }
 
@@ -130,7 +136,7 @@ impl Running {
         if self.process.exit.is_none() {
             let ended = sys::wait(&self.process.pidfd, timeout)
                 .map_err(Error::os("wait for the container's process"))?;
-            self.process.exit = ended.map(|ended| Exit::new(ended, self.process.container.oom_killed()));
+            self.process.exit = ended.map(|ended| Exit::new(ended, self.process.record.groups.oom_killed()));
         }
         Ok(self.process.exit)
     }

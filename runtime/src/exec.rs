@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::launch::{Launch, Launched, launch, status_socket};
 use crate::plan::{Input, Mode, RootSource, compile};
 use crate::runtime::{id_maps, no_capabilities};
-use crate::seccomp::Filter;
 use crate::state::Status;
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::sys;
@@ -51,7 +50,8 @@ impl Container {
         let wanted = process.capabilities().clone().or_else(container_caps).unwrap_or_else(no_capabilities);
         let (sets, _) = caps::sets(&wanted, available);
         let linux = record.spec.linux().as_ref();
-        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
+        let filters = &self.runtime.inner.filters;
+        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(|s| filters.get(s)).transpose()?;
         let joins = [(init.as_raw_fd(), record.namespaces)];
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let mut keep: Vec<RawFd> = preserve_numbers.clone();
@@ -80,7 +80,7 @@ impl Container {
             oom_score_adj: None,
             caps: Some(sets),
             available_caps: available,
-            filter: filter.as_ref(),
+            filter: filter.as_deref(),
             sync_hooks: false,
             listener: None,
             status: theirs.as_raw_fd(),

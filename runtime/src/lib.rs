@@ -43,7 +43,7 @@
 //! | `ROOT/ID/state.json` | the record: PID with start time and boot ID, groups, spec; written by rename |
 //! | `ROOT/ID/cgroup` | the groups' path, for [`Runtime::gc`] if the creator dies before it has written the record; it holds a `flock` on the directory until then |
 //! | `ROOT/ID/start` | while created: the socket on which the process waits for its start |
-//! | `/sys/fs/cgroup/.../longshore/ID` | its groups, where the spec names none and the user may make them |
+//! | `/sys/fs/cgroup/.../longshore-ID` | its groups, where the spec names none and the user may make them |
 //!
 //! | module | what |
 //! |---|---|

@@ -20,7 +20,7 @@ use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
-use crate::seccomp::Filter;
+use crate::seccomp::Filters;
 use crate::sources::Sources;
 use crate::state::{Dir, Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
@@ -37,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) helper: OwnedFd,
     pub(crate) layout: Layout,
+    pub(crate) filters: Filters,
 }
 
 /// What `create` takes besides the spec.
@@ -90,7 +91,9 @@ impl Runtime {
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(fail)?;
         let root = root.canonicalize().map_err(fail)?;
         let helper = sys::helper().map_err(Error::os("make the start-up helper's memory"))?;
-        Ok(Self { inner: Arc::new(Inner { root, helper, layout: Layout::detect()? }) })
+        Ok(Self {
+            inner: Arc::new(Inner { root, helper, layout: Layout::detect()?, filters: Filters::default() }),
+        })
     }
 
     /// Makes the container: namespaces exist, its process is parked before `execve`.
@@ -159,7 +162,8 @@ impl Runtime {
             caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
         warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
-        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
+        let filter =
+            linux.and_then(|l| l.seccomp().as_ref()).map(|s| self.inner.filters.get(s)).transpose()?;
         let sources = Sources::new(spec, options.mount_sources, least)?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
@@ -191,7 +195,7 @@ impl Runtime {
             oom_score_adj,
             caps: Some(sets),
             available_caps: available,
-            filter: filter.as_ref(),
+            filter: filter.as_deref(),
             sync_hooks: ["prestart", "createRuntime", "createContainer"]
                 .iter()
                 .any(|kind| !hooks::of(spec, kind).is_empty()),
@@ -281,7 +285,10 @@ impl Runtime {
         if let Some(path) = dir.cgroup() {
             let groups = Groups::existing(&self.inner.layout, &path);
             // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
-            if !groups.is_empty() && path.ends_with(&dir.id) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !groups.is_empty()
+                && (name == dir.id || name == format!("{}-{}", crate::cgroup::PREFIX, dir.id))
+            {
                 groups.kill()?;
             }
             groups.remove()?;
@@ -323,7 +330,7 @@ fn record(
         id: dir.id.clone(),
         pid: launched.pid,
         start_time: process::start_time(launched.pid).ok_or(Error::Died)?,
-        boot_id: boot_id(),
+        boot_id: boot_id().to_owned(),
         created: now(),
         bundle,
         groups: making.groups.clone(),
@@ -391,7 +398,8 @@ fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {
     match given {
         // Never out of the hierarchy, whatever the spec says.
         Some(path) => Path::new("/").join(crate::plan::inside(path).unwrap_or_default()),
-        None => Path::new("/").join(crate::cgroup::PARENT).join(id),
+        // One level: a parent would have to be made in every hierarchy, and removed again after the last container.
+        None => Path::new("/").join(format!("{}-{id}", crate::cgroup::PREFIX)),
     }
 }
 

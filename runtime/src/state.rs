@@ -93,8 +93,12 @@ pub(crate) struct Record {
 }
 
 /// This boot of the kernel.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub(crate) fn boot_id() -> &'static str {
+    // No process sees two of them.
+    static ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ID.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    })
 }
 
 pub(crate) fn now() -> u64 {
@@ -230,6 +234,13 @@ impl Dir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Which file the state is: another container of the same ID has another.
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let file = fs::metadata(self.path.join("state.json")).ok()?;
+        Some((file.ino(), file.ctime_nsec() as u64))
     }
 
     /// Where a created container waits for its start.

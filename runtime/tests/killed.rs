@@ -95,7 +95,7 @@ fn before_the_hand_over_takes_the_process_along() {
     assert_eq!(world.runtime.gc().unwrap(), [id]);
     assert!(!world.dir.path().join("state").join(id).exists());
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        assert!(!hierarchy.path().join("longshore").join(id).exists(), "{:?}", hierarchy.path());
+        assert!(!hierarchy.path().join(format!("longshore-{id}")).exists(), "{:?}", hierarchy.path());
     }
     // Nor is the next creator in the way of one that was not collected.
     let mut creator = stuck_creator(test, &world, id);

@@ -177,7 +177,7 @@ fn limits_are_in_force() {
     let (code, out, err) = world.run(&id, &spec);
     assert!(out.starts_with("10\n33554432\n"), "{code} {out} {err}");
     assert!(err.contains("fork"), "{err}");
-    assert!(!std::path::Path::new("/sys/fs/cgroup/pids/longshore").join(&id).exists());
+    assert!(!std::path::Path::new("/sys/fs/cgroup/pids").join(format!("longshore-{id}")).exists());
 }
 
 #[test]

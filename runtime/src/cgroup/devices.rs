@@ -1,11 +1,13 @@
 //! Which devices a container may use: `devices.allow` and `devices.deny` on v1, a program of type `BPF_PROG_TYPE_CGROUP_DEVICE` on v2.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Groups, write};
+use super::Groups;
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -43,8 +45,15 @@ pub(super) fn apply(groups: &Groups, resources: Option<&LinuxResources>) -> Resu
     let given = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
     let rules = rules(given)?;
     if let Some(dir) = groups.controller("devices") {
+        let mut open: Option<(bool, File)> = None;
         return rules.iter().try_for_each(|rule| {
-            write(&dir.join(if rule.allow { "devices.allow" } else { "devices.deny" }), &rule.line())
+            let path = dir.join(if rule.allow { "devices.allow" } else { "devices.deny" });
+            let error = |source| Error::Cgroup { path: path.clone(), action: "write", source };
+            if open.as_ref().is_none_or(|(allow, _)| *allow != rule.allow) {
+                open = Some((rule.allow, File::options().write(true).open(&path).map_err(error)?));
+            }
+            let Some((_, file)) = &mut open else { return Ok(()) };
+            file.write_all(rule.line().as_bytes()).map_err(error)
         });
     }
     match &groups.v2 {

@@ -9,7 +9,7 @@ mod layout;
 mod limits;
 mod stats;
 
-pub(crate) use layout::{Layout, join};
+pub(crate) use layout::{Hierarchy, Layout, join};
 pub use stats::Stats;
 
 use std::fs;
@@ -229,9 +229,9 @@ impl Groups {
         let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);
         for dir in dirs {
             remove(dir)?;
-            // The parent that containers have by default goes with the last of them. Whoever makes a group in it at this moment
-            // makes it again; while it has one, the kernel refuses.
-            if let Some(parent) = dir.parent().filter(|p| p.ends_with(PARENT)) {
+            // The parent of supervised containers goes with the last of them. Whoever makes a group in it at this moment makes it
+            // again; while it has one, the kernel refuses.
+            if let Some(parent) = dir.parent().filter(|p| p.ends_with(PREFIX)) {
                 let _ = fs::remove_dir(parent);
             }
         }
@@ -239,8 +239,8 @@ impl Groups {
     }
 }
 
-/// The parent of the groups of containers that ask for none.
-pub(crate) const PARENT: &str = "longshore";
+/// Begins the name of the groups of containers that ask for none.
+pub(crate) const PREFIX: &str = "longshore";
 
 /// Makes a group and those above it.
 fn make(dir: &Path) -> io::Result<()> {
@@ -255,6 +255,9 @@ fn make(dir: &Path) -> io::Result<()> {
 }
 
 fn remove(dir: &Path) -> Result<()> {
+    if fs::remove_dir(dir).is_ok() {
+        return Ok(());
+    }
     let mut below = Vec::new();
     walk(dir, &mut |d| below.push(d.to_owned()));
     for dir in below.iter().rev() {

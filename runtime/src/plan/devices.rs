@@ -60,20 +60,23 @@ pub(super) fn devices(b: &mut Builder, input: &Input<'_>) -> Result<()> {
             nodes.push(Node { path: path.to_owned(), mode: libc::S_IFCHR | 0o666, device, uid: 0, gid: 0 });
         }
     }
-    for node in &nodes {
+    for node in nodes.iter().filter(|_| input.in_user_namespace) {
         b.label(format!("device /{}", node.path));
-        if input.in_user_namespace { bind_host_device(b, node)? } else { make_node(b, node)? }
+        bind_host_device(b, node)?;
+    }
+    let mut open = None;
+    for node in nodes.iter().filter(|_| !input.in_user_namespace) {
+        b.label(format!("device /{}", node.path));
+        make_node(b, node, &mut open)?;
     }
     for (to, path) in LINKS {
         b.label(format!("link /{path}"));
-        let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
-        parent(b, dir)?;
+        let name = enter(b, path, &mut open)?;
         let to = b.text("link", to)?;
-        let name = b.text("link", name)?;
-        b.call("symlinkat", libc::SYS_symlinkat, [to.into(), Arg::Slot(slot::A), name.into()])
+        b.call("symlinkat", libc::SYS_symlinkat, [to.into(), Arg::Slot(slot::DIR), name.into()])
             .forgive(libc::EEXIST);
-        b.close(slot::A);
     }
+    b.close(slot::DIR);
     Ok(())
 }
 
@@ -101,20 +104,27 @@ fn node(device: &oci_spec::runtime::LinuxDevice) -> Result<Node> {
     })
 }
 
-/// Opens a directory below the root, making it where it is missing: the only safe parent for a name.
-fn parent(b: &mut Builder, dir: &str) -> Result<()> {
-    target(b, dir, false, IN_ROOT, slot::A)
+/// Opens the directory of a path below the root in [`slot::DIR`], making it where it is missing: the only safe parent for a name, which
+/// this returns. `open` is the one that is open.
+fn enter(b: &mut Builder, path: &str, open: &mut Option<String>) -> Result<u64> {
+    let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
+    if open.as_deref() != Some(dir) {
+        if open.is_some() {
+            b.close(slot::DIR);
+        }
+        target(b, dir, false, IN_ROOT, slot::DIR)?;
+        *open = Some(dir.to_owned());
+    }
+    b.text("linux.devices.path", name)
 }
 
-fn make_node(b: &mut Builder, node: &Node) -> Result<()> {
-    let (dir, name) = node.path.rsplit_once('/').unwrap_or((".", &node.path));
-    parent(b, dir)?;
-    let name = b.text("linux.devices.path", name)?;
+fn make_node(b: &mut Builder, node: &Node, open: &mut Option<String>) -> Result<()> {
+    let name = enter(b, &node.path, open)?;
     let first = b.next();
     b.call(
         "mknodat",
         libc::SYS_mknodat,
-        [Arg::Slot(slot::A), name.into(), node.mode.into(), node.device.into()],
+        [Arg::Slot(slot::DIR), name.into(), node.mode.into(), node.device.into()],
     )
     .forgive(libc::EEXIST);
     if node.uid != 0 || node.gid != 0 {
@@ -122,11 +132,10 @@ fn make_node(b: &mut Builder, node: &Node) -> Result<()> {
         b.call(
             "fchownat",
             libc::SYS_fchownat,
-            [Arg::Slot(slot::A), name.into(), node.uid.into(), node.gid.into(), flags.into()],
+            [Arg::Slot(slot::DIR), name.into(), node.uid.into(), node.gid.into(), flags.into()],
         );
     }
     b.skip_err_to_here(first);
-    b.close(slot::A);
     Ok(())
 }
 

@@ -87,6 +87,8 @@ pub(crate) mod slot {
     pub(crate) const CONSOLE: u8 = 3;
     pub(crate) const TTY: u8 = 4;
     pub(crate) const PROC: u8 = 5;
+    pub(crate) const TMPFS: u8 = 6;
+    pub(crate) const DIR: u8 = 7;
     pub(crate) const A: u8 = 8;
     pub(crate) const B: u8 = 9;
     pub(crate) const C: u8 = 10;

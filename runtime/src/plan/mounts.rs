@@ -355,46 +355,54 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
         return Ok(());
     }
     let tmpfs = Options::parse(&["nosuid", "nodev", "noexec", "mode=755", "size=64k"]);
-    create(b, "tmpfs", "tmpfs", &tmpfs, slot::A)?;
+    // Made while it is attached nowhere: nobody else can reach into it.
+    create(b, "tmpfs", "tmpfs", &tmpfs, slot::TMPFS)?;
     target(b, path, false, IN_ROOT, slot::B)?;
     not_on_proc(b, slot::B);
-    attach(b, slot::A, slot::B);
+    attach(b, slot::TMPFS, slot::B);
     b.close(slot::B);
-    b.close(slot::A);
+    let empty = b.empty();
     for hierarchy in &layout.v1 {
         let name = hierarchy.name();
-        let mut each = Options { super_readonly: false, data: Vec::new(), ..options.clone() };
-        for controller in &hierarchy.controllers {
-            each.data.push(match controller.strip_prefix("name=") {
-                Some(name) => ("name".to_owned(), Some(name.to_owned())),
-                None => (controller.clone(), None),
-            });
-        }
-        if hierarchy.controllers.iter().all(|c| c.starts_with("name=")) {
-            each.data.push(("none".to_owned(), None));
-        }
-        let full = format!("{path}/{name}");
         if input.cgroup_namespace {
-            create(b, "cgroup", "cgroup", &each, slot::A)?;
+            hierarchy_mount(b, hierarchy, options)?;
         } else {
-            let source = b.text(
-                "cgroup",
-                cgroup::join(&hierarchy.mount, input.cgroup_path).as_os_str().as_encoded_bytes(),
-            )?;
+            let source = cgroup::join(&hierarchy.mount, input.cgroup_path);
+            let source = b.text("cgroup", source.as_os_str().as_encoded_bytes())?;
             open_tree(b, libc::AT_FDCWD.into(), source, false, slot::A);
             set_attributes(b, slot::A, options.set | attr::RDONLY, 0, 0, false);
         }
-        target(b, &full, false, IN_ROOT, slot::B)?;
-        attach(b, slot::A, slot::B);
+        let name = b.text("cgroup", name)?;
+        let dir = Arg::Slot(slot::TMPFS);
+        b.call("mkdirat", libc::SYS_mkdirat, [dir, name.into(), 0o755.into()]);
+        // MOVE_MOUNT_F_EMPTY_PATH
+        b.call(
+            "move_mount",
+            libc::SYS_move_mount,
+            [Arg::Slot(slot::A), empty.into(), dir, name.into(), 0x4.into()],
+        );
         b.close(slot::A);
-        b.close(slot::B);
     }
     if options.super_readonly {
-        target(b, path, false, IN_ROOT, slot::B)?;
-        set_attributes(b, slot::B, attr::RDONLY, 0, 0, false);
-        b.close(slot::B);
+        set_attributes(b, slot::TMPFS, attr::RDONLY, 0, 0, false);
     }
+    b.close(slot::TMPFS);
     Ok(())
+}
+
+/// A hierarchy of cgroup v1, as the cgroup namespace shows it, in [`slot::A`].
+fn hierarchy_mount(b: &mut Builder, hierarchy: &cgroup::Hierarchy, options: &Options) -> Result<()> {
+    let mut each = Options { super_readonly: false, data: Vec::new(), ..options.clone() };
+    for controller in &hierarchy.controllers {
+        each.data.push(match controller.strip_prefix("name=") {
+            Some(name) => ("name".to_owned(), Some(name.to_owned())),
+            None => (controller.clone(), None),
+        });
+    }
+    if hierarchy.controllers.iter().all(|c| c.starts_with("name=")) {
+        each.data.push(("none".to_owned(), None));
+    }
+    create(b, "cgroup", "cgroup", &each, slot::A)
 }
 
 /// Paths that the container must not read, and such that it must not write.

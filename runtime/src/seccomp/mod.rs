@@ -11,6 +11,7 @@ pub(crate) use profile::default_profile;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag,
@@ -32,6 +33,29 @@ pub(crate) struct Filter {
     flags: u64,
     /// Who gets the notification descriptor.
     listener: Option<PathBuf>,
+}
+
+/// Filters compiled before: a host starts many containers with the same few.
+#[derive(Debug, Default)]
+pub(crate) struct Filters {
+    /// The last used first.
+    recent: Mutex<Vec<(LinuxSeccomp, Arc<Filter>)>>,
+}
+
+impl Filters {
+    const KEPT: usize = 8;
+
+    pub(crate) fn get(&self, seccomp: &LinuxSeccomp) -> Result<Arc<Filter>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = match recent.iter().position(|(of, _)| of == seccomp) {
+            Some(at) => recent.remove(at),
+            None => (seccomp.clone(), Arc::new(Filter::compile(seccomp)?)),
+        };
+        let filter = Arc::clone(&entry.1);
+        recent.insert(0, entry);
+        recent.truncate(Self::KEPT);
+        Ok(filter)
+    }
 }
 
 const NEW_LISTENER: u64 = 1 << 3;

@@ -95,6 +95,22 @@ pub(crate) fn receive(socket: RawFd) -> io::Result<Option<(wire::Message, Option
     Ok(Some((message, fd)))
 }
 
+/// This thread's permitted capabilities, as a mask.
+pub(crate) fn permitted_capabilities() -> u64 {
+    let header = [0x2008_0522u32, 0];
+    // Effective, permitted, inheritable: the low halves, then the high ones.
+    let mut data = [0u32; 6];
+    // SAFETY: both point at live arrays of the sizes that this version of the header asks for.
+    let r = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    if r == 0 { u64::from(data[1]) | u64::from(data[4]) << 32 } else { 0 }
+}
+
+/// Whether this thread's bounding set has a capability.
+pub(crate) fn in_bounding_set(capability: u32) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) == 1 }
+}
+
 /// The user namespace that owns a namespace (ioctl_ns(2)). `EPERM`: it is none of the caller's, nor below it.
 pub(crate) fn owner(namespace: &OwnedFd) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;

@@ -90,6 +90,12 @@ fn target(root: u64, path: *const u8, len: usize, file: bool, resolve: u64, mode
     if fd != -ENOENT {
         return fd;
     }
+    walk_to(root, path, len, file, resolve, mode)
+}
+
+/// The long way.
+#[inline(never)]
+fn walk_to(root: u64, path: *const u8, len: usize, file: bool, resolve: u64, mode: u64) -> i64 {
     let mut walk = Walk { done: [0; PATH_MAX], len: 0, rest: [0; 2 * PATH_MAX], at: 2 * PATH_MAX - 1 };
     // SAFETY: the plan holds a path of this length there.
     let path = unsafe { core::slice::from_raw_parts(path, len) };
@@ -98,6 +104,7 @@ fn target(root: u64, path: *const u8, len: usize, file: bool, resolve: u64, mode
         return made;
     }
     // What was walked holds no link any more; one that is there now was put there in the meantime.
+    let kind = if file { 0 } else { O_DIRECTORY };
     open(root, walk.path(), O_PATH | kind, 0, resolve | RESOLVE_NO_SYMLINKS)
 }
 

@@ -1,5 +1,5 @@
-//! Starting `/bin/true` in a container and waiting for its end, beside crun, runc and bubblewrap: back to back, after a pause, and from
-//! a large host process. `cargo bench -p longshore-benches --bench runtime`, as root; LONGSHORE_BENCH_ROUNDS sets the number of rounds,
+//! Starting `/bin/true` in a container and waiting for its end, beside crun, runc, bubblewrap and the floor (`floor.rs`: the same system
+//! calls and nothing else): back to back, after a pause, and from a large host process; and exec beside nsenter. `cargo bench -p longshore-benches --bench runtime`, as root; LONGSHORE_BENCH_ROUNDS sets the number of rounds,
 //! LONGSHORE_BENCH_GIB the size of the large host.
 
 use std::fs;
@@ -76,6 +76,8 @@ struct Bench {
     dir: tempfile::TempDir,
     runtime: Runtime,
     spec: oci_spec::runtime::Spec,
+    floor: PathBuf,
+    hierarchies: Vec<String>,
 }
 
 impl Bench {
@@ -99,7 +101,9 @@ impl Bench {
         }
         fs::write(dir.path().join("config.json"), serde_json::to_vec(&spec)?)?;
         let runtime = Runtime::new(dir.path().join("state"))?;
-        Ok(Self { dir, runtime, spec })
+        let floor = dir.path().join("floor");
+        build_floor(&floor)?;
+        Ok(Self { dir, runtime, spec, floor, hierarchies: hierarchies()? })
     }
 
     fn race(&self, title: &str, idle: Option<Duration>) -> Race<'_> {
@@ -114,7 +118,11 @@ impl Bench {
                 self.tool(&ours)
             });
         }
-        race.add("crun", move || {
+        race.add("floor", move || {
+            pause();
+            command(Command::new(&self.floor).arg(self.dir.path().join("rootfs")).args(&self.hierarchies))
+        })
+        .add("crun", move || {
             pause();
             self.tool(Path::new("crun"))
         })
@@ -162,6 +170,34 @@ impl Bench {
                 .arg("bench-tool"),
         )
     }
+}
+
+fn build_floor(to: &Path) -> Result<(), BoxError> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/runtime/floor.rs");
+    let output = Command::new("rustc")
+        .args(["--edition=2024", "-Copt-level=2", "-Cpanic=abort", "-Ctarget-feature=+crt-static"])
+        .args(["-Crelocation-model=static", "-Cstrip=symbols", "-o"])
+        .args([to, &source])
+        .output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into()),
+    }
+}
+
+/// The machine's cgroup v1 hierarchies, as `MOUNT=OPTIONS` of a mount of the same.
+fn hierarchies() -> Result<Vec<String>, BoxError> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let lines = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
+    let v1 = lines.filter(|f| f.get(2) == Some(&"cgroup"));
+    Ok(v1
+        .filter_map(|f| {
+            let controllers = f.get(3)?.split(',').filter(|o| !matches!(*o, "rw" | "relatime"));
+            let options = controllers.collect::<Vec<_>>().join(",");
+            let none = if options.starts_with("name=") { "none," } else { "" };
+            Some(format!("{}={none}{options}", f.get(1)?))
+        })
+        .collect())
 }
 
 fn null_exec() -> ExecOptions {
