@@ -219,7 +219,8 @@ impl Container {
         }
         let until = Instant::now() + Duration::from_secs(10);
         while record.is_alive() && Instant::now() < until {
-            sys::readable(&pidfd, Duration::from_millis(100)).map_err(Error::os("poll a pidfd"))?;
+            let children = &self.runtime.inner.children;
+            children.wait_for(&pidfd, Some(Duration::from_millis(100))).map_err(Error::os("poll a pidfd"))?;
         }
         Ok(())
     }

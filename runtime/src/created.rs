@@ -39,11 +39,20 @@ impl Drop for Handle {
         // A destructor has nobody to tell; `gc` finds what could not be removed.
         if self.exit.is_none() {
             let _ = sys::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
-            let _ = sys::wait(&self.pidfd, None);
+            let _ = self.wait(None);
         }
         // Whoever knows the ID may have removed it already, and another may have it now.
         if self.container.dir.identity().is_some_and(|now| Some(now) == self.identity) {
             let _ = self.container.delete_record(&self.record, true);
+        }
+    }
+}
+
+impl Handle {
+    fn wait(&self, timeout: Option<Duration>) -> std::io::Result<Option<sys::Ended>> {
+        match self.container.runtime.inner.children.wait_for(&self.pidfd, timeout)? {
+            true => sys::wait(&self.pidfd, None),
+            false => Ok(None),
         }
     }
 }
@@ -134,8 +143,7 @@ impl Running {
     /// Waits for its end; `None` when the time is over before. After the end it answers the same again.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Exit>> {
         if self.process.exit.is_none() {
-            let ended = sys::wait(&self.process.pidfd, timeout)
-                .map_err(Error::os("wait for the container's process"))?;
+            let ended = self.process.wait(timeout).map_err(Error::os("wait for the container's process"))?;
             self.process.exit = ended.map(|ended| Exit::new(ended, self.process.record.groups.oom_killed()));
         }
         Ok(self.process.exit)

@@ -2,11 +2,13 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::runtime::Process;
 
 use crate::caps;
+use crate::children::Child;
 use crate::container::Container;
 use crate::created::Exit;
 use crate::error::{Error, Result};
@@ -102,16 +104,17 @@ impl Container {
         if let Some(listener) = listener {
             crate::seccomp::pass_listener(&record, &listener)?;
         }
-        Ok(ExecProcess { container: self.clone(), pid, pidfd, stdio: streams.parent, console, exit: None })
+        let child = self.runtime.inner.children.add(pidfd);
+        Ok(ExecProcess { container: self.clone(), pid, child, stdio: streams.parent, console, exit: None })
     }
 }
 
-/// A process that `exec` started. Dropped: left running.
+/// A process that `exec` started. Dropped: left running; whoever waits for the container reaps it.
 #[derive(Debug)]
 pub struct ExecProcess {
     container: Container,
     pid: u32,
-    pidfd: OwnedFd,
+    child: Arc<Child>,
     stdio: [Option<OwnedFd>; 3],
     console: Option<OwnedFd>,
     exit: Option<Exit>,
@@ -126,7 +129,7 @@ impl ExecProcess {
     /// Waits for its end; `None` when the time is over before. After the end it answers the same again.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Exit>> {
         if self.exit.is_none() {
-            let ended = sys::wait(&self.pidfd, timeout).map_err(Error::os("wait for the process"))?;
+            let ended = self.child.wait(timeout).map_err(Error::os("wait for the process"))?;
             self.exit = ended.map(|ended| {
                 Exit::new(ended, ended.signal == Some(libc::SIGKILL) && self.container.oom_killed())
             });
@@ -136,7 +139,7 @@ impl ExecProcess {
 
     /// Sends it a signal.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        sys::pidfd_send_signal(&self.pidfd, signal).map_err(Error::os(format!("send signal {signal}")))
+        sys::pidfd_send_signal(&*self.child, signal).map_err(Error::os(format!("send signal {signal}")))
     }
 
     /// The caller's end of a piped stream.
@@ -153,6 +156,6 @@ impl ExecProcess {
 /// A pidfd: readable when the process has ended.
 impl AsFd for ExecProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.child.as_fd()
     }
 }

@@ -56,6 +56,7 @@
 
 mod caps;
 mod cgroup;
+mod children;
 pub mod console;
 mod container;
 #[cfg(feature = "containers")]

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use crate::caps;
 use crate::cgroup::{Groups, Layout};
+use crate::children::Children;
 use crate::container::Container;
 use crate::created::Created;
 use crate::error::{Context, Error, Result};
@@ -38,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) helper: OwnedFd,
     pub(crate) layout: Layout,
     pub(crate) filters: Filters,
+    pub(crate) children: Children,
 }
 
 /// What `create` takes besides the spec.
@@ -92,7 +94,13 @@ impl Runtime {
         let root = root.canonicalize().map_err(fail)?;
         let helper = sys::helper().map_err(Error::os("make the start-up helper's memory"))?;
         Ok(Self {
-            inner: Arc::new(Inner { root, helper, layout: Layout::detect()?, filters: Filters::default() }),
+            inner: Arc::new(Inner {
+                root,
+                helper,
+                layout: Layout::detect()?,
+                filters: Filters::default(),
+                children: Children::default(),
+            }),
         })
     }
 
@@ -146,17 +154,7 @@ impl Runtime {
             .as_ref()
             .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
         let mut warnings: Vec<String> = namespaces.warning.map(str::to_owned).into_iter().collect();
-        let path = dir.write_cgroup(cgroup_path(linux, &dir.id))?;
-        making.groups = Groups::create(&self.inner.layout, &path, true, &mut warnings)?;
-        if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
-            // An ordinary user has what is delegated to it, which often is nothing.
-            let lenient = caps::own() & 1 << caps::SYS_ADMIN == 0;
-            making.groups.apply(resources, lenient.then_some(&mut warnings))?;
-        }
-        if !in_user_namespace {
-            // In a user namespace no device node can be made, and none of the file system's is honoured.
-            making.groups.apply_devices(linux.and_then(|l| l.resources().as_ref()))?;
-        }
+        let path = self.groups(making, linux, in_user_namespace, &mut warnings)?;
         let available = if in_user_namespace { caps::all() } else { caps::own() };
         let (sets, missing) =
             caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
@@ -231,6 +229,29 @@ impl Runtime {
             .inspect_err(|_| launched.abort())?;
         let container = Container { runtime: self.clone(), dir: dir.clone() };
         Ok(Created::new(container, launched, streams.parent, record, warnings))
+    }
+
+    /// Makes the container's groups, and sets their limits: their path.
+    fn groups(
+        &self,
+        making: &mut Making<'_>,
+        linux: Option<&Linux>,
+        in_user_namespace: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<PathBuf> {
+        let path = making.dir.write_cgroup(cgroup_path(linux, &making.dir.id))?;
+        making.groups = Groups::create(&self.inner.layout, &path, true, warnings)?;
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        if let Some(resources) = resources {
+            // An ordinary user has what is delegated to it, which often is nothing.
+            let lenient = caps::own() & 1 << caps::SYS_ADMIN == 0;
+            making.groups.apply(resources, lenient.then_some(warnings))?;
+        }
+        if !in_user_namespace {
+            // In a user namespace no device node can be made, and none of the file system's is honoured.
+            making.groups.apply_devices(resources)?;
+        }
+        Ok(path)
     }
 
     /// Opens a container by ID from its state on disk.

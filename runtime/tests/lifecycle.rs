@@ -101,6 +101,30 @@ fn exec_in_a_running_one() {
     also_unprivileged("exec_in_a_running_one");
 }
 
+/// Init does not end before what `exec` started in its PID namespace is reaped, and that is our child.
+#[test]
+fn ends_with_an_exec_that_nobody_waits_for() {
+    let Some(world) = World::new() else { return };
+    let create =
+        || world.runtime.create(&id("orphan"), &world.spec(&["sleep", "100"]), CreateOptions::default());
+    let sleep = world.spec(&["sleep", "99"]).process().clone().unwrap();
+    // Dropped, held, and started while another thread waits already.
+    let running = create().unwrap().start().unwrap();
+    drop(running.container().exec(&sleep, ExecOptions::default()).unwrap());
+    let mut held = running.container().exec(&sleep, ExecOptions::default()).unwrap();
+    drop(running);
+    assert_eq!(held.wait(None).unwrap().unwrap().signal, Some(libc::SIGKILL));
+
+    let mut running = create().unwrap().start().unwrap();
+    let container = running.container().clone();
+    let waiter = std::thread::spawn(move || running.wait(None).unwrap().unwrap().signal);
+    std::thread::sleep(Duration::from_millis(50));
+    drop(container.exec(&sleep, ExecOptions::default()).unwrap());
+    container.kill(libc::SIGKILL, false).unwrap();
+    assert_eq!(waiter.join().unwrap(), Some(libc::SIGKILL));
+    also_unprivileged("ends_with_an_exec_that_nobody_waits_for");
+}
+
 #[test]
 fn has_a_terminal() {
     let Some(world) = World::new() else { return };

@@ -125,10 +125,11 @@ pub(crate) fn owner(namespace: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// `pidfd_send_signal(2)` for real-time signals and 0, which `rustix` has no name for.
-pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+pub(crate) fn pidfd_send_signal(pidfd: &impl std::os::fd::AsFd, signal: i32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: no pointer but null.
-    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
+    let r =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, 0usize, 0) };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
