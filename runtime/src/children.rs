@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -50,8 +50,8 @@ impl AsFd for Child {
 #[derive(Debug, Default)]
 pub(crate) struct Children {
     list: Mutex<Vec<Arc<Child>>>,
-    /// Becomes readable when the list grows, and is another one from then on.
-    grown: Mutex<Option<Arc<OwnedFd>>>,
+    /// Becomes readable when the list grows, and is another one from then on. Whoever waits keeps it.
+    grown: Mutex<Weak<OwnedFd>>,
 }
 
 impl Children {
@@ -61,7 +61,7 @@ impl Children {
         reap(&mut list);
         list.push(Arc::clone(&child));
         drop(list);
-        if let Some(grown) = guard(&self.grown).take() {
+        if let Some(grown) = std::mem::take(&mut *guard(&self.grown)).upgrade() {
             // It cannot fail: a counter far from its maximum.
             let _ = rustix::io::write(&*grown, &1u64.to_ne_bytes());
         }
@@ -93,14 +93,12 @@ impl Children {
 
     fn grown(&self) -> io::Result<Arc<OwnedFd>> {
         let mut grown = guard(&self.grown);
-        match &*grown {
-            Some(fd) => Ok(Arc::clone(fd)),
-            None => {
-                let fd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-                *grown = Some(Arc::clone(&fd));
-                Ok(fd)
-            }
+        if let Some(fd) = grown.upgrade() {
+            return Ok(fd);
         }
+        let fd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        *grown = Arc::downgrade(&fd);
+        Ok(fd)
     }
 }
 

@@ -1,4 +1,5 @@
 //! Where mounts may go, what they come from, and where links of the image lead them.
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What an ordinary user meets: limits that nobody delegated, IDs that nobody mapped, other containers' namespaces.
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
