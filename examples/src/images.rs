@@ -1,4 +1,6 @@
-use longshore_image::{Image, Store};
+use std::sync::atomic::AtomicBool;
+
+use longshore_image::{Ctx, Image, Store};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, RootfsSource};
 
@@ -73,6 +75,12 @@ impl Images for StoreImages {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    fn diff(&self, container_id: &str, out: &mut dyn std::io::Write) -> Result<(), BoxError> {
+        let ctx = Ctx { progress: &|_| {}, cancel: &AtomicBool::new(false) };
+        self.store.open_snapshot(container_id)?.diff(out, ctx)?;
+        Ok(())
     }
 
     fn usage(&self, container_id: &str) -> Result<Option<u64>, BoxError> {

@@ -6,6 +6,7 @@
 //!
 //! [`registry_server`] is a registry in memory for the quickstart and for tests.
 
+mod commit;
 mod executor;
 mod host;
 mod images;
@@ -15,6 +16,7 @@ mod transfer;
 
 pub mod registry_server;
 
+pub use commit::{CommitOptions, change_config, commit};
 pub use executor::HostExecutor;
 pub use host::{Host, HostOptions};
 pub use images::{StoreImages, find_image};

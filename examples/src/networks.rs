@@ -39,7 +39,8 @@ impl HostNetworks {
         self.check(name)?;
         match name {
             "default" | DEFAULT => Ok(Bridge::open(&self.state, DEFAULT, &BridgeOptions::new())?),
-            name => Ok(Bridge::find(&self.state, name)?),
+            name if self.list()?.iter().any(|known| known == name) => Ok(Bridge::find(&self.state, name)?),
+            name => Err(format!("network {name} not found").into()),
         }
     }
 

@@ -5,9 +5,10 @@ use std::io::{BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use longshore_examples::CommitOptions;
 use longshore_image::{ArchiveFormat, Ctx, ImageConfig, ImageSpec, LayerOptions, LoadOptions};
 use longshore_registry_client::Reference;
-use longshore_runtime::containers::CopyOptions;
+use longshore_runtime::containers::{ChangeKind, CopyOptions};
 
 use crate::app::App;
 use crate::failure::{Failure, Result};
@@ -50,6 +51,9 @@ pub(crate) struct LoadArgs {
 /// `import`
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
+    /// Apply Dockerfile instruction to the created image
+    #[arg(short, long, value_name = "list")]
+    change: Vec<String>,
     /// Set commit message for imported image
     #[arg(short, long)]
     message: Option<String>,
@@ -135,6 +139,9 @@ pub(crate) fn import(app: &App, args: &ImportArgs) -> Result<()> {
     history.set_comment(Some(args.message.clone().unwrap_or_else(|| format!("Imported from {}", args.file))));
     config.oci.set_created(Some(now));
     config.oci.set_history(Some(vec![history]));
+    for change in &args.change {
+        longshore_examples::change_config(&mut config, change).map_err(|e| Failure::from(&*e))?;
+    }
     let mut spec = ImageSpec::default();
     (spec.config, spec.layers, spec.names) = (config, vec![layer], names);
     output::line(store.create_image(&spec)?.id().as_ref());
@@ -145,6 +152,58 @@ pub(crate) fn export(app: &App, args: &ExportArgs) -> Result<()> {
     let containers = app.containers()?;
     containers.inspect(&args.container)?;
     to(args.output.as_deref(), |out| Ok(containers.export(&args.container, out)?))
+}
+
+/// `commit`
+#[derive(Args, Debug)]
+pub(crate) struct CommitArgs {
+    /// Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")
+    #[arg(short, long)]
+    author: Option<String>,
+    /// Apply Dockerfile instruction to the created image
+    #[arg(short, long, value_name = "list")]
+    change: Vec<String>,
+    /// Commit message
+    #[arg(short, long)]
+    message: Option<String>,
+    /// Pause container during commit
+    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pause: bool,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+}
+
+pub(crate) fn commit(app: &App, args: &CommitArgs) -> Result<()> {
+    let options = CommitOptions {
+        name: args.name.as_deref().map(registry::parse_reference).transpose()?,
+        author: args.author.clone(),
+        message: args.message.clone().unwrap_or_default(),
+        changes: args.change.clone(),
+        pause: args.pause,
+    };
+    let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
+    let image =
+        longshore_examples::commit(app.host()?.store(), app.containers()?, &args.container, &options, ctx)
+            .map_err(|e| Failure::from(&*e))?;
+    output::line(image.id().as_ref());
+    Ok(())
+}
+
+/// `diff`
+pub(crate) fn diff(app: &App, container: &str) -> Result<()> {
+    for change in app.containers()?.diff(container)? {
+        let letter = match change.kind {
+            ChangeKind::Added => 'A',
+            ChangeKind::Modified => 'C',
+            ChangeKind::Deleted => 'D',
+        };
+        output::line(&format!("{letter} {}", change.path));
+    }
+    Ok(())
 }
 
 /// `cp`

@@ -48,6 +48,8 @@ enum Command {
     Attach(run::AttachArgs),
     /// Build an image from a Dockerfile
     Build(build::BuildArgs),
+    /// Create a new image from a container's changes
+    Commit(archive::CommitArgs),
     /// Generate the autocompletion script for the specified shell
     Completion {
         /// Shell
@@ -61,6 +63,8 @@ enum Command {
     /// Create a new container
     #[command(disable_help_flag = true)]
     Create(create::CreateArgs),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(Name),
     /// Get real time events
     Events(ps::EventsArgs),
     /// Execute a command in a running container
@@ -155,11 +159,15 @@ enum Command {
 enum ContainerCommand {
     /// Attach local standard input, output, and error streams to a running container
     Attach(run::AttachArgs),
+    /// Create a new image from a container's changes
+    Commit(archive::CommitArgs),
     /// Copy files/folders between a container and the local filesystem
     Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]
     Create(create::CreateArgs),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(Name),
     /// Execute a command in a running container
     Exec(run::ExecArgs),
     /// Export a container's filesystem as a tar archive
@@ -359,9 +367,11 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Start(args) => return run::start(app, &args),
         Command::Container(command) => return container(app, command),
         Command::Build(args) => build::build(app, &args)?,
+        Command::Commit(args) => archive::commit(app, &args)?,
         Command::Completion { shell } => completion(shell),
         Command::Cp(args) => archive::cp(app, &args)?,
         Command::Create(args) => run::create(app, &args)?,
+        Command::Diff(args) => archive::diff(app, &args.name)?,
         Command::Events(args) | Command::System(SystemCommand::Events(args)) => ps::events(app, &args)?,
         Command::Export(args) => archive::export(app, &args)?,
         Command::History(args) => images::history(app, &args)?,
@@ -407,6 +417,8 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
 fn container(app: &App, command: ContainerCommand) -> Result<u8> {
     let command = match command {
         ContainerCommand::Attach(args) => Command::Attach(args),
+        ContainerCommand::Commit(args) => Command::Commit(args),
+        ContainerCommand::Diff(args) => Command::Diff(args),
         ContainerCommand::Cp(args) => Command::Cp(args),
         ContainerCommand::Create(args) => Command::Create(args),
         ContainerCommand::Exec(args) => Command::Exec(args),

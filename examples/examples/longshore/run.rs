@@ -13,8 +13,6 @@ use longshore_runtime::containers::{
 };
 use longshore_runtime::{ExecProcess, Stdio};
 
-use signal_hook::consts::SIGPIPE;
-
 use crate::app::App;
 use crate::create::CreateArgs;
 use crate::failure::{Failure, Result, each};
@@ -308,15 +306,12 @@ impl Session {
         terminal.tty = self.tty;
         terminal.proxy_signals = self.signals;
         terminal.detach_keys = self.keys.clone().unwrap_or_default();
-        match terminal.attach(stream) {
-            Ok(Ended::Exited(code)) => Ok(exit_code(code)),
-            Ok(Ended::Detached) => {
+        match terminal.attach(stream)? {
+            Ended::Exited(code) => Ok(exit_code(code)),
+            Ended::Detached => {
                 output::note("read escape sequence");
                 Ok(0)
             }
-            // As docker's client, which the signal ends: the container runs on.
-            Err(error) if error.is_broken_pipe() => Err(Failure::silent(128 + SIGPIPE as u8)),
-            Err(error) => Err(error.into()),
         }
     }
 }

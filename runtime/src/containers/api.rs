@@ -165,6 +165,27 @@ impl RemoveOptions {
     }
 }
 
+/// What became of a path of a container's image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Its content, its attributes, or what is in it.
+    Modified,
+    /// It is not in the image.
+    Added,
+    /// It is in the image alone.
+    Deleted,
+}
+
+/// One line of `docker diff`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// What became of it.
+    pub kind: ChangeKind,
+    /// Path in the container.
+    pub path: String,
+}
+
 /// `docker exec`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

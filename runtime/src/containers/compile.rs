@@ -12,7 +12,10 @@ use super::{Error, ExecRequest, Result, parse};
 mod devices;
 mod security;
 
-pub(super) use security::check as check_security;
+pub(super) use security::{check as check_security, masked, readonly};
+
+/// Bytes of `/dev/shm` where nobody says.
+pub(super) const SHM_SIZE: i64 = 64 << 20;
 
 /// What a start knows beside the record.
 pub(super) struct Facts<'a> {
@@ -235,7 +238,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
 
 fn mounts(record: &Record, facts: &Facts<'_>, rootless: bool) -> Result<Vec<Value>> {
     let host = &record.host;
-    let shm = if host.shm_size > 0 { host.shm_size } else { 64 << 20 };
+    let shm = if host.shm_size > 0 { host.shm_size } else { SHM_SIZE };
     let (shm, cg) = (format!("size={shm}"), if host.privileged { "rw" } else { "ro" });
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),

@@ -115,6 +115,7 @@ impl Containers {
         if host.restart_policy.name.is_empty() {
             host.restart_policy.name = "no".into();
         }
+        fill_in(host);
         for mode in [&mut host.network_mode, &mut host.pid_mode, &mut host.ipc_mode] {
             if let Some(other) = mode.strip_prefix("container:") {
                 *mode = format!("container:{}", self.id(other)?);
@@ -178,6 +179,26 @@ impl Containers {
             mount.shown.rw &= mode != "ro";
         }
         Ok(mounts)
+    }
+}
+
+/// What a container gets that nobody asked for, so that `inspect` shows it.
+fn fill_in(host: &mut HostConfig) {
+    for (mode, usual) in [
+        (&mut host.ipc_mode, "private"),
+        (&mut host.cgroupns_mode, "private"),
+        (&mut host.runtime, "longshore"),
+    ] {
+        if mode.is_empty() {
+            *mode = usual.into();
+        }
+    }
+    if host.shm_size == 0 {
+        host.shm_size = compile::SHM_SIZE;
+    }
+    if !host.privileged {
+        host.masked_paths = host.masked_paths.take().or_else(|| Some(compile::masked(host)));
+        host.readonly_paths = host.readonly_paths.take().or_else(|| Some(compile::readonly(host)));
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Inspect {
     pub exec_ids: Option<Vec<String>>,
     /// Host side of its configuration.
     pub host_config: HostConfig,
+    /// The writable layer's storage.
+    pub graph_driver: GraphDriver,
     /// Bytes of the writable layer, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_rw: Option<u64>,
@@ -59,6 +61,17 @@ pub struct Inspect {
     pub config: Config,
     /// Network.
     pub network_settings: NetworkSettings,
+}
+
+/// The storage behind a container's root file system; where it is, is the image store's own affair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "PascalCase")]
+pub struct GraphDriver {
+    /// Always `null`.
+    pub data: Option<BTreeMap<String, String>>,
+    /// As in [`Inspect::driver`].
+    pub name: String,
 }
 
 /// A container's state, as it is kept and as `inspect` shows it.
@@ -156,6 +169,12 @@ pub struct MountPoint {
 pub struct NetworkSettings {
     /// Exposed and published ports; `null` for one that is not published.
     pub ports: BTreeMap<String, Option<Vec<PortBinding>>>,
+    /// Endpoint on the default network (the container's ID).
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// Whose network namespace it is (the container's ID).
+    #[serde(rename = "SandboxID")]
+    pub sandbox_id: String,
     /// Gateway of the default network.
     pub gateway: String,
     /// Address on the default network.

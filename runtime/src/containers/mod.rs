@@ -38,6 +38,7 @@ mod copy;
 mod copyup;
 mod counters;
 mod create;
+mod diff;
 mod dir;
 mod error;
 mod events;
@@ -65,9 +66,9 @@ mod terminal;
 mod volumes;
 
 pub use api::{
-    AttachOptions, CreateOutcome, EventLine, EventsOptions, ExecRequest, Filters, LogLine, LogOptions,
-    LogStream, OpenOptions, PruneOutcome, RemoveOptions, StartOptions, Stats, StopOptions, Summary, Top,
-    Update, WaitFor,
+    AttachOptions, Change, ChangeKind, CreateOutcome, EventLine, EventsOptions, ExecRequest, Filters,
+    LogLine, LogOptions, LogStream, OpenOptions, PruneOutcome, RemoveOptions, StartOptions, Stats,
+    StopOptions, Summary, Top, Update, WaitFor,
 };
 pub use config::{
     BindOptions, Config, CreateRequest, DeviceMapping, Empty, HealthConfig, HostConfig, LogConfig, Mount,
@@ -77,7 +78,7 @@ pub use copy::CopyOptions;
 pub use error::{Error, Result};
 pub use handle::Containers;
 pub use inspect::{
-    ContainerState, EndpointSettings, Health, HealthResult, Inspect, MountPoint, NetworkSettings,
+    ContainerState, EndpointSettings, GraphDriver, Health, HealthResult, Inspect, MountPoint, NetworkSettings,
 };
 pub use shim::shim_main;
 pub use stream::{Output, Stream};
@@ -96,6 +97,10 @@ pub trait Images: Send + Sync {
     fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError>;
     /// Removes it. One that is not there is no error.
     fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError>;
+    /// Writes what the container changed against its image, as an OCI layer tar: for `diff` and `commit`.
+    fn diff(&self, _container_id: &str, _out: &mut dyn std::io::Write) -> Result<(), BoxError> {
+        Err("this image store cannot tell changes".into())
+    }
     /// Bytes of the container's writable layer, for `ps -s`; `None` where that is not known.
     fn usage(&self, _container_id: &str) -> Result<Option<u64>, BoxError> {
         Ok(None)

@@ -6,8 +6,8 @@ use super::handle::wants_network;
 use super::record::{Record, State, seconds};
 use super::volumes::has_label;
 use super::{
-    Containers, EndpointSettings, Error, Filters, Inspect, NetworkSettings, Port, PortBinding, PruneOutcome,
-    RemoveOptions, Result, Summary, format, log,
+    Containers, EndpointSettings, Error, Filters, GraphDriver, Inspect, NetworkSettings, Port, PortBinding,
+    PruneOutcome, RemoveOptions, Result, Summary, format, log,
 };
 
 /// Filters that `ps` knows.
@@ -56,7 +56,9 @@ impl Containers {
 
     fn summary(&self, record: &Record, state: &State, size: bool, now: i64) -> Result<Summary> {
         let mut command = vec![record.path.clone()];
-        command.extend(record.args.iter().cloned());
+        // As Docker shows them: quoted where there is a space in it.
+        let quoted = |arg: &String| if arg.contains(' ') { format!("'{arg}'") } else { arg.clone() };
+        command.extend(record.args.iter().map(quoted));
         let ports = if state.is_live() { ports(record, state) } else { String::new() };
         let bytes = if size {
             self.0
@@ -109,6 +111,7 @@ impl Containers {
                 file(&log::file_name(&id))
             },
             name: format!("/{}", record.name),
+            graph_driver: GraphDriver { name: self.0.options.driver.clone(), data: None },
             driver: self.0.options.driver.clone(),
             platform: "linux".into(),
             host_config: record.host,
@@ -247,6 +250,7 @@ fn network_settings(record: &Record, state: &State) -> NetworkSettings {
         endpoint.mac_address.clone_from(&attached.mac);
         endpoint.ip_address = ip.to_owned();
         endpoint.ip_prefix_len = prefix.parse().unwrap_or(0);
+        settings.endpoint_id.clone_from(&endpoint.endpoint_id);
         settings.gateway.clone_from(&endpoint.gateway);
         settings.mac_address.clone_from(&endpoint.mac_address);
         settings.ip_address.clone_from(&endpoint.ip_address);
@@ -254,6 +258,7 @@ fn network_settings(record: &Record, state: &State) -> NetworkSettings {
         settings.ports = port_map(record, &attached.ports);
     }
     if state.shown.pid != 0 {
+        settings.sandbox_id.clone_from(&record.id);
         settings.sandbox_key = format!("/proc/{}/ns/net", state.shown.pid);
     }
     if !name.starts_with("container:") {

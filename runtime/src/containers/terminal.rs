@@ -82,6 +82,10 @@ impl<'a> Terminal<'a> {
         let mut keys = Keys { keys: self.detach_keys.0.clone(), matched: 0 };
         let mut stdin = self.stdin;
         self.pass_size(peer);
+        // The first output may have come together with the answer: no descriptor tells of it any more.
+        if let Some(ended) = self.outputs(peer)? {
+            return Ok(ended);
+        }
         loop {
             let wanted = stdin.filter(|_| peer.queued() < INPUT_MAX);
             let (input, signal) = wait(wanted, signals.as_ref(), peer)?;
@@ -121,11 +125,11 @@ impl<'a> Terminal<'a> {
     fn outputs(&self, peer: &mut dyn Peer) -> Result<Option<Ended>> {
         for output in peer.outputs()? {
             let (name, done) = match output {
-                Output::Stdout(bytes) => ("standard output", write_all(self.stdout, &bytes)),
-                Output::Stderr(bytes) => ("standard error", write_all(self.stderr, &bytes)),
+                Output::Stdout(bytes) => ("/dev/stdout", write_all(self.stdout, &bytes)),
+                Output::Stderr(bytes) => ("/dev/stderr", write_all(self.stderr, &bytes)),
                 Output::Exited(code) => return Ok(Some(Ended::Exited(code))),
             };
-            done.map_err(|e| Error::io("write to", name)(e.into()))?;
+            done.map_err(|e| Error::io("write", name)(e.into()))?;
         }
         Ok(None)
     }

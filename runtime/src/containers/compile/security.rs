@@ -65,10 +65,10 @@ const ALL: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-pub(super) fn masked(host: &HostConfig) -> Vec<String> {
+pub(in crate::containers) fn masked(host: &HostConfig) -> Vec<String> {
     if unconfined_paths(host) { Vec::new() } else { crate::spec::masked_paths() }
 }
-pub(super) fn readonly(host: &HostConfig) -> Vec<String> {
+pub(in crate::containers) fn readonly(host: &HostConfig) -> Vec<String> {
     if unconfined_paths(host) { Vec::new() } else { crate::spec::readonly_paths() }
 }
 

@@ -175,7 +175,7 @@ fn pack_host(from: &Path, content: bool, shown: Option<&OsStr>, out: &mut dyn Wr
 }
 
 /// Packs on a thread what is unpacked on this one.
-fn through(
+pub(in crate::containers) fn through(
     pack: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
     unpack: impl FnOnce(&mut dyn Read) -> Result<()>,
 ) -> Result<()> {

@@ -15,6 +15,7 @@ mod pack;
 mod unpack;
 
 pub use host::CopyOptions;
+pub(super) use host::through;
 use unpack::Rules;
 
 impl Containers {

@@ -166,6 +166,10 @@ impl<'a> Packer<'a> {
             header.set_device_major(rustix::fs::major(stat.st_rdev))?;
             header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
         }
+        if header.entry_type() == EntryType::Directory {
+            // Tools tell directories by the slash, too.
+            return self.out.append_data(&mut header, path.join(""), io::empty());
+        }
         self.out.append_data(&mut header, path, io::empty())
     }
 }

@@ -1,0 +1,360 @@
+//! Daily scenes of a docker user: the same shell script once with `longshore`, once with Debian's docker, and the same output of both.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Dockerd, Longshore, have, output, root, skip, succeed, text};
+
+/// Name and script. `$D` is the program, `$W` a directory of the scene's own, `bb` an image of busybox with `sh` as its command; `n` stands for
+/// `--network none`, which is all that this dockerd has.
+const SCENES: &[(&str, &str)] = &[
+    (
+        "default command, environment, user, directory, entry point",
+        r##"
+        $D run --rm $n bb sh -c 'echo $HOME $PATH; pwd; id -u; id -g'
+        echo 'echo piped in' | $D run --rm -i $n bb
+        $D run --rm $n -e A=1 -e B -w /made/here -u 33:34 bb sh -c 'echo $A-$B; pwd; id -u; id -g'
+        $D run --rm $n --entrypoint echo bb entry point
+        $D run --rm $n -h box bb hostname"##,
+    ),
+    (
+        "a file survives stop and start",
+        r##"
+        $D run -d $n --name keep bb sh -c 'test -e /file && echo again >> /file || echo first > /file; trap "exit 3" TERM; while true; do sleep 0.1; done' > $W/id
+        until $D exec keep test -e /file; do sleep 0.1; done
+        sleep 0.5; $D stop keep; $D wait keep; $D start keep
+        until $D exec keep grep again /file; do sleep 0.1; done 2>&1 | tail -1
+        $D exec keep cat /file; $D rm -f keep"##,
+    ),
+    (
+        "stop asks, waits, and kills",
+        r##"
+        $D run -d $n --name deaf bb sh -c 'trap "" TERM; while true; do sleep 0.1; done' > $W/id; sleep 1
+        $D stop -t 1 deaf; $D inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}' deaf
+        $D kill deaf > /dev/null 2>&1; echo $?
+        $D start deaf; sleep 0.5; $D kill -s KILL deaf; $D wait deaf; $D rm deaf"##,
+    ),
+    (
+        "a name is taken once, rm wants force",
+        r##"
+        $D run -d $n --name one bb sleep 1000 > $W/id
+        $D run -d $n --name one bb sleep 1000 2>&1 | grep -o 'The container name "/one" is already in use by container'
+        $D rm one > $W/out 2>&1; echo $?; grep -o 'You cannot remove a running container' $W/out
+        $D rm -f one; $D inspect one > /dev/null 2>&1; echo $?"##,
+    ),
+    (
+        "detached output is in the logs",
+        r##"
+        $D run -d $n --name talk bb sh -c 'echo to out; echo to err >&2; printf unfinished' > $W/id
+        $D wait talk; $D logs talk 2> $W/err; echo; cat $W/err; $D logs --tail 1 talk 2>/dev/null; echo; $D rm talk"##,
+    ),
+    (
+        "exited ones are listed and removed",
+        r##"
+        for i in 1 2; do $D run $n --name gone$i -l scene=list bb sh -c "exit $i"; echo $?; done
+        $D ps -a -f label=scene=list -f exited=2 --format '{{.Names}} {{.Command}} {{.Image}}'
+        $D ps -aq -f status=exited -f label=scene=list | wc -l
+        $D rm $($D ps -aq -f status=exited -f label=scene=list) | wc -l
+        $D ps -aq -f label=scene=list"##,
+    ),
+    (
+        "an image in use stays",
+        r##"
+        $D tag bb other:1; $D create $n --name user bb true > $W/id
+        $D rmi other:1 | head -1; $D rmi bb > $W/out 2>&1; echo $?; grep -c 'user\|using' $W/out
+        $D rm user"##,
+    ),
+    (
+        "volumes are shared and outlive containers",
+        r##"
+        $D volume create data; mkdir $W/bind
+        $D run --rm $n -v data:/v -v $W/bind:/b bb sh -c 'echo v > /v/f; echo b > /b/f'
+        $D run --rm $n -v data:/v:ro -v $W/bind:/b bb sh -c 'cat /v/f /b/f; touch /v/no 2> /dev/null || echo read-only'
+        cat $W/bind/f; $D run -d $n --name holds -v data:/v bb sleep 1000 > $W/id
+        $D volume rm data > /dev/null 2>&1; echo $?; $D rm -f holds; $D volume rm data; $D volume ls -q -f name=^data$
+        $D run --rm $n --mount type=bind,src=$W/bind,dst=/m,readonly bb cat /m/f
+        $D run --rm $n --mount type=bind,src=$W/missing,dst=/m bb true > /dev/null 2>&1; echo $?"##,
+    ),
+    (
+        "volumes-from and anonymous volumes",
+        r##"
+        $D run $n --name from -v /anon bb sh -c 'echo kept > /anon/f'
+        $D run --rm $n --volumes-from from bb cat /anon/f; $D run --rm $n --volumes-from from:ro bb sh -c 'touch /anon/x 2>/dev/null || echo ro'
+        $D rm -v from"##,
+    ),
+    (
+        "export is a tar of the root",
+        r##"
+        $D run $n --name out bb sh -c 'mkdir /made; echo x > /made/file; rm /text'
+        $D export out | tar t | grep -x 'made/\|made/file\|text\|bin/busybox' | sort; $D rm out"##,
+    ),
+    (
+        "commit, save, load, run",
+        r##"
+        $D run $n --name base bb sh -c 'echo inside > /made; rm /text'
+        $D diff base | sort; $D commit -m words -a me -c 'CMD ["cat","/made"]' -c 'ENV A="b c"' base walk:1 > $W/id
+        $D rm base; $D save -o $W/walk.tar walk:1; $D rmi walk:1 > /dev/null; $D load -i $W/walk.tar
+        $D run --rm $n walk:1; $D run --rm $n walk:1 sh -c 'echo $A; test -e /text || echo no text'
+        $D history walk:1 --format '{{.Comment}}' | head -1; $D rmi walk:1 > /dev/null"##,
+    ),
+    (
+        "limits limit",
+        r##"
+        $D run $n --name big -m 16m --memory-swap 16m bb sh -c 'x=a; while true; do x=$x$x; done' 2> /dev/null; echo $?
+        $D inspect -f '{{.State.OOMKilled}} {{.HostConfig.Memory}}' big; $D rm big
+        $D run --rm $n --pids-limit 20 bb sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 3 & done; wait' > $W/out 2>&1; grep -c "can't fork" $W/out
+        $D run --rm $n --cpus 0.5 bb cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us
+        $D run --rm $n -m 1k bb true > /dev/null 2>&1; echo $?
+        $D run --rm $n --shm-size 1m bb sh -c 'df -k /dev/shm | tail -1 | cut -c1-40'"##,
+    ),
+    (
+        "health comes and goes",
+        r##"
+        $D run -d $n --name ill --health-cmd 'test -e /well' --health-interval 300ms --health-retries 2 bb sh -c 'touch /well; while true; do sleep 0.1; done' > $W/id
+        until $D inspect -f '{{.State.Health.Status}}' ill | grep -x healthy; do sleep 0.1; done
+        $D exec ill rm /well; until $D inspect -f '{{.State.Health.Status}}' ill | grep -x unhealthy; do sleep 0.1; done
+        $D ps -f name=ill --format '{{.Status}}' | grep -o '(.*)'; $D rm -f ill"##,
+    ),
+    (
+        "on-failure:3 tries three times",
+        r##"
+        $D run -d $n --name thrice --restart on-failure:3 bb sh -c 'echo try; exit 9' > $W/id
+        until test "$($D inspect -f '{{.State.Status}} {{.RestartCount}}' thrice)" = 'exited 3'; do sleep 0.2; done
+        $D logs thrice; $D inspect -f '{{.RestartCount}} {{.State.ExitCode}}' thrice; $D rm thrice"##,
+    ),
+    (
+        "read-only with a tmpfs",
+        r##"
+        $D run --rm $n --read-only --tmpfs /scratch bb sh -c 'touch /no 2> /dev/null || echo read-only; touch /scratch/yes && echo writable'
+        $D run --rm $n --tmpfs /s:size=1m,mode=1770 bb stat -c %a /s"##,
+    ),
+    (
+        "exit codes and words of failed starts",
+        r##"
+        $D run --rm $n bb nope > $W/out 2>&1; echo $?; grep -o 'exec: "nope": executable file not found in $PATH' $W/out
+        $D run --rm $n bb /text > $W/out 2>&1; echo $?; grep -o 'permission denied' $W/out
+        $D run --rm $n bb sh -c 'exit 42'; echo $?; $D run --rm $n bb sh -c 'kill -9 $$'; echo $?
+        $D run --rm $n --no-such-flag bb > /dev/null 2>&1; echo $?; $D run --rm --network nope bb true > $W/out 2>&1; echo $?; grep -o 'network nope not found' $W/out
+        $D exec nothing true > /dev/null 2>&1; echo $?"##,
+    ),
+    (
+        "a closed pipe ends the client alone",
+        r##"
+        $D run $n --name yes bb yes 2> $W/err | head -1; grep -ci 'write /dev/stdout: broken pipe' $W/err; $D inspect -f '{{.State.Running}}' yes; $D rm -f yes"##,
+    ),
+    (
+        "an interrupt reaches the container",
+        r##"
+        sh -c "exec $D run $n --name int bb sh -c 'trap \"echo caught; exit 6\" INT; echo ready; while true; do sleep 0.1; done'" > $W/out & pid=$!
+        until grep -q ready $W/out; do sleep 0.1; done; kill -INT $pid; wait $pid; echo $?; cat $W/out; $D rm int"##,
+    ),
+    (
+        "cp both ways",
+        r##"
+        $D create $n --name files bb true > $W/id; mkdir -p $W/src/sub; echo deep > $W/src/sub/f; echo one > $W/one; ln -s one $W/link
+        $D cp $W/one files:/; $D cp $W/one files:/renamed; $D cp $W/src files:/; $D cp $W/src/. files:/bare; $D cp $W/src files:/as; $D cp $W/link files:/
+        $D cp $W/src files:/one > /dev/null 2>&1; echo $?; $D cp $W/one files:/missing/x > /dev/null 2>&1; echo $?; $D cp $W/none files:/ > /dev/null 2>&1; echo $?
+        mkdir $W/got; $D cp files:/src $W/got; $D cp files:/src $W/got2; $D cp files:/src/. $W/got3; $D cp files:/renamed $W/file; $D cp files:/link $W/link2; $D cp -L files:/link $W/link3
+        cd $W; find got got2 got3 file link2 link3 | sort; cat got/src/sub/f got2/sub/f got3/sub/f file link3; readlink link2
+        $D cp files:/as - | tar t | sort; tar c one | $D cp - files:/bare; $D cp files:/bare/one - | tar xO; $D export files | tar t | grep '^bare\|^as\|^link\|^src' | sort; $D rm files"##,
+    ),
+    (
+        "init reaps and forwards",
+        r##"
+        $D run --rm --init $n bb sh -c 'tr "\0" " " < /proc/1/cmdline; echo; exit 4'; echo $?
+        $D run --rm --init $n bb nope > /dev/null 2>&1; echo $?; $D run --rm --init $n bb sh -c 'kill -9 $$'; echo $?
+        $D run -d --init $n --name asleep bb sleep 1000 > $W/id; $D stop asleep; $D inspect -f '{{.State.ExitCode}}' asleep; $D rm asleep"##,
+    ),
+    (
+        "exec in all its forms",
+        r##"
+        $D run -d $n --name inner -e A=1 -w /bin bb sleep 1000 > $W/id
+        $D exec inner sh -c 'echo $A; pwd'; $D exec -e A=2 -w /tmp -u 5 inner sh -c 'echo $A; pwd; id -u'; echo in | $D exec -i inner cat
+        $D exec inner sh -c 'exit 8'; echo $?; $D exec inner nope > /dev/null 2>&1; test $? -ge 126 && echo not found; $D exec -d inner touch /tmp/d; sleep 0.5; $D exec inner ls /tmp
+        $D pause inner; $D exec inner true > /dev/null 2>&1; echo $?; $D inspect -f '{{.State.Status}}' inner; $D unpause inner
+        $D rename inner outer; $D top outer -o pid,comm > /dev/null 2>&1; $D update --restart always outer; $D inspect -f '{{.HostConfig.RestartPolicy.Name}}' outer; $D rm -f outer"##,
+    ),
+    (
+        "namespaces of another container",
+        r##"
+        $D run -d $n --name host --ipc shareable bb sleep 1000 > $W/id
+        $D run --rm --network container:host --pid container:host bb sh -c 'tr "\0" " " < /proc/1/cmdline; echo; ls /sys/class/net'
+        $D run --rm $n --ipc container:host bb readlink /proc/self/ns/ipc > $W/a; $D exec host readlink /proc/self/ns/ipc > $W/b; cmp $W/a $W/b && echo joined
+        $D run --rm $n --device /dev/null:/dev/mine bb sh -c 'echo x > /dev/mine && stat -c "%t %T" /dev/mine'
+        $D run --rm $n --uts host bb hostname > $W/h; test "$(cat $W/h)" = "$(uname -n)" && echo same; $D rm -f host"##,
+    ),
+    (
+        "a terminal, detach keys, a second shell",
+        r##"
+        cat > $W/e <<'EOF'
+set timeout 20
+log_user 0
+spawn sh -c "$env(D) run -it --network none --name tty bb"
+expect "# "; send "stty size < /dev/tty | wc -w; tty; echo pid \$\$\r"
+expect -re {(/dev/\S+).*pid (\d+)} { puts "$expect_out(1,string) $expect_out(2,string)" } timeout { puts "no shell" }
+expect "# "; send "\020\021"; expect eof
+spawn sh -c "$env(D) exec -it tty sh"
+expect "# "; send "ps | grep -c ' sh$'; exit 3\r"; expect eof; puts "exec [lindex [wait] 3]"
+spawn sh -c "$env(D) attach tty"
+send "\r"; expect "# "; send "exit 5\r"; expect eof; puts "attach [lindex [wait] 3]"
+EOF
+        D="$D" expect $W/e; $D inspect -f '{{.State.Status}} {{.State.ExitCode}}' tty; $D rm tty"##,
+    ),
+    (
+        "events are told and filtered",
+        r##"
+        since=$(date +%s); $D run --rm $n --name told bb true; sleep 1
+        $D events --since $since --until $(date +%s) -f container=told -f event=create -f event=start -f event=die -f event=destroy --format '{{.Type}} {{.Action}}'"##,
+    ),
+    (
+        "containers are pruned",
+        r##"
+        $D run $n --name old -l scene=prune bb true; $D create $n --name new -l scene=prune bb true > $W/id
+        $D container prune -f --filter label=scene=prune | tail -1 | cut -d: -f1; $D ps -aq -f label=scene=prune"##,
+    ),
+];
+
+/// Busybox as a tar.
+fn busybox(dir: &Path) -> String {
+    let root = dir.join("busybox");
+    std::fs::create_dir_all(root.join("bin")).expect("a directory");
+    std::fs::create_dir_all(root.join("tmp")).expect("a directory");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    let applets = text(&Command::new("/bin/busybox").arg("--list").output().expect("busybox runs").stdout);
+    for applet in applets.lines().filter(|a| *a != "busybox") {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
+    }
+    std::fs::write(root.join("text"), "not a program\n").expect("write");
+    let tar = dir.join("busybox.tar");
+    succeed(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."), 60);
+    tar.display().to_string()
+}
+
+/// What a scene prints, with the exit code of its last command.
+fn play(script: &str, program: &str, work: &Path) -> String {
+    std::fs::create_dir_all(work).expect("a directory");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", script])
+        .env("D", program)
+        .env("W", work)
+        .env("n", "--network none")
+        .env("B", "from outside");
+    let out = output(&mut shell, 40);
+    let (said, complained) = (text(&out.stdout), text(&out.stderr));
+    // What goes to standard error is for people; it is compared where a scene asks for it.
+    if out.status.code() != Some(0) && said.is_empty() {
+        return format!("{} {complained}", out.status);
+    }
+    said.replace(&work.display().to_string(), "$W")
+}
+
+fn command_line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// Paths of all keys in a JSON object, `{}` and lists left as they are.
+fn keys(value: &serde_json::Value, prefix: &str, found: &mut Vec<String>) {
+    let Some(object) = value.as_object() else { return };
+    for (key, value) in object {
+        let path = format!("{prefix}.{key}");
+        // These are data, not a shape.
+        if !["Labels", "Networks", "LogConfig", "Data", "Ports"].contains(&key.as_str()) {
+            keys(value, &path, found);
+        }
+        found.push(path);
+    }
+}
+
+/// What `inspect` of docker has and ours has not: each for a reason.
+const NOT_SHOWN: &[&str] = &[
+    // Limits that there are not yet.
+    ".HostConfig.BlkioDeviceReadBps",
+    ".HostConfig.BlkioDeviceReadIOps",
+    ".HostConfig.BlkioDeviceWriteBps",
+    ".HostConfig.BlkioDeviceWriteIOps",
+    ".HostConfig.BlkioWeightDevice",
+    ".HostConfig.CpuRealtimePeriod",
+    ".HostConfig.CpuRealtimeRuntime",
+    ".HostConfig.DeviceRequests",
+    // Given up by docker, or by the kernel.
+    ".HostConfig.Cgroup",
+    ".HostConfig.KernelMemory",
+    ".HostConfig.KernelMemoryTCP",
+    ".HostConfig.Links",
+    // Another system's.
+    ".HostConfig.ConsoleSize",
+    ".HostConfig.CpuCount",
+    ".HostConfig.CpuPercent",
+    ".HostConfig.IOMaximumBandwidth",
+    ".HostConfig.IOMaximumIOps",
+    ".HostConfig.Isolation",
+    // Of the default network; each network's own are under `Networks`.
+    ".NetworkSettings.Bridge",
+    ".NetworkSettings.GlobalIPv6Address",
+    ".NetworkSettings.GlobalIPv6PrefixLen",
+    ".NetworkSettings.HairpinMode",
+    ".NetworkSettings.IPv6Gateway",
+    ".NetworkSettings.LinkLocalIPv6Address",
+    ".NetworkSettings.LinkLocalIPv6PrefixLen",
+    ".NetworkSettings.SecondaryIPAddresses",
+    ".NetworkSettings.SecondaryIPv6Addresses",
+];
+
+/// Keys of docker's `inspect` that ours lacks.
+fn lacking(longshore: &Longshore, docker: &Dockerd) -> Vec<String> {
+    let create =
+        ["create", "--network", "none", "--name", "shape", "-v", "/v", "--health-cmd", "true", "bb", "true"];
+    longshore.ok(&create);
+    succeed(&mut docker.command(&create), 60);
+    let shape = |text: &str| {
+        let mut found = Vec::new();
+        let all: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        keys(&all[0], "", &mut found);
+        found
+    };
+    let ours = shape(&longshore.ok(&["inspect", "shape"]));
+    let theirs = shape(&succeed(&mut docker.command(&["inspect", "shape"]), 60));
+    theirs.into_iter().filter(|key| !ours.contains(key) && !NOT_SHOWN.contains(&key.as_str())).collect()
+}
+
+#[test]
+fn as_with_docker() {
+    if !root() {
+        return skip("a dockerd needs root");
+    }
+    if !have(&["busybox", "dockerd", "expect", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let tar = busybox(dir.path());
+    let longshore = Longshore::new(dir.path().join("root"));
+    let docker = Dockerd::start(dir.path());
+    let import = ["import", "-c", "CMD [\"sh\"]", &tar, "bb"];
+    succeed(&mut docker.command(&import), 60);
+    longshore.ok(&import);
+    let only = std::env::var("LONGSHORE_SCENE").unwrap_or_default();
+    let mut differ = Vec::new();
+    for (n, (name, script)) in SCENES.iter().enumerate().filter(|(_, s)| s.0.contains(&only)) {
+        let (ours, theirs) = (command_line(&longshore.command(&[])), command_line(&docker.command(&[])));
+        let work = |who: &str| dir.path().join(format!("{who}{n}"));
+        let (ours, theirs) = std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| play(script, &theirs, &work("docker")));
+            (play(script, &ours, &work("longshore")), theirs.join().expect("docker's part"))
+        });
+        eprintln!("{} {name}", if ours == theirs { "same" } else { "DIFFERENT" });
+        if ours != theirs {
+            differ.push(format!("== {name}\n-- longshore\n{ours}-- docker\n{theirs}"));
+        }
+    }
+    let lacking = lacking(&longshore, &docker);
+    let left = text(&docker.command(&["ps", "-aq"]).output().expect("docker ps").stdout);
+    for id in left.split_whitespace() {
+        output(&mut docker.command(&["rm", "-fv", id]), 60);
+    }
+    assert!(differ.is_empty(), "{} of {} differ\n{}", differ.len(), SCENES.len(), differ.join("\n"));
+    assert_eq!(lacking, Vec::<String>::new(), "inspect lacks what docker's has");
+}
