@@ -5,11 +5,11 @@
 //! last name alone, and must not be there yet. Nobody else can reach the directory meanwhile.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     self as rfs, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
@@ -17,7 +17,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::tar::{Data, Meta, TarReader};
-use super::tree::{Body, Id, Node, Placed, ROOT, Tree};
+use super::tree::{Body, Id, Node, Placed, ROOT, Tree, Xattrs};
+use super::writers::{Job, Natural, Opened, SMALL, Writers, create};
 use crate::error::at;
 use crate::{Ctx, Result};
 
@@ -34,23 +35,15 @@ pub(crate) enum Owner {
 const OPEN: usize = 64;
 
 pub(crate) struct Unpacker<'a> {
-    root: OwnedFd,
-    path: PathBuf,
+    root: Arc<Opened>,
     owner: Owner,
     natural: Natural,
-    open: VecDeque<(Id, OwnedFd)>,
+    writers: Writers,
+    open: VecDeque<(Id, Arc<Opened>)>,
     /// Directories that exist on disk.
     made: HashSet<Id>,
     skipped: HashSet<Id>,
     ctx: Ctx<'a>,
-}
-
-/// What the kernel gives a new file if nobody says otherwise.
-#[derive(Clone, Copy, Debug)]
-struct Natural {
-    uid: u32,
-    gid: u32,
-    umask: u32,
 }
 
 impl<'a> Unpacker<'a> {
@@ -61,7 +54,8 @@ impl<'a> Unpacker<'a> {
         let natural = Natural::probe(&root).map_err(at("create", path))?;
         let made = HashSet::from([ROOT]);
         let (open, skipped) = (VecDeque::new(), HashSet::new());
-        Ok(Self { root, path: path.to_owned(), owner, natural, open, made, skipped, ctx })
+        let root = Arc::new(Opened { fd: root, path: path.to_owned() });
+        Ok(Self { root, owner, natural, writers: Writers::new(owner, natural), open, made, skipped, ctx })
     }
 
     /// Files that could not be made (devices, for an ordinary user).
@@ -73,6 +67,10 @@ impl<'a> Unpacker<'a> {
     pub(crate) fn make(&mut self, tree: &Tree, placed: &Placed, tar: &mut TarReader<'_, '_>) -> Result<()> {
         let Placed::At { node: id, parent, name, replaced, linked } = placed else { return Ok(()) };
         let node = tree.node(*id);
+        if replaced.is_some() || linked.is_some() {
+            // It must be there.
+            self.writers.wait()?;
+        }
         if let Some(old) = replaced {
             self.remove(tree, *parent, name, *old)?;
         }
@@ -107,6 +105,7 @@ impl<'a> Unpacker<'a> {
 
     /// Makes the directories that hold nothing and the whiteouts, and gives every directory its own metadata.
     pub(crate) fn finish(&mut self, tree: &Tree) -> Result<()> {
+        self.writers.wait()?;
         // Times come last, children first.
         let mut todo = vec![(ROOT, false)];
         while let Some((id, below_done)) = todo.pop() {
@@ -132,16 +131,18 @@ impl<'a> Unpacker<'a> {
                 })?;
             }
         }
-        let (owner, natural, path) = (self.owner, self.natural, self.shown(tree, id, b""));
-        let fd = self.dir(tree, id)?;
+        let (owner, natural) = (self.owner, self.natural);
+        let opened = self.dir(tree, id)?;
+        let (fd, path) = (&opened.fd, &opened.path);
         for (name, value) in dir.marks() {
             let name = match owner {
                 Owner::Root => format!("trusted.overlay.{name}"),
                 Owner::User => format!("user.overlay.{name}"),
             };
-            rfs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(at("setxattr", &path))?;
+            rfs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(at("setxattr", path))?;
         }
-        describe_fd(fd, node, owner, natural, None).map_err(at("describe", &path))?;
+        describe_fd(fd, &node.meta, node.xattrs.as_deref(), owner, natural, None)
+            .map_err(at("describe", path))?;
         self.open.retain(|(open, _)| *open != id);
         Ok(())
     }
@@ -155,12 +156,18 @@ impl<'a> Unpacker<'a> {
         tar: &mut TarReader<'_, '_>,
     ) -> Result<()> {
         let mode = u32::from(node.meta.mode) & 0o777;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.within(tree, parent, name, "create", |dir| {
-            rfs::openat(dir, name, flags, Mode::from_raw_mode(mode))
-        })?;
-        let mut file = File::from(fd);
-        let path = || self.shown(tree, parent, name);
+        let dir = Arc::clone(self.dir(tree, parent)?);
+        if data.map.is_none() && data.size <= SMALL {
+            let mut content = Vec::with_capacity(data.size as usize);
+            tar.content(|piece| {
+                content.extend_from_slice(piece);
+                Ok(())
+            })?;
+            let (meta, xattrs) = (node.meta, node.xattrs.clone());
+            return self.writers.file(parent, Job { dir, name: name.to_vec(), content, meta, xattrs });
+        }
+        let path = || dir.path.join(lossy(name));
+        let mut file = create(&dir, name, mode).map_err(|e| at("create", path())(e))?;
         match &data.map {
             None => tar.content(|piece| file.write_all(piece).map_err(|e| at("write", path())(e)))?,
             Some(map) => {
@@ -183,7 +190,8 @@ impl<'a> Unpacker<'a> {
             }
         }
         let created = mode & !self.natural.umask;
-        describe_fd(&file, node, self.owner, self.natural, Some(created))
+        let xattrs = node.xattrs.as_deref();
+        describe_fd(&file, &node.meta, xattrs, self.owner, self.natural, Some(created))
             .map_err(|e| at("describe", path())(e))
     }
 
@@ -218,19 +226,10 @@ impl<'a> Unpacker<'a> {
         if self.skipped.contains(&id) {
             return Ok(());
         }
-        let path = self.shown(tree, to.0, to.1);
-        self.dir(tree, to.0)?;
-        // The first stays open: only the one longest unused is closed.
-        self.dir(tree, from.0)?;
-        let fd = |id: Id| {
-            if id == ROOT {
-                &self.root
-            } else {
-                &self.open.iter().find(|(o, _)| *o == id).expect("just opened").1
-            }
-        };
-        rfs::linkat(fd(from.0), from.1.as_slice(), fd(to.0), to.1.as_slice(), AtFlags::empty())
-            .map_err(at("link", path))
+        let to_dir = Arc::clone(self.dir(tree, to.0)?);
+        let from_dir = self.dir(tree, from.0)?;
+        rfs::linkat(&from_dir.fd, from.1.as_slice(), &to_dir.fd, to.1.as_slice(), AtFlags::empty())
+            .map_err(at("link", to_dir.path.join(lossy(to.1))))
     }
 
     fn remove(&mut self, tree: &Tree, parent: Id, name: &[u8], old: Id) -> Result<()> {
@@ -251,12 +250,12 @@ impl<'a> Unpacker<'a> {
         op: &'static str,
         act: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>,
     ) -> Result<T> {
-        let result = act(self.dir(tree, dir)?);
-        result.map_err(|e| at(op, self.shown(tree, dir, name))(e))
+        let dir = self.dir(tree, dir)?;
+        act(&dir.fd).map_err(|e| at(op, dir.path.join(lossy(name)))(e))
     }
 
     /// Opens a directory of the layer, making it and those above it where they are missing.
-    fn dir(&mut self, tree: &Tree, id: Id) -> Result<&OwnedFd> {
+    fn dir(&mut self, tree: &Tree, id: Id) -> Result<&Arc<Opened>> {
         if id == ROOT {
             return Ok(&self.root);
         }
@@ -269,34 +268,23 @@ impl<'a> Unpacker<'a> {
             return Ok(&self.open[found].1);
         }
         let chain = chain(tree, id);
-        let known = chain.iter().rposition(|(id, _)| self.open.iter().any(|(open, _)| open == id));
-        let mut at_fd = match known {
-            Some(i) => self.open.iter().find(|(open, _)| *open == chain[i].0).map(|(_, fd)| fd.try_clone()),
-            None => Some(self.root.try_clone()),
-        }
-        .expect("just found")
-        .map_err(at("open", &self.path))?;
-        for (id, name) in &chain[known.map_or(0, |i| i + 1)..] {
-            let path = || self.path.join(lossy(name));
+        let known = chain.iter().enumerate().rev().find_map(|(i, (id, _))| {
+            self.open.iter().find(|(open, _)| open == id).map(|(_, dir)| (i + 1, Arc::clone(dir)))
+        });
+        let (below, mut dir) = known.unwrap_or_else(|| (0, Arc::clone(&self.root)));
+        for (id, name) in &chain[below..] {
+            let path = dir.path.join(lossy(name));
             if self.made.insert(*id) {
-                match rfs::mkdirat(&at_fd, *name, Mode::RWXU) {
-                    Ok(()) => {}
-                    Err(e) => return Err(at("mkdir", path())(e)),
-                }
+                rfs::mkdirat(&dir.fd, *name, Mode::RWXU).map_err(at("mkdir", &path))?;
             }
-            at_fd = open_dir(&at_fd, name).map_err(|e| at("open", path())(e))?;
+            let fd = open_dir(&dir.fd, name).map_err(at("open", &path))?;
+            dir = Arc::new(Opened { fd, path });
         }
         if self.open.len() >= OPEN {
             self.open.pop_front();
         }
-        self.open.push_back((id, at_fd));
+        self.open.push_back((id, dir));
         Ok(&self.open.back().expect("just pushed").1)
-    }
-
-    fn shown(&self, tree: &Tree, dir: Id, name: &[u8]) -> PathBuf {
-        let mut path = self.path.clone();
-        path.extend(chain(tree, dir).iter().map(|(_, name)| lossy(name)));
-        if name.is_empty() { path } else { path.join(lossy(name)) }
     }
 }
 
@@ -381,21 +369,22 @@ fn chown_to(meta: &Meta, owner: Owner, natural: Natural) -> Option<(Uid, Gid)> {
 }
 
 /// Owner before mode (chown clears setuid) before attributes (chown clears capabilities) before times.
-fn describe_fd(
+pub(super) fn describe_fd(
     fd: impl rustix::fd::AsFd,
-    node: &Node,
+    meta: &Meta,
+    xattrs: Option<&Xattrs>,
     owner: Owner,
     natural: Natural,
     created: Option<u32>,
 ) -> rustix::io::Result<()> {
-    let chown = chown_to(&node.meta, owner, natural);
+    let chown = chown_to(meta, owner, natural);
     if let Some((uid, gid)) = chown {
         rfs::fchown(&fd, Some(uid), Some(gid))?;
     }
-    if created != Some(u32::from(node.meta.mode)) {
-        rfs::fchmod(&fd, Mode::from_raw_mode(node.meta.mode.into()))?;
+    if created != Some(u32::from(meta.mode)) {
+        rfs::fchmod(&fd, Mode::from_raw_mode(meta.mode.into()))?;
     }
-    for (name, value) in node.xattrs.iter().flat_map(|x| x.iter()) {
+    for (name, value) in xattrs.into_iter().flatten() {
         match rfs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()) {
             Ok(()) => {}
             // A file system without them, or a right that only root has.
@@ -404,7 +393,7 @@ fn describe_fd(
             Err(e) => return Err(e),
         }
     }
-    rfs::futimens(&fd, &times(&node.meta))
+    rfs::futimens(&fd, &times(meta))
 }
 
 fn times(meta: &Meta) -> Timestamps {
