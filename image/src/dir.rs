@@ -126,6 +126,27 @@ impl StoreDir {
         }
     }
 
+    /// Takes a file or directory out of sight at once, and deletes it in the background. `mark` is what it is known by: on a full disk, where
+    /// nothing can be moved away, that goes first and the rest is deleted here.
+    pub(crate) fn discard(&self, path: &Path, mark: &Path) -> Result<()> {
+        let grave = match self.staging("removed") {
+            Ok(grave) => grave,
+            Err(e) if e.is_full() => {
+                self.remove_file(mark)?;
+                return if path == mark { Ok(()) } else { remove_tree(path) };
+            }
+            Err(e) => return Err(e),
+        };
+        self.step("rename", path)?;
+        match fs::rename(path, grave.path().join("removed")) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(at("rename", path)(e)),
+        }
+        grave.remove_in_background();
+        Ok(())
+    }
+
     /// Makes a directory below `tmp/` that belongs to the caller until dropped.
     pub(crate) fn staging(&self, what: &str) -> Result<Staging> {
         let tmp = self.join("tmp");
@@ -219,7 +240,7 @@ impl Staging {
     }
 
     /// Deletes what has been moved out of sight; a process that ends meanwhile leaves the rest to whoever opens the store next.
-    pub(crate) fn remove_in_background(self) {
+    fn remove_in_background(self) {
         let dir = self.dir.clone();
         let mut removing = dir.0.removing.lock().unwrap_or_else(PoisonError::into_inner);
         removing.retain(|thread| !thread.is_finished());

@@ -203,6 +203,12 @@ impl Error {
         )
     }
 
+    /// Whether the disk (or the user's part of it) is full.
+    pub(crate) fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     pub(crate) fn io(op: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self::Io { op, path: path.as_ref().to_owned(), source: source.into() }
     }

@@ -215,13 +215,22 @@ impl Refs {
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let fresh = self.fresh();
+        // Names can be taken away on a full disk too, or it could never be emptied: the index then follows at the next open.
+        let excused = |result: Result<()>| match result {
+            Err(e) if e.is_full() && to.is_none() => Ok(()),
+            other => other,
+        };
         let stale = self.dir.join(STALE);
         self.dir.step("create", &stale)?;
-        fs::write(&stale, b"").map_err(at("create", &stale))?;
+        excused(fs::write(&stale, b"").map_err(at("create", &stale)))?;
         change()?;
+        excused(self.follow(fresh, names, to))
+    }
+
+    /// Makes `index.json` agree with names that have changed.
+    fn follow(&self, fresh: bool, names: &[&str], to: Option<&Record>) -> Result<()> {
         if fresh && let Some(lines) = self.index_lines()? {
-            let keys: Vec<String> =
-                names.iter().map(|name| format!("{:?}:{}", REF_NAME, json(name))).collect();
+            let keys: Vec<String> = names.iter().map(|name| format!("{REF_NAME:?}:{}", json(name))).collect();
             let others = lines.into_iter().filter(|line| !keys.iter().any(|key| line.contains(key)));
             let new = names.iter().filter_map(|name| to.map(|record| index_line(name, record)));
             return self.write_index(others.chain(new).collect());

@@ -183,6 +183,7 @@ fn helper() {
         "power" => power(&dir, &source, &roots),
         "power-check" => power_check(&dir),
         "full" => full(&dir),
+        "brim" => brim(&dir),
         other => panic!("no helper {other}"),
     }
 }
@@ -323,6 +324,75 @@ fn full(mount: &Path) {
         }
         drop(store);
         fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_made_and_everything_can_be_taken_away() {
+    if !common::has("mkfs.ext4") {
+        return;
+    }
+    let temp = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (disk, dir) = (temp.path().join("disk"), temp.path().join("mnt"));
+    fs::create_dir(&dir).unwrap();
+    fs::File::create(&disk).unwrap().set_len(24 << 20).unwrap();
+    common::run("mkfs.ext4", &["-q", "-F", "-m", "0", &disk.display().to_string()]);
+    let setup = format!("mount -o loop {} {}", disk.display(), dir.display());
+    if let Some((ok, text)) = in_mount(&setup, "brim", &dir) {
+        assert!(ok, "{text}");
+    }
+}
+
+/// Fills the disk to its last block, under a store with an image, a snapshot and a half-made one.
+fn brim(mount: &Path) {
+    let (source, roots) = images();
+    let mut saved = Vec::new();
+    for directories in [true, false] {
+        let dir = mount.join(format!("store-{directories}"));
+        let store = Store::open_with(&dir, &options(directories, Durability::Durable)).unwrap();
+        let empty = settled(&store);
+        let image = store.import(&source, &roots[0], &named("a"), Ctx::none()).unwrap().image;
+        store.tag(&image, "b").unwrap();
+        store.save(&["a"], longshore_image::ArchiveFormat::Docker, &mut saved, Ctx::none()).unwrap();
+        let snapshot = store.snapshot("s", &image).unwrap();
+        let filler = mount.join("filler");
+        fill(&filler);
+        let failed = |what: &str, result: Result<(), Error>| {
+            let error = result.expect_err(what);
+            assert!(error.is_retryable() && matches!(error, Error::Io { .. }), "{what}: {error:?}");
+        };
+        failed("import", store.import(&source, &roots[1], &named("x"), Ctx::none()).map(drop));
+        failed(
+            "load",
+            store.load(&mut &saved[..], &longshore_image::LoadOptions::default(), Ctx::none()).map(drop),
+        );
+        failed("tag", store.tag(&image, "x"));
+        failed("snapshot", store.snapshot("x", &image).map(drop));
+        failed("commit", store.commit_layer(&snapshot, &LayerOptions::default(), Ctx::none()).map(drop));
+        drop((snapshot, image));
+        fill(&filler);
+        store.remove_snapshot("s").unwrap();
+        assert!(store.remove("b", false).unwrap().deleted.is_empty());
+        fill(&filler);
+        assert_eq!(store.remove("a", false).unwrap().deleted.len(), 1);
+        store.collect(Ctx::none()).unwrap();
+        store.settle();
+        fs::remove_file(&filler).unwrap();
+        drop(store);
+        let store = Store::open_with(&dir, &options(directories, Durability::Durable)).unwrap();
+        sound(&store, "after the full disk");
+        assert!(store.images().unwrap().is_empty());
+        assert_eq!(settled(&store), empty);
+        store.import(&source, &roots[1], &named("x"), Ctx::none()).unwrap();
+    }
+}
+
+/// Appends until not one more byte fits.
+fn fill(path: &Path) {
+    let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
+    for size in [1 << 20, 64 << 10, 4096, 512, 1] {
+        let piece = vec![7; size];
+        while std::io::Write::write_all(&mut file, &piece).and_then(|()| file.sync_all()).is_ok() {}
     }
 }
 

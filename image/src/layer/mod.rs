@@ -211,16 +211,13 @@ impl Layers {
     pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
         let _single = self.lock(diff_id)?;
         let mut removed = false;
-        for (suffix, name) in [(".erofs", "file"), ("", "directory")] {
+        for (suffix, mark) in [(".erofs", ""), ("", "layer.json")] {
             let path = self.path(diff_id, suffix);
-            if !path.exists() {
-                continue;
+            if path.exists() {
+                let mark = if mark.is_empty() { path.clone() } else { path.join(mark) };
+                self.dir.discard(&path, &mark)?;
+                removed = true;
             }
-            let grave = self.dir.staging("removed")?;
-            self.dir.step("rename", &path)?;
-            fs::rename(&path, grave.path().join(name)).map_err(at("rename", &path))?;
-            grave.remove_in_background();
-            removed = true;
         }
         Ok(removed)
     }

@@ -272,15 +272,7 @@ impl Snapshots {
     }
 
     fn discard(&self, path: &Path) -> Result<()> {
-        let grave = self.dir.staging("removed")?;
-        self.dir.step("rename", path)?;
-        match fs::rename(path, grave.path().join("snapshot")) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(at("rename", path)(e)),
-        }
-        grave.remove_in_background();
-        Ok(())
+        self.dir.discard(path, &path.join("snapshot.json"))
     }
 
     /// Removes temporary ones whose owner is gone; their keys.
