@@ -184,7 +184,7 @@ fn exec() -> Vec<Trial> {
         }),
         trial("exec: --process, --detach, --pid-file", |oci| {
             let bundle = sleeper(oci);
-            let process = json!({"args": ["sh", "-c", "echo $A $PWD >/made; sleep 30"], "cwd": "/tmp", "env": ["PATH=/bin", "A=x"], "user": {"uid": 0, "gid": 0}});
+            let process = json!({"args": ["sh", "-c", "echo $A $PWD >/made; exec sleep 30 >/dev/null 2>&1 </dev/null"], "cwd": "/tmp", "env": ["PATH=/bin", "A=x"], "user": {"uid": 0, "gid": 0}});
             bundle.put("process.json", &process.to_string());
             let file = bundle.path("pid");
             oci.ok(&[

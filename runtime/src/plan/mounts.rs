@@ -154,13 +154,18 @@ fn config(fd: u8, command: u64, key: u64, value: u64) -> [Arg; 5] {
 }
 
 /// Opens a target below the root, making it where it is missing.
-pub(super) fn target(b: &mut Builder, path: &str, file: bool, resolve: u64, out: u8) -> Result<()> {
+pub(super) fn target<'a>(
+    b: &'a mut Builder,
+    path: &str,
+    file: bool,
+    resolve: u64,
+    out: u8,
+) -> Result<&'a mut crate::sys::wire::Step> {
     let text = b.text("mounts.destination", path)?;
     let mode = if file { 0o644u64 } else { 0o755 };
     let root = Arg::Slot(slot::ROOT);
     let args = [root, text.into(), path.len().into(), u64::from(file).into(), resolve.into(), mode.into()];
-    b.op("target", op::TARGET, args).out(out);
-    Ok(())
+    Ok(b.op("target", op::TARGET, args).out(out))
 }
 
 /// Moves a detached mount onto a target.

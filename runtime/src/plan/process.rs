@@ -3,7 +3,7 @@
 use oci_spec::runtime::PosixRlimitType;
 
 use super::compile::Input;
-use super::mounts::{IN_ROOT, inside};
+use super::mounts::{IN_ROOT, inside, target};
 use super::{Arg, Builder, StepExt, slot};
 use crate::caps;
 use crate::error::{Error, Result};
@@ -161,9 +161,7 @@ pub(super) fn make_cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     if path != "." {
         b.label("process.cwd");
         let first = b.next();
-        let text = b.text("process.cwd", path)?;
-        let args = [Arg::Slot(slot::ROOT), text.into(), 0.into(), IN_ROOT.into(), 0o755.into()];
-        b.op("make", op::TARGET, args).out(slot::A).forgive = [ANY, 0];
+        target(b, &path, false, IN_ROOT, slot::A)?.forgive = [ANY, 0];
         b.close(slot::A);
         b.skip_err_to_here(first);
     }
