@@ -52,6 +52,8 @@ const NAMES: [&str; 41] = [
 
 /// Number of `CAP_SETGID`.
 pub(crate) const SETGID: u32 = 6;
+/// Number of `CAP_SETUID`.
+pub(crate) const SETUID: u32 = 7;
 /// Number of `CAP_SYS_ADMIN`.
 pub(crate) const SYS_ADMIN: u32 = 21;
 /// Number of `CAP_SYS_RESOURCE`.

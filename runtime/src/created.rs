@@ -1,10 +1,14 @@
 //! Handles of what this process started.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use oci_spec::runtime::LinuxResources;
+
+use crate::cgroup::Stats;
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::exec::{ExecOptions, ExecProcess};
 use crate::launch::Launched;
 use crate::state::Record;
 use crate::sys;
@@ -101,7 +105,7 @@ impl Created {
     /// Runs `execve` and returns when that has succeeded.
     pub fn start(self) -> Result<Running> {
         self.process.container.start_parked(&self.process.record)?;
-        Ok(Running { process: self.process })
+        Ok(Running { process: self.process, started: Instant::now() })
     }
 
     /// Leaves it parked; another process opens it by ID and starts it.
@@ -132,6 +136,7 @@ impl AsFd for Created {
 #[derive(Debug)]
 pub struct Running {
     process: Handle,
+    started: Instant,
 }
 
 impl Running {
@@ -144,14 +149,81 @@ impl Running {
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Exit>> {
         if self.process.exit.is_none() {
             let ended = self.process.wait(timeout).map_err(Error::os("wait for the container's process"))?;
-            self.process.exit = ended.map(|ended| Exit::new(ended, self.process.record.groups.oom_killed()));
+            self.process.exit =
+                ended.map(|ended| Exit::new(ended, self.process.record.groups.oom_killed(), self.started));
         }
         Ok(self.process.exit)
     }
 
-    /// The container, for `exec`, `kill`, `pause`...
+    /// Waits for its end, at most so long.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Exit>> {
+        self.wait(Some(timeout))
+    }
+
+    /// Waits for its end.
+    pub fn wait_to_end(&mut self) -> Result<Exit> {
+        self.wait(None)?.ok_or(Error::Died)
+    }
+
+    /// The container, for what is not here.
     pub fn container(&self) -> &Container {
         &self.process.container
+    }
+
+    /// Sends a signal to its init.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        self.process.container.kill(signal, false)
+    }
+
+    /// Freezes it.
+    pub fn pause(&self) -> Result<()> {
+        self.process.container.pause()
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) -> Result<()> {
+        self.process.container.resume()
+    }
+
+    /// Changes its limits; what `resources` leaves out stays.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.process.container.update(resources)
+    }
+
+    /// What it uses now.
+    pub fn stats(&self) -> Result<Stats> {
+        self.process.container.stats()
+    }
+
+    /// Runs one more program in it, with the environment, user and directory of its own one, and the caller's standard streams.
+    pub fn exec<S: Into<String>>(&self, args: impl IntoIterator<Item = S>) -> Result<ExecProcess> {
+        self.exec_with(args, ExecOptions::default())
+    }
+
+    /// The same with other streams.
+    pub fn exec_with<S: Into<String>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        options: ExecOptions,
+    ) -> Result<ExecProcess> {
+        let mut process = self.process.record.spec.process().clone().unwrap_or_default();
+        process.set_args(Some(args.into_iter().map(Into::into).collect())).set_terminal(Some(false));
+        self.process.container.exec(&process, options)
+    }
+
+    /// The caller's end of standard input, if it is [`Stdio::Piped`](crate::Stdio::Piped).
+    pub fn take_stdin(&mut self) -> Option<OwnedFd> {
+        self.take_stdio(0)
+    }
+
+    /// The caller's end of standard output, if it is [`Stdio::Piped`](crate::Stdio::Piped).
+    pub fn take_stdout(&mut self) -> Option<OwnedFd> {
+        self.take_stdio(1)
+    }
+
+    /// The caller's end of standard error, if it is [`Stdio::Piped`](crate::Stdio::Piped).
+    pub fn take_stderr(&mut self) -> Option<OwnedFd> {
+        self.take_stdio(2)
     }
 
     /// The caller's end of a piped stream: 0, 1 or 2.
@@ -192,16 +264,19 @@ pub struct Exit {
     pub cpu: Duration,
     /// Peak resident memory of the largest of these, in bytes.
     pub max_rss: u64,
+    /// Time from its start to when its end was seen.
+    pub wall: Duration,
 }
 
 impl Exit {
-    pub(crate) fn new(ended: sys::Ended, oom_killed: bool) -> Self {
+    pub(crate) fn new(ended: sys::Ended, oom_killed: bool, started: Instant) -> Self {
         Self {
             code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
             signal: ended.signal,
             oom_killed,
             cpu: ended.cpu,
             max_rss: ended.max_rss,
+            wall: started.elapsed(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 
@@ -105,7 +105,15 @@ impl Container {
             crate::seccomp::pass_listener(&record, &listener)?;
         }
         let child = self.runtime.inner.children.add(pidfd);
-        Ok(ExecProcess { container: self.clone(), pid, child, stdio: streams.parent, console, exit: None })
+        Ok(ExecProcess {
+            container: self.clone(),
+            pid,
+            child,
+            started: Instant::now(),
+            stdio: streams.parent,
+            console,
+            exit: None,
+        })
     }
 }
 
@@ -115,6 +123,7 @@ pub struct ExecProcess {
     container: Container,
     pid: u32,
     child: Arc<Child>,
+    started: Instant,
     stdio: [Option<OwnedFd>; 3],
     console: Option<OwnedFd>,
     exit: Option<Exit>,
@@ -131,7 +140,8 @@ impl ExecProcess {
         if self.exit.is_none() {
             let ended = self.child.wait(timeout).map_err(Error::os("wait for the process"))?;
             self.exit = ended.map(|ended| {
-                Exit::new(ended, ended.signal == Some(libc::SIGKILL) && self.container.oom_killed())
+                let oom_killed = ended.signal == Some(libc::SIGKILL) && self.container.oom_killed();
+                Exit::new(ended, oom_killed, self.started)
             });
         }
         Ok(self.exit)

@@ -22,6 +22,8 @@
 //! # }
 //! ```
 //!
+//! [`Container::builder`] is the short way, [`Capabilities::probe`] tells what this kernel and user can do.
+//!
 //! # How a container starts
 //!
 //! The parent compiles the spec into a *plan*: a flat list of system calls with all their memory laid out, for a fixed address
@@ -54,6 +56,7 @@
 //! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, ID-mapped mounts, checkpoints, Landlock.
 #![deny(unsafe_code)]
 
+mod builder;
 mod caps;
 mod cgroup;
 mod children;
@@ -70,6 +73,7 @@ mod idmap;
 mod launch;
 mod namespaces;
 mod plan;
+mod probe;
 mod process;
 mod runtime;
 mod seccomp;
@@ -80,12 +84,14 @@ mod stdio;
 mod sys;
 mod sysctl;
 
+pub use builder::{Builder, Seccomp};
 pub use cgroup::Stats;
 pub use container::Container;
 pub use created::{Created, Exit, Running};
 pub use error::{Error, Result};
 pub use exec::{ExecOptions, ExecProcess};
 pub use features::features;
+pub use probe::{Capabilities, Support};
 pub use runtime::{CreateOptions, Rootfs, Runtime};
 pub use state::{State, Status};
 pub use stdio::Stdio;

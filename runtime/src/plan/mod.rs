@@ -277,6 +277,11 @@ impl Builder {
     }
 }
 
+/// A plan of no steps: its process ends at once.
+pub(crate) fn nothing() -> Vec<u8> {
+    Builder::new().finish(-1).bytes
+}
+
 /// Comfort on a step just added.
 pub(crate) trait StepExt {
     fn out(&mut self, slot: u8) -> &mut Self;

@@ -95,6 +95,28 @@ pub(crate) fn receive(socket: RawFd) -> io::Result<Option<(wire::Message, Option
     Ok(Some((message, fd)))
 }
 
+/// Whether the kernel knows an action of seccomp filters.
+pub(crate) fn seccomp_knows(action: u32) -> bool {
+    let mode = libc::SECCOMP_GET_ACTION_AVAIL;
+    // SAFETY: the kernel reads one live u32.
+    unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const action) == 0 }
+}
+
+/// Version of Landlock's interface (landlock_create_ruleset(2)), if it is active.
+pub(crate) fn landlock_version() -> Option<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: asked for its version, the call reads no memory.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).ok().filter(|v| *v > 0)
+}
+
 /// This thread's permitted capabilities, as a mask.
 pub(crate) fn permitted_capabilities() -> u64 {
     let header = [0x2008_0522u32, 0];
