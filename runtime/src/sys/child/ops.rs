@@ -290,13 +290,25 @@ fn send_fd(machine: &Machine, kind: u32, fd: u64) -> i64 {
 
 fn fork(machine: &Machine, flags: u64) -> i64 {
     const CLONE_PARENT: u64 = 0x8000;
+    // The parent has to hear of the child before it hears from it: otherwise it takes the child's words for this process's.
+    let mut pipe = [0u32; 2];
+    let r = call(nr::PIPE2, &[&raw mut pipe as u64, O_CLOEXEC]);
+    if r < 0 {
+        return r;
+    }
     // flags, pidfd, child_tid, parent_tid, exit_signal (0: CLONE_PARENT takes ours), stack...
     let args = [flags | CLONE_PARENT, 0, 0, 0, 0, 0, 0, 0];
     let pid = call(nr::CLONE3, &[&raw const args as u64, 64]);
     if pid > 0 {
         machine.tell(msg::PID, pid as i32, 0);
+        call(nr::WRITE, &[u64::from(pipe[1]), &raw const pid as u64, 4]);
         exit(0);
     }
+    close(i64::from(pipe[1]));
+    if pid == 0 {
+        wait_for_word(u64::from(pipe[0]));
+    }
+    close(i64::from(pipe[0]));
     pid
 }
 

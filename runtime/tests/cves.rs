@@ -1,0 +1,316 @@
+//! Known escapes, one test for each that `escapes.rs` and `mounts.rs` do not have: tried, and seen to fail from inside and outside.
+//!
+//! `LONGSHORE_RACES` sets how often those run that race (2,000 for a long run).
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{World, also_unprivileged, id, is_root, read};
+use longshore_runtime::{CreateOptions, Created, ExecOptions, Running, Stdio};
+use oci_spec::runtime::{LinuxIdMappingBuilder, LinuxNamespaceType as T, Mount, Process, Spec};
+
+fn races() -> usize {
+    std::env::var("LONGSHORE_RACES").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
+}
+
+fn bind(spec: &mut Spec, source: &Path, to: &str) {
+    let mut mount = Mount::default();
+    mount.set_destination(to.into()).set_typ(Some("bind".into())).set_source(Some(source.into()));
+    mount.set_options(Some(vec!["rbind".into()]));
+    spec.mounts_mut().as_mut().unwrap().push(mount);
+}
+
+fn sleeping(world: &World) -> Running {
+    let created = world.runtime.create(&id("cve"), &world.spec(&["sleep", "1000"]), CreateOptions::default());
+    created.and_then(Created::start).unwrap()
+}
+
+fn exec(world: &World, running: &Running, script: &str, change: impl FnOnce(&mut Process)) -> String {
+    let mut process = world.spec(&["sh", "-c", script]).process().clone().unwrap();
+    change(&mut process);
+    let mut options = ExecOptions::default();
+    options.stdio = [Stdio::Null, Stdio::Piped, Stdio::Null];
+    let mut exec = running.container().exec(&process, options).unwrap();
+    let out = read(exec.take_stdio(1));
+    exec.wait(None).unwrap();
+    out
+}
+
+/// Exchanges two names again and again until told to stop.
+fn exchange(a: PathBuf, b: PathBuf, stop: &AtomicBool) {
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    while !stop.load(Ordering::Relaxed) {
+        rustix::fs::renameat_with(rustix::fs::CWD, &a, rustix::fs::CWD, &b, flags).unwrap();
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// Runs containers while the two names in their root are exchanged.
+fn racing(world: &World, a: &str, b: &str, each: impl Fn()) {
+    let stop = AtomicBool::new(false);
+    let root = world.rootfs();
+    std::thread::scope(|scope| {
+        scope.spawn(|| exchange(root.join(a), root.join(b), &stop));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..races() {
+                each();
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        result.unwrap();
+    });
+}
+
+/// CVE-2016-9962: what `exec` brings into the container cannot be looked into from there before it is the container's own.
+#[test]
+fn joining_process_is_not_dumpable() {
+    let Some(world) = World::new() else { return };
+    let running = sleeping(&world);
+    // A watcher inside reads whatever descriptors and memory of other processes it can get at.
+    let mut options = ExecOptions::default();
+    options.stdio = [Stdio::Null, Stdio::Piped, Stdio::Null];
+    let script = "while :; do for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in longshore:init) \
+                  ls -l $p/fd 2>/dev/null | grep -c -- '->' ; head -c1 $p/mem >/dev/null 2>&1 && echo memory;; esac; done; done";
+    let process = world.spec(&["sh", "-c", script]).process().clone().unwrap();
+    let mut watcher = running.container().exec(&process, options).unwrap();
+    for _ in 0..races() {
+        exec(&world, &running, "true", |_| ());
+    }
+    watcher.kill(libc::SIGKILL).unwrap();
+    watcher.wait(None).unwrap();
+    let seen = read(watcher.take_stdio(1));
+    assert!(seen.lines().all(|line| line == "0"), "{seen}");
+    also_unprivileged("joining_process_is_not_dumpable");
+}
+
+/// CVE-2019-18837, CVE-2021-30465, CVE-2024-45310: a mount target whose directory turns into a link to elsewhere while it is used.
+#[test]
+fn target_swapped_for_a_link() {
+    let Some(world) = World::new() else { return };
+    let at = |name: &str| world.dir.path().join(name);
+    fs::create_dir(at("outside")).unwrap();
+    fs::create_dir(at("data")).unwrap();
+    fs::create_dir(world.rootfs().join("dir")).unwrap();
+    symlink(at("outside"), world.rootfs().join("link")).unwrap();
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    racing(&world, "dir", "link", || {
+        let mut spec = world.spec(&["true"]);
+        bind(&mut spec, &at("data"), "/dir/made/here");
+        // It may fail; it may not lead outside.
+        let created = world.runtime.create(&id("target"), &spec, CreateOptions::default());
+        let _ = created.and_then(Created::start).map(|mut running| running.wait(None));
+    });
+    assert_eq!(fs::read_dir(at("outside")).unwrap().count(), 0, "something was made outside");
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "something is mounted outside");
+    also_unprivileged("target_swapped_for_a_link");
+}
+
+/// CVE-2020-15257: no abstract sockets that a container with the host's network could reach.
+#[test]
+fn no_abstract_sockets() {
+    let Some(world) = World::new() else { return };
+    let created =
+        world.runtime.create(&id("abstract"), &world.spec(&["true"]), CreateOptions::default()).unwrap();
+    let text = fs::read_to_string("/proc/net/unix").unwrap();
+    assert!(!text.lines().any(|l| l.contains('@') && l.contains("longshore")), "{text}");
+    drop(created);
+}
+
+/// CVE-2021-43784: an ID map longer than a message or a page is refused, not cut.
+#[test]
+fn long_id_maps_are_not_cut() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let mut spec = world.spec(&["true"]);
+    let linux = spec.linux_mut().as_mut().unwrap();
+    let mut user = oci_spec::runtime::LinuxNamespace::default();
+    user.set_typ(T::User);
+    linux.namespaces_mut().as_mut().unwrap().push(user);
+    let line = |n: u32| {
+        LinuxIdMappingBuilder::default().container_id(n).host_id(100_000 + n).size(1u32).build().unwrap()
+    };
+    let maps: Vec<_> = (0..8000).map(line).collect();
+    linux.set_uid_mappings(Some(maps.clone())).set_gid_mappings(Some(maps));
+    assert!(world.runtime.create(&id("maps"), &spec, CreateOptions::default()).is_err());
+    assert!(world.runtime.list().unwrap().is_empty());
+}
+
+/// CVE-2022-0492, CVE-2023-25809: a group's files cannot be written from inside, whether or not it has a cgroup namespace.
+#[test]
+fn cgroup_files_are_read_only() {
+    let Some(world) = World::new() else { return };
+    let script = "for f in $(find /sys/fs/cgroup -name release_agent -o -name cgroup.procs -o -name notify_on_release); do \
+                  (echo 1 > $f) 2>/dev/null && echo wrote $f; done; mkdir /sys/fs/cgroup/*/x /sys/fs/cgroup/x 2>/dev/null && echo made; echo end";
+    assert_eq!(world.sh(&id("cgroup"), script).1, "end\n");
+    let mut spec = world.spec(&["sh", "-c", script]);
+    common::without(&mut spec, T::Cgroup);
+    assert_eq!(world.run(&id("cgroup"), &spec).1, "end\n");
+    also_unprivileged("cgroup_files_are_read_only");
+}
+
+/// CVE-2022-24769, CVE-2022-29162, CVE-2022-27650: nothing inheritable, neither in init nor in what `exec` starts.
+#[test]
+fn nothing_is_inheritable() {
+    let Some(world) = World::new() else { return };
+    let script = "grep -E '^Cap(Inh|Amb)' /proc/self/status | tr -d '\\n'";
+    let none = "CapInh:\t0000000000000000CapAmb:\t0000000000000000";
+    assert_eq!(world.sh(&id("caps"), script).1, none);
+    let running = sleeping(&world);
+    assert_eq!(exec(&world, &running, script, |_| ()), none);
+    assert_eq!(
+        exec(&world, &running, script, |process| {
+            process.set_capabilities(None);
+        }),
+        none
+    );
+    also_unprivileged("nothing_is_inheritable");
+}
+
+/// CVE-2022-0811: kernel parameters that are not a namespace's own.
+#[test]
+fn kernel_parameters_of_the_machine() {
+    let Some(world) = World::new() else { return };
+    let refused = |key: &str, change: &dyn Fn(&mut Spec)| {
+        let mut spec = world.spec(&["true"]);
+        change(&mut spec);
+        let all = [(key.to_owned(), "1".to_owned())].into_iter().collect();
+        spec.linux_mut().as_mut().unwrap().set_sysctl(Some(all));
+        let result = world.runtime.create(&id("sysctl"), &spec, CreateOptions::default());
+        assert!(result.is_err(), "{key}");
+    };
+    for key in [
+        "kernel.core_pattern",
+        "kernel/core_pattern",
+        "kernel.modprobe",
+        "vm.overcommit_memory",
+        "net.ipv4.ip_forward+kernel.core_pattern",
+        "net/../kernel/core_pattern",
+        "net.ipv4.ip_forward=1\nkernel.core_pattern",
+        "kernel.shm_rmid_forced/../core_pattern",
+        "",
+    ] {
+        refused(key, &|_| ());
+    }
+    refused("net.ipv4.ip_forward", &|spec| common::without(spec, T::Network));
+    refused("kernel.shmmax", &|spec| common::without(spec, T::Ipc));
+    let mut spec = world.spec(&["cat", "/proc/sys/net/ipv4/ip_forward"]);
+    let all = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into_iter().collect();
+    spec.linux_mut().as_mut().unwrap().set_sysctl(Some(all));
+    assert_eq!(world.run(&id("sysctl"), &spec).1, "1\n");
+    also_unprivileged("kernel_parameters_of_the_machine");
+}
+
+/// CVE-2023-25173: the groups are the primary one and those that were asked for, none of the host's.
+#[test]
+fn groups_are_those_asked_for() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let mut spec = world.spec(&["id", "-G"]);
+    spec.process_mut()
+        .as_mut()
+        .unwrap()
+        .user_mut()
+        .set_uid(7)
+        .set_gid(8)
+        .set_additional_gids(Some(vec![9, 10]));
+    assert_eq!(world.run(&id("groups"), &spec).1, "8 9 10\n");
+    let running = sleeping(&world);
+    let out = exec(&world, &running, "id -G", |process| {
+        process.user_mut().set_gid(8);
+    });
+    assert_eq!(out, "8\n");
+}
+
+/// CVE-2024-21626, the part of `exec`: no descriptor of the host as working directory.
+#[test]
+fn exec_in_a_leaked_directory() {
+    let Some(world) = World::new() else { return };
+    let running = sleeping(&world);
+    for n in 3..32 {
+        let mut process = world.spec(&["true"]).process().clone().unwrap();
+        process.set_cwd(format!("/proc/self/fd/{n}").into());
+        assert!(running.container().exec(&process, ExecOptions::default()).is_err(), "descriptor {n}");
+    }
+    assert_eq!(exec(&world, &running, "ls /proc/self/fd | tr '\\n' ' '", |_| ()), "0 1 2 3 ");
+    also_unprivileged("exec_in_a_leaked_directory");
+}
+
+/// CVE-2025-31133: the image's /dev/null is a link to a kernel parameter, always and in turns; what hides a file is the null device.
+#[test]
+fn null_device_of_the_image() {
+    let Some(world) = World::new() else { return };
+    let dev = world.rootfs().join("dev");
+    symlink("/proc/sys/kernel/core_pattern", dev.join("null")).unwrap();
+    fs::write(dev.join("other"), "").unwrap();
+    let script = "test -s /proc/keys && echo seen; test -c /proc/keys || test ! -e /proc/keys || echo no device; \
+                  (echo x > /proc/keys) 2>/dev/null; cat /proc/sys/kernel/core_pattern";
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let mut spec = world.spec(&["sh", "-c", script]);
+    spec.mounts_mut().as_mut().unwrap().retain(|m| !m.destination().starts_with("/dev"));
+    racing(&world, "dev/null", "dev/other", || {
+        let created = world.runtime.create(&id("null"), &spec, world.piped()).and_then(Created::start);
+        if let Ok(mut running) = created {
+            assert_eq!(read(running.take_stdio(1)), pattern);
+            running.wait(None).unwrap();
+        }
+    });
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), pattern);
+    also_unprivileged("null_device_of_the_image");
+}
+
+/// CVE-2025-52565: /dev/console of the image is a link, or turns into one; the terminal goes nowhere else.
+#[test]
+fn console_of_the_image() {
+    let Some(world) = World::new() else { return };
+    let outside = world.dir.path().join("outside");
+    fs::write(&outside, "untouched").unwrap();
+    let dev = world.rootfs().join("dev");
+    symlink(&outside, dev.join("console")).unwrap();
+    fs::write(dev.join("other"), "").unwrap();
+    let inode = fs::metadata(&outside).unwrap().ino();
+    let mut spec = world.spec(&["true"]);
+    spec.process_mut().as_mut().unwrap().set_terminal(Some(true));
+    let mounts = spec.mounts_mut().as_mut().unwrap();
+    mounts.retain(|m| m.destination() != Path::new("/dev"));
+    fs::create_dir_all(dev.join("pts")).unwrap();
+    racing(&world, "dev/console", "dev/other", || {
+        let created = world.runtime.create(&id("console"), &spec, CreateOptions::default());
+        let _ = created.and_then(Created::start).map(|mut running| running.wait(None));
+    });
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
+    assert_eq!(fs::metadata(&outside).unwrap().ino(), inode);
+    also_unprivileged("console_of_the_image");
+}
+
+/// CVE-2019-5736: an image whose entry point is `/proc/self/exe` gets at no program of the host.
+#[test]
+fn entry_point_is_its_own_program() {
+    let Some(world) = World::new() else { return };
+    let exe = std::env::current_exe().unwrap();
+    let before = fs::metadata(&exe).map(|m| (m.len(), m.mtime_nsec())).unwrap();
+    symlink("/proc/self/exe", world.rootfs().join("bin/entry")).unwrap();
+    fs::write(world.rootfs().join("bin/script"), "#!/proc/self/exe\n").unwrap();
+    let script = world.rootfs().join("bin/script");
+    fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for program in ["/bin/entry", "/bin/script", "/proc/self/exe"] {
+        let created = world.runtime.create(&id("entry"), &world.spec(&[program]), world.piped());
+        if let Ok(mut running) = created.and_then(Created::start) {
+            running.wait(Some(Duration::from_secs(10))).unwrap();
+        }
+    }
+    let script = "for p in /proc/[0-9]*; do (echo x > $p/exe) 2>/dev/null && echo wrote $p; done; echo end";
+    let running = sleeping(&world);
+    assert_eq!(exec(&world, &running, script, |_| ()), "end\n");
+    assert_eq!(fs::metadata(&exe).map(|m| (m.len(), m.mtime_nsec())).unwrap(), before);
+    also_unprivileged("entry_point_is_its_own_program");
+}
