@@ -18,7 +18,7 @@ impl Client {
     ///
     /// Registries that cannot delete a tag (docker-registry 2) are helped: the tag is moved to an empty manifest made for the
     /// purpose, and that is deleted. A manifest that is attached to another is taken off the list that clients keep of those where the
-    /// registry does not (distribution-spec, "Referrers Tag Schema").
+    /// registry does not (distribution-spec, "Referrers Tag Schema"); an error about that list comes after the manifest is gone.
     pub fn delete(&self, reference: &Reference) -> Result<()> {
         match (reference.digest(), reference.tag()) {
             (None, Some(tag)) => match self.delete_manifest(reference, tag) {

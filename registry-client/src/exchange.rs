@@ -142,7 +142,7 @@ impl Inner {
             Target::Api(path) => endpoint.url(path)?,
             Target::Named(url, _) => url.clone(),
         };
-        let mut attempt = 0;
+        let (mut attempt, until) = (0, Instant::now() + self.limits.patience);
         loop {
             attempt += 1;
             let mut reply = self.call(endpoint, call)?;
@@ -150,7 +150,8 @@ impl Inner {
             let whole = Response { body, headers: reply.headers.clone(), ..reply };
             match read_capped(whole, limit, self.limits.patience, what, &url) {
                 Ok(bytes) => return Ok((reply, bytes)),
-                Err(e) if e.is_retryable() && attempt < self.retry.attempts => {
+                // One that drips is not waited for again.
+                Err(e) if e.is_retryable() && attempt < self.retry.attempts && Instant::now() < until => {
                     call.cancel.sleep(self.backoff(attempt))?;
                 }
                 Err(e) => return Err(e),

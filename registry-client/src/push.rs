@@ -194,15 +194,21 @@ impl<'a> Push<'a> {
         }
         let mut work: Vec<(&Descriptor, Option<Offer>)> = layers.iter().map(|l| (*l, None)).collect();
         work.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size()));
-        work.push((config, Some(offer)));
-        parallel::for_each(&work, self.inner.limits.concurrency, self.cancel, |(blob, offer), stop| {
-            let offer = match offer {
-                Some(offer) => offer.clone(),
-                None => self.offer(blob, stop)?,
-            };
-            self.blob(blob, offer, stop)
-        })?;
-        Ok(false)
+        work.push((config, Some(offer.clone())));
+        let done =
+            parallel::for_each(&work, self.inner.limits.concurrency, self.cancel, |(blob, offer), stop| {
+                let offer = match offer {
+                    Some(offer) => offer.clone(),
+                    None => self.offer(blob, stop)?,
+                };
+                self.blob(blob, offer, stop)
+            });
+        if let (Err(e), Offer::Started(session)) = (&done, &offer)
+            && !matches!(e, Error::Transport { .. })
+        {
+            self.abandon(session);
+        }
+        done.map(|()| false)
     }
 
     fn blob(&self, blob: &Descriptor, offer: Offer, stop: &CancelToken) -> Result<()> {

@@ -61,9 +61,10 @@ impl Source {
             crate::url::encode(wanted, &mut path);
         }
         let scopes = Scopes::repository(&self.repository, "pull");
-        let (mut listed, mut parts) = (Vec::new(), 0);
+        let (mut listed, mut parts, mut json) = (Vec::new(), 0, false);
         let list = List { path: &path, scopes, accept: manifest::OCI_INDEX, cancel: &self.cancel };
         let asked = self.inner.each_page(endpoint, &list, |body| {
+            json = body.trim_ascii_start().starts_with(b"{");
             parts += manifest::parts(&body);
             if manifest::check_parts(parts).is_err() {
                 return Err(Error::TooLarge { what: "a list".into(), limit: self.inner.limits.list });
@@ -78,7 +79,7 @@ impl Source {
                 Ok(None)
             }
             // Some answer every unknown path with a page of their own.
-            Err(Error::Manifest { .. }) => Ok(None),
+            Err(Error::Manifest { .. }) if !json => Ok(None),
             Err(e) => Err(e),
         }
     }

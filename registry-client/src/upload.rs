@@ -52,6 +52,8 @@ impl Push<'_> {
             Err(Error::Status { status: 400 | 403..=405, .. }) if !own || !lies => {
                 self.start(blob, None, cancel)?
             }
+            // Also where the token server gives nothing at all because of that right.
+            Err(e) if !own && e.is_auth() => self.start(blob, None, cancel)?,
             other => other?,
         };
         if reply.status == 201 {

@@ -213,6 +213,40 @@ fn tokens_with_scopes_and_mounts() {
 }
 
 #[test]
+fn a_right_that_is_refused_costs_the_mount_and_not_the_push() {
+    let tame = common::fault::Tame::default();
+    let server = Server::start(move |seen, conn| {
+        if seen.path() == "/token" {
+            // Gives all or nothing, and nothing for what is not ours.
+            let ours = seen.target.matches("scope=").count() == 1;
+            return conn.reply(if ours { 200 } else { 403 }, &[], br#"{"token":"good"}"#);
+        }
+        if seen.header("authorization") == Some("Bearer good") {
+            return tame.answer(seen, conn);
+        }
+        let realm = format!("Bearer realm=\"http://{}/token\"", seen.header("host").unwrap());
+        conn.reply(401, &[("www-authenticate", &realm)], b"");
+    });
+    struct Elsewhere(Memory);
+    impl longshore_registry_client::Content for Elsewhere {
+        fn open(
+            &self,
+            d: &oci_spec::image::Descriptor,
+        ) -> Result<Box<dyn std::io::Read + Send>, longshore_registry_client::BoxError> {
+            self.0.open(d)
+        }
+
+        fn repositories(&self, _: &oci_spec::image::Descriptor, _: &str) -> Vec<String> {
+            vec!["others/private".into()]
+        }
+    }
+    let memory = Memory::default();
+    let root = memory.image(34, &[100_000]);
+    let pushed = push(&quick().build().unwrap(), &server.reference("mine:1"), &root, &Elsewhere(memory));
+    assert_eq!(pushed.sent, 2);
+}
+
+#[test]
 fn pull_through_mirrors_and_their_failures() {
     if !tools() {
         return;

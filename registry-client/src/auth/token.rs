@@ -1,6 +1,6 @@
 //! Token servers: the distribution project's token and OAuth2 protocols.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -68,7 +68,7 @@ impl Inner {
         };
         // The registry's own roots serve its token server too; its client certificate only where the owner is the same.
         let tls = self.tls_for(endpoint, &url, trusted);
-        let mut attempt = 0;
+        let (mut attempt, until) = (0, Instant::now() + self.limits.patience);
         loop {
             attempt += 1;
             let mut request = Request::new(method, &url, &headers, cancel);
@@ -84,7 +84,7 @@ impl Inner {
             match reply.status {
                 200..=299 => match parse(reply, &url, self.limits.patience) {
                     // It broke in the middle.
-                    Err(e) if e.is_retryable() && attempt < self.retry.attempts => {
+                    Err(e) if e.is_retryable() && attempt < self.retry.attempts && Instant::now() < until => {
                         cancel.sleep(self.backoff(attempt))?;
                     }
                     done => return done,
