@@ -176,8 +176,8 @@ fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
             set(groups, "cpu", field, "cpu.cfs_quota_us", "", &quota.to_string())?;
         }
     } else if quota.is_some() || period.is_some() {
-        let quota = quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
-        set(groups, "cpu", field, "", "cpu.max", &format!("{quota} {}", period.unwrap_or(100_000)))?;
+        let quota = quota.map(|q| if q > 0 { q.to_string() } else { "max".to_owned() });
+        set(groups, "cpu", field, "", "cpu.max", &cpu_max(groups, quota, period))?;
     }
     if let Some(burst) = cpu.burst() {
         set(groups, "cpu", field, "cpu.cfs_burst_us", "cpu.max.burst", &burst.to_string())?;
@@ -198,6 +198,17 @@ fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
         set(groups, "cpuset", field, "cpuset.mems", "cpuset.mems", mems)?;
     }
     Ok(())
+}
+
+/// A line for v2's `cpu.max` that keeps what is not given.
+fn cpu_max(groups: &Groups, quota: Option<String>, period: Option<u64>) -> String {
+    let now = || {
+        let text = fs::read_to_string(groups.v2.as_ref()?.join("cpu.max")).ok()?;
+        text.split_whitespace().next().map(str::to_owned)
+    };
+    let quota = quota.or_else(now).unwrap_or_else(|| "max".to_owned());
+    // Without a period the kernel keeps its own.
+    period.map_or(quota.clone(), |period| format!("{quota} {period}"))
 }
 
 fn block_io(groups: &Groups, resources: &LinuxResources) -> Result<()> {

@@ -342,12 +342,16 @@ fn mask(root: u64, path: u64, null: u64, empty: u64) -> i64 {
         // What is not there needs no hiding; neither does what is below a file.
         return if at == -ENOENT || at == -ENOTDIR || at == -EACCES { 0 } else { at };
     }
-    let source = match stat(at as u64) {
+    let directory = match stat(at as u64) {
         Err(e) => return e,
-        Ok(s) if s.mode & 0o170_000 == 0o040_000 => empty,
-        Ok(_) => null,
+        Ok(s) => s.mode & 0o170_000 == 0o040_000,
     };
-    let result = clone_onto(source, at as u64);
+    let mut result = clone_onto(if directory { empty } else { null }, at as u64);
+    if directory && result == -EINVAL {
+        // Before Linux 6.15 no mount can be cloned that is attached nowhere. So the empty directory itself goes to the first place; from
+        // there the others get their clones.
+        result = move_onto(empty, at as u64);
+    }
     close(at);
     result
 }
@@ -367,10 +371,14 @@ fn clone_onto(source: u64, at: u64) -> i64 {
         close(tree);
         return set;
     }
-    // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    let moved = call(nr::MOVE_MOUNT, &[tree as u64, c"".as_ptr() as u64, at, c"".as_ptr() as u64, 0x44]);
+    let moved = move_onto(tree as u64, at);
     close(tree);
     moved
+}
+
+fn move_onto(tree: u64, at: u64) -> i64 {
+    // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    call(nr::MOVE_MOUNT, &[tree, c"".as_ptr() as u64, at, c"".as_ptr() as u64, 0x44])
 }
 
 struct Stat {
