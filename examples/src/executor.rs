@@ -7,6 +7,9 @@ use longshore_image::Ctx;
 
 use crate::{Host, Result};
 
+/// What a command sees as `/etc/hosts`, as with BuildKit.
+const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
 /// `RUN` in containers of the host's runtime. Runtime and bridge are opened by the first command: a build that is answered
 /// from the cache needs neither.
 #[derive(Debug)]
@@ -37,8 +40,9 @@ impl<'a> HostExecutor<'a> {
     fn open(&self) -> Result<RuntimeExecutor> {
         let options = self.host.options();
         let scratch = self.scratch();
-        let executor =
-            RuntimeExecutor::new(&self.host.runtime()?, scratch).resolv_conf(self.host.resolv_conf());
+        let executor = RuntimeExecutor::new(&self.host.runtime()?, scratch)
+            .resolv_conf(self.host.resolv_conf())
+            .hosts(HOSTS);
         if options.rootless {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             // An ordinary user can make no bridge; downloads in a build need some network.
@@ -63,6 +67,6 @@ impl Executor for HostExecutor<'_> {
     }
 
     fn mounted_files(&self) -> &[&str] {
-        &["/etc/resolv.conf"]
+        &["/etc/resolv.conf", "/etc/hosts"]
     }
 }

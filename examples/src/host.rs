@@ -11,7 +11,7 @@ use longshore_runtime::containers::{Containers, OpenOptions};
 use oci_spec::image::Platform;
 
 use crate::transfer::{self, Progress};
-use crate::{HostExecutor, HostNetworks, Layout, Result, StoreImages};
+use crate::{HostExecutor, HostNetworks, HttpFetcher, Layout, Result, StoreImages};
 
 /// What the composition takes from its surroundings; the crates read none of it by themselves.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +172,11 @@ impl Host {
         let executor = HostExecutor::new(self);
         // A build that is answered from the cache runs no command, which would do it.
         executor.sweep()?;
-        let builder = Builder::new(&self.store, &resolver).cache(&cache).executor(&executor);
-        Ok(builder.build(dockerfile, context, options, events, ctx)?)
+        let fetcher = HttpFetcher::new();
+        let mut options = options.clone();
+        options.cache_dir.get_or_insert_with(|| self.layout.build().join("mounts"));
+        let builder =
+            Builder::new(&self.store, &resolver).cache(&cache).executor(&executor).fetcher(&fetcher);
+        Ok(builder.build(dockerfile, context, &options, events, ctx)?)
     }
 }

@@ -8,6 +8,7 @@
 
 mod commit;
 mod executor;
+mod fetcher;
 mod host;
 mod images;
 mod layout;
@@ -18,6 +19,7 @@ pub mod registry_server;
 
 pub use commit::{CommitOptions, change_config, commit};
 pub use executor::HostExecutor;
+pub use fetcher::HttpFetcher;
 pub use host::{Host, HostOptions};
 pub use images::{StoreImages, find_image};
 pub use layout::Layout;

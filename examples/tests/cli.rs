@@ -16,7 +16,7 @@ fn with_busybox(dir: &Path) -> Option<Longshore> {
     std::fs::create_dir_all(root.join("bin")).expect("a directory");
     let from = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).is_file())?;
     std::fs::copy(from, root.join("bin/busybox")).expect("copy");
-    for applet in ["sh", "echo", "cat", "sleep", "true"] {
+    for applet in ["sh", "echo", "cat", "head", "sleep", "true"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
     }
     std::fs::write(root.join("text"), "not a program\n").expect("write");
@@ -223,4 +223,55 @@ fn a_killed_builds_traces_go_with_the_next_build_or_prune() {
     assert!(!sleeping(), "prune ends it");
     assert_eq!((entries("build/run"), entries("image/snapshots")), (0, 0));
     assert_eq!(longshore.ok(&["network", "ls", "-q"]), "host\nnone\n");
+}
+
+/// Answers any number of requests with the same page.
+fn web_server(page: &'static str) -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nConnection: close";
+            let _ = write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_build_has_cache_mounts_downloads_hosts_and_its_own_ignore_rules() {
+    if !common::root() {
+        return skip("an ordinary user's base image is the tests' of the builder");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let context = dir.path().join("context");
+    std::fs::create_dir(&context).expect("a directory");
+    let port = web_server("from the web\n");
+    let write = |name: &str, text: &str| std::fs::write(context.join(name), text).expect("write");
+    write("key", "secret");
+    write("page", "text");
+    write("Dockerfile.dockerignore", "key\n");
+    let build = |number: u32| {
+        write(
+            "Dockerfile",
+            &format!(
+                "FROM bb\nCOPY . /context/\nADD http://127.0.0.1:{port}/file /web/\n\
+                 RUN --mount=type=cache,target=/c echo {number} >> /c/log && cat /c/log /etc/hosts > /seen\n\
+                 RUN head -c 5000000 /dev/zero\n"
+            ),
+        );
+        longshore.ok(&["build", "-t", "built", &context.display().to_string()]);
+        let show = "cat /seen /web/file; echo /context/*; busybox stat -c %Y /web/file";
+        longshore.ok(&["run", "--rm", "--network", "none", "built", "sh", "-c", show])
+    };
+    let hosts = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    let rest = format!(
+        "{hosts}from the web\n/context/Dockerfile /context/Dockerfile.dockerignore /context/page\n1445412480\n"
+    );
+    assert_eq!(build(1), format!("1\n{rest}"));
+    assert_eq!(build(2), format!("1\n2\n{rest}"));
 }

@@ -60,6 +60,11 @@ pub(crate) struct BuildArgs {
     context: String,
 }
 
+/// Bytes of a Dockerfile at most, as in the builder.
+const MAX_TEXT: u64 = 4 << 20;
+/// Bytes of output without a line's end that are shown as one.
+const MAX_LINE: usize = 64 << 10;
+
 pub(crate) fn build(app: &App, args: &BuildArgs) -> Result<()> {
     let started = Instant::now();
     let options = args.options()?;
@@ -135,20 +140,40 @@ impl BuildArgs {
                 self.context
             )));
         }
-        let context = Context::dir(path)?;
-        let dockerfile = match self.file.as_deref() {
-            Some("-") => stdin()?,
-            Some(file) => std::fs::read_to_string(file)
-                .map_err(|e| Failure::new(format!("failed to read dockerfile: open {file}: {e}")))?,
+        let (file, dockerfile) = match self.file.as_deref() {
+            Some("-") => (None, stdin()?),
+            Some(file) => (Some(PathBuf::from(file)), read_text(Path::new(file))?),
             None => {
-                let file = path.join("Dockerfile");
-                std::fs::read_to_string(&file).map_err(|e| {
-                    Failure::new(format!("failed to read dockerfile: open {}: {e}", file.display()))
-                })?
+                let names = ["Dockerfile", "dockerfile"].map(|name| path.join(name));
+                let file = names.iter().find(|file| file.exists()).unwrap_or(&names[0]);
+                (Some(file.clone()), read_text(file)?)
             }
+        };
+        // Its own ignore rules stand in for those of the context.
+        let own = file.map(|file| {
+            let mut name = file.into_os_string();
+            name.push(".dockerignore");
+            PathBuf::from(name)
+        });
+        let context = match own.filter(|own| own.is_file()) {
+            Some(own) => Context::dir_with_ignore(path, &read_text(&own)?)?,
+            None => Context::dir(path)?,
         };
         Ok((context, dockerfile))
     }
+}
+
+/// A Dockerfile, or the ignore rules beside it.
+fn read_text(file: &Path) -> Result<String> {
+    let failed =
+        |e: std::io::Error| Failure::new(format!("failed to read dockerfile: open {}: {e}", file.display()));
+    let mut text = Vec::new();
+    let file_in = std::fs::File::open(file).map_err(failed)?;
+    file_in.take(MAX_TEXT + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `id=token,src=FILE` or `id=token,env=NAME`
@@ -218,9 +243,12 @@ impl View {
     fn output(&mut self, number: usize, bytes: &[u8]) {
         let started = self.started;
         let step = self.steps.entry(number).or_insert_with(|| Step { started, rest: Vec::new() });
-        step.rest.extend_from_slice(bytes);
-        while let Some(end) = step.rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = step.rest.drain(..=end).collect();
+        for piece in bytes.split_inclusive(|b| *b == b'\n').flat_map(|line| line.chunks(MAX_LINE)) {
+            step.rest.extend_from_slice(piece);
+            if !piece.ends_with(b"\n") && step.rest.len() < MAX_LINE {
+                continue;
+            }
+            let line = std::mem::take(&mut step.rest);
             let line = String::from_utf8_lossy(&line);
             let time = step.started.elapsed().as_secs_f64();
             // What a progress bar of the command overwrote is of no use here.
