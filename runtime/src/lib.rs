@@ -68,6 +68,8 @@ mod created;
 mod error;
 mod exec;
 mod features;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hooks;
 mod idmap;
 mod launch;

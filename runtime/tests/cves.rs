@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -43,10 +43,10 @@ fn exec(world: &World, running: &Running, script: &str, change: impl FnOnce(&mut
 }
 
 /// Exchanges two names again and again until told to stop.
-fn exchange(a: PathBuf, b: PathBuf, stop: &AtomicBool) {
+fn exchange(a: &Path, b: &Path, stop: &AtomicBool) {
     let flags = rustix::fs::RenameFlags::EXCHANGE;
     while !stop.load(Ordering::Relaxed) {
-        rustix::fs::renameat_with(rustix::fs::CWD, &a, rustix::fs::CWD, &b, flags).unwrap();
+        rustix::fs::renameat_with(rustix::fs::CWD, a, rustix::fs::CWD, b, flags).unwrap();
         std::thread::sleep(Duration::from_micros(20));
     }
 }
@@ -56,7 +56,7 @@ fn racing(world: &World, a: &str, b: &str, each: impl Fn()) {
     let stop = AtomicBool::new(false);
     let root = world.rootfs();
     std::thread::scope(|scope| {
-        scope.spawn(|| exchange(root.join(a), root.join(b), &stop));
+        scope.spawn(|| exchange(&root.join(a), &root.join(b), &stop));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..races() {
                 each();

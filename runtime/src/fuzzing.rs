@@ -1,0 +1,105 @@
+//! Parsers of foreign bytes, for the fuzz targets.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::caps;
+use crate::cgroup::{Hierarchy, Layout};
+use crate::namespaces::Namespaces;
+use crate::plan::{Input, Mode, RootSource, compile};
+use crate::seccomp::Filter;
+
+/// Compiles a `config.json` as `create` and `exec` would, as far as nothing is made or started.
+pub fn plan(json: &[u8]) {
+    let Ok(spec) = serde_json::from_slice::<Spec>(json) else { return };
+    let Some(process) = spec.process() else { return };
+    let linux = spec.linux().as_ref();
+    let Ok(filter) = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose() else {
+        return;
+    };
+    // Paths of namespaces are opened, so those of the spec are left out.
+    let Ok(namespaces) = Namespaces::new(&Spec::default()) else { return };
+    let hierarchy = |mount: &str, controller: &str| Hierarchy {
+        mount: PathBuf::from(mount),
+        controllers: vec![controller.to_owned()],
+    };
+    let v1 =
+        vec![hierarchy("/sys/fs/cgroup/cpu", "cpu"), hierarchy("/sys/fs/cgroup/systemd", "name=systemd")];
+    let layout = Layout { v1, v2: None };
+    let given = process.capabilities().clone().unwrap_or_else(crate::runtime::no_capabilities);
+    let (sets, _) = caps::sets(&given, caps::all());
+    for (mode, user) in [(Mode::Init, false), (Mode::Init, true), (Mode::Exec, false)] {
+        let input = Input {
+            mode,
+            id: "fuzz",
+            spec: &spec,
+            process,
+            bundle: Path::new("/nonexistent"),
+            root: RootSource::Path(PathBuf::from("/nonexistent")),
+            stdio: [Some(10), None, Some(11)],
+            preserve: &[12],
+            layout: &layout,
+            cgroup_path: Path::new("/fuzz"),
+            cgroup_namespace: user,
+            new_namespaces: namespaces.new,
+            new_user: user,
+            time_offsets: None,
+            joins: &[],
+            in_user_namespace: user,
+            may_set_groups: !user,
+            oom_score_adj: process.oom_score_adj(),
+            caps: Some(sets),
+            available_caps: caps::all(),
+            filter: filter.as_ref(),
+            sync_hooks: true,
+            listener: Some(13),
+            status: 14,
+            keep: &[10, 11, 12, 13, 14],
+            mount_subpaths: &[],
+            mount_sources: &[],
+            no_pivot: false,
+            extra_env: &[],
+        };
+        let _ = compile(&input);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What a fuzzer does, for a moment: values of a real document exchanged for others of every kind.
+    #[test]
+    fn odd_documents() {
+        let spec = crate::spec::rootless_spec(["sh", "-c", "true"], 1000, 1000);
+        let document = serde_json::to_value(spec).unwrap();
+        let odd = serde_json::json!([
+            null, true, -1, 0, 1, u64::MAX, i64::MIN, 4_294_967_296u64, "", "\0", "/", "..", "../../x", "/proc/self", "a=b", "r",
+            "rbind", "4294967295", "é", [], [null], [""], {}, {"": ""}
+        ]);
+        let mut paths = Vec::new();
+        collect(&document, String::new(), &mut paths);
+        assert!(paths.len() > 100);
+        for path in &paths {
+            for value in odd.as_array().unwrap() {
+                let mut changed = document.clone();
+                *changed.pointer_mut(path).unwrap() = value.clone();
+                super::plan(changed.to_string().as_bytes());
+            }
+        }
+        super::plan(b"{}");
+    }
+
+    fn collect(value: &serde_json::Value, path: String, paths: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                map.iter().for_each(|(key, v)| collect(v, format!("{path}/{key}"), paths));
+            }
+            // Of long lists the first few tell all.
+            serde_json::Value::Array(list) => {
+                list.iter().take(4).enumerate().for_each(|(i, v)| collect(v, format!("{path}/{i}"), paths));
+            }
+            _ => {}
+        }
+        paths.push(path);
+    }
+}
