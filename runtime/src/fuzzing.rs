@@ -70,7 +70,16 @@ mod tests {
     /// What a fuzzer does, for a moment: values of a real document exchanged for others of every kind.
     #[test]
     fn odd_documents() {
-        let spec = crate::spec::rootless_spec(["sh", "-c", "true"], 1000, 1000);
+        let mut spec = crate::spec::rootless_spec(["sh", "-c", "true"], 1000, 1000);
+        // Thousands of documents: a short filter.
+        let filter = serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{
+                "names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_EQ"}],
+            }],
+        });
+        spec.linux_mut().as_mut().unwrap().set_seccomp(Some(serde_json::from_value(filter).unwrap()));
         let document = serde_json::to_value(spec).unwrap();
         let odd = serde_json::json!([
             null, true, -1, 0, 1, u64::MAX, i64::MIN, 4_294_967_296u64, "", "\0", "/", "..", "../../x", "/proc/self", "a=b", "r",
