@@ -44,6 +44,8 @@ mod error;
 mod events;
 mod files;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod inside;
 mod inspect;

@@ -55,13 +55,19 @@ fn a_killed_shim_leaves_no_lie() {
 
 fn storm() {
     let Some(world) = World::new() else { return };
-    let kills: u32 = std::env::var("LONGSHORE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
-    let count = 8;
+    let number =
+        |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let (kills, count) = (number("LONGSHORE_KILLS", 60), number("LONGSHORE_STORM", 8));
+    let mut ids = Vec::new();
     for n in 0..count {
-        world.create(&format!("c{n}"), &["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); done"], |r| {
-            r.host.log_config.options =
-                [("max-size".to_string(), "64k".to_string()), ("max-file".into(), "3".into())].into();
-        });
+        ids.push(world.create(
+            &format!("c{n}"),
+            &["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); done"],
+            |r| {
+                r.host.log_config.options =
+                    [("max-size".to_string(), "64k".to_string()), ("max-file".into(), "3".into())].into();
+            },
+        ));
     }
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let mut random = |below: u64| {
@@ -99,6 +105,14 @@ fn storm() {
         world.all.remove(&name, &RemoveOptions::new(true, false)).unwrap();
     }
     until("no shim is left", || shims(&world).is_empty());
+    // A cgroup is named after its container, in whatever hierarchy.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        for id in &ids {
+            assert!(!hierarchy.path().join("longshore").join(id).exists(), "cgroup of {id}");
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*world.dir.to_string_lossy()), "{mounts}");
     let left: Vec<_> =
         std::fs::read_dir(world.dir.join("runtime")).unwrap().flatten().map(|e| e.path()).collect();
     assert!(left.is_empty(), "{left:?}");
