@@ -53,7 +53,7 @@
 //! | [`console`] | terminals |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
-//! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, ID-mapped mounts, checkpoints, Landlock.
+//! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, checkpoints, Landlock.
 #![deny(unsafe_code)]
 
 mod builder;

@@ -162,7 +162,7 @@ impl Runtime {
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
         let filter =
             linux.and_then(|l| l.seccomp().as_ref()).map(|s| self.inner.filters.get(s)).transpose()?;
-        let sources = Sources::new(spec, options.mount_sources, least)?;
+        let sources = Sources::new(spec, options.mount_sources, &bundle, &self.inner.helper, least)?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
         let joins = namespaces.joins();

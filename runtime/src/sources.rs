@@ -1,16 +1,20 @@
 //! Sources of bind mounts that the caller has opened: by descriptor nobody can put something else in their place.
 
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{FileType, fstat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::caps;
 use crate::error::{Context, Error, Result};
-use crate::plan::{OpenSource, SourceKind, binds_tree};
+use crate::idmap::Maps;
+use crate::launch::status_socket;
+use crate::plan::{self, OpenSource, SourceKind, binds_tree, idmap_option};
 use crate::stdio::at_least;
+use crate::sys::{self, Spawn};
 
 /// The sources, and the descriptors that they name.
 #[derive(Debug, Default)]
@@ -20,8 +24,24 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    pub(crate) fn new(spec: &Spec, given: Vec<(PathBuf, OwnedFd)>, least: RawFd) -> Result<Self> {
+    pub(crate) fn new(
+        spec: &Spec,
+        given: Vec<(PathBuf, OwnedFd)>,
+        bundle: &Path,
+        helper: &OwnedFd,
+        least: RawFd,
+    ) -> Result<Self> {
         let mut sources = Self::default();
+        for mount in spec.mounts().iter().flatten() {
+            if !given.iter().any(|(at, _)| at == mount.destination())
+                && let Some((tree, is_dir)) = idmapped(spec, mount, bundle, helper)?
+            {
+                let tree = at_least(tree, least)?;
+                let kind = SourceKind::Tree(tree.as_raw_fd());
+                sources.fds.push(tree);
+                sources.list.push(OpenSource { destination: mount.destination().clone(), is_dir, kind });
+            }
+        }
         for (destination, fd) in given {
             let mount = mount_at(spec, &destination)?;
             let mode = fstat(&fd).context("stat a mount's source")?.st_mode;
@@ -32,6 +52,62 @@ impl Sources {
         }
         Ok(sources)
     }
+}
+
+/// A bind mount with IDs of its own (mount_setattr(2), "ID-mapped mounts"): the options `idmap` and `ridmap`, `uidMappings` and
+/// `gidMappings`. The kernel wants privileges over the file system for it, so it is made here, not in the container.
+fn idmapped(spec: &Spec, mount: &Mount, bundle: &Path, helper: &OwnedFd) -> Result<Option<(OwnedFd, bool)>> {
+    let own = mount.uid_mappings().as_ref().zip(mount.gid_mappings().as_ref());
+    let recursive = idmap_option(mount);
+    if own.is_none() && recursive.is_none() {
+        return Ok(None);
+    }
+    let field = format!("mounts[{}].uidMappings", mount.destination().display());
+    let linux = spec.linux().as_ref();
+    let of_container = || linux.and_then(|l| l.uid_mappings().as_ref().zip(l.gid_mappings().as_ref()));
+    let Some((uid, gid)) = own.or_else(of_container).filter(|(uid, gid)| !uid.is_empty() && !gid.is_empty())
+    else {
+        return Err(Error::spec(field, "missing, as are linux.uidMappings and linux.gidMappings"));
+    };
+    if caps::own() & 1 << caps::SYS_ADMIN == 0 {
+        return Err(Error::Unsupported { what: format!("{field}: ID-mapped mounts are for root") });
+    }
+    let source =
+        mount.source().as_deref().ok_or_else(|| Error::spec(field.clone(), "a bind mount needs a source"))?;
+    let source = bundle.join(source);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = if binds_tree(mount) { flags | OpenTreeFlags::AT_RECURSIVE } else { flags };
+    let what = |what: &str| format!("{what} {}", source.display());
+    let tree = open_tree(rustix::fs::CWD, &source, flags).context(&what("bind source"))?;
+    let mode = fstat(&tree).context(&what("bind source"))?.st_mode;
+    let users = user_namespace(helper, &Maps::new(uid, gid))?;
+    sys::idmap(&tree, &users, recursive.unwrap_or(false)).map_err(Error::os(what("map the IDs of")))?;
+    Ok(Some((tree, FileType::from_raw_mode(mode).is_dir())))
+}
+
+/// A user namespace with these maps and no process.
+fn user_namespace(helper: &OwnedFd, maps: &Maps) -> Result<OwnedFd> {
+    let (ours, theirs) = status_socket(3)?;
+    let plan = plan::waiting(theirs.as_raw_fd());
+    let memory = sys::memory(c"longshore-maps", &plan).map_err(Error::os("make the plan's memory"))?;
+    let request = Spawn {
+        program: helper.as_fd(),
+        plan: memory.as_fd(),
+        plan_len: plan.len(),
+        namespaces: libc::CLONE_NEWUSER as u64,
+        cgroup: None,
+        keep: &[theirs.as_raw_fd()],
+    };
+    let (pid, pidfd) = sys::spawn(&request).map_err(Error::os("clone3"))?;
+    drop(theirs);
+    let users = maps.write(pid).and_then(|()| {
+        let path = format!("/proc/{pid}/ns/user");
+        fs::File::open(&path).map_err(|source| Error::Os { what: format!("open {path}"), source })
+    });
+    // It waits for an answer; the end of the socket is one, too.
+    drop(ours);
+    sys::wait(&pidfd, None).map_err(Error::os("reap a user namespace's process"))?;
+    users.map(Into::into)
 }
 
 fn mount_at<'a>(spec: &'a Spec, destination: &Path) -> Result<&'a Mount> {

@@ -5,12 +5,12 @@ mod common;
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use common::{World, also_unprivileged, id};
+use common::{World, also_unprivileged, id, is_root};
 use longshore_runtime::CreateOptions;
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxIdMappingBuilder, Mount, Spec};
 
 fn mount(spec: &mut Spec, kind: &str, source: impl Into<PathBuf>, to: &str, options: &[&str]) {
     let mut mount = Mount::default();
@@ -143,4 +143,53 @@ fn sources_by_descriptor() {
     let error = world.runtime.create(&id("fd"), &spec, options).unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");
     also_unprivileged("sources_by_descriptor");
+}
+
+/// `idmap`: files of the source belong to others inside, for a container with and without a user namespace.
+#[test]
+fn ids_of_a_mount() {
+    let Some(world) = World::new() else { return };
+    let data = data(&world);
+    let script = "stat -c %u:%g /data /data/file; touch /data/made";
+    let mapping = |inside: u32, outside: u32, size: u32| {
+        LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size).build().unwrap()
+    };
+    let mut spec = world.spec(&["sh", "-c", script]);
+    mount(&mut spec, "bind", &data, "/data", &["rbind", "ridmap"]);
+    if !is_root() {
+        let error = world.runtime.create(&id("idmap"), &spec, CreateOptions::default()).unwrap_err();
+        assert!(matches!(error, longshore_runtime::Error::Unsupported { .. }), "{error:?}");
+        return;
+    }
+    let error = world.runtime.create(&id("idmap"), &spec, CreateOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("uidMappings"), "{error}");
+
+    std::os::unix::fs::chown(&data, Some(1000), Some(1001)).unwrap();
+    std::os::unix::fs::chown(data.join("file"), Some(1005), Some(1006)).unwrap();
+    let mapped = spec.mounts_mut().as_mut().unwrap().last_mut().unwrap();
+    mapped.set_options(Some(vec!["bind".into()]));
+    mapped
+        .set_uid_mappings(Some(vec![mapping(1000, 0, 10)]))
+        .set_gid_mappings(Some(vec![mapping(1001, 0, 10)]));
+    assert_eq!(world.run(&id("idmap"), &spec).1, "0:0\n5:5\n");
+    let made = fs::metadata(data.join("made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1000, 1001));
+
+    // A user namespace: what is root's on disk is root's inside, whom the host knows as 100000.
+    let root = std::os::unix::fs::chown::<&Path>;
+    root(&data, Some(0), Some(0)).unwrap();
+    root(&data.join("file"), Some(7), Some(8)).unwrap();
+    fs::remove_file(data.join("made")).unwrap();
+    let mut spec = world.spec(&["sh", "-c", script]);
+    mount(&mut spec, "bind", &data, "/data", &["rbind", "ridmap", "nosuid"]);
+    let linux = spec.linux_mut().as_mut().unwrap();
+    let mut users = oci_spec::runtime::LinuxNamespace::default();
+    users.set_typ(oci_spec::runtime::LinuxNamespaceType::User);
+    linux.namespaces_mut().as_mut().unwrap().push(users);
+    let map = Some(vec![mapping(0, 100_000, 65_536)]);
+    linux.set_uid_mappings(map.clone()).set_gid_mappings(map);
+    let (code, out, err) = world.run(&id("idmap"), &spec);
+    assert_eq!((code, out.as_str()), (0, "0:0\n7:8\n"), "{err}");
+    assert_eq!(fs::metadata(data.join("made")).unwrap().uid(), 0);
+    also_unprivileged("ids_of_a_mount");
 }

@@ -11,7 +11,7 @@ mod options;
 mod process;
 
 pub(crate) use compile::{Input, Mode, RootSource, compile};
-pub(crate) use mounts::{OpenSource, SourceKind, binds_tree, inside};
+pub(crate) use mounts::{OpenSource, SourceKind, binds_tree, idmap_option, inside};
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -280,6 +280,13 @@ impl Builder {
 /// A plan of no steps: its process ends at once.
 pub(crate) fn nothing() -> Vec<u8> {
     Builder::new().finish(-1).bytes
+}
+
+/// A plan that waits for one answer on the socket.
+pub(crate) fn waiting(status: RawFd) -> Vec<u8> {
+    let mut b = Builder::new();
+    b.op("wait", wire::op::SYNC, [wire::msg::MAPS.into(), 0.into()]);
+    b.finish(status).bytes
 }
 
 /// Comfort on a step just added.

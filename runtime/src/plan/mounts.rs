@@ -303,6 +303,11 @@ pub(crate) fn binds_tree(mount: &Mount) -> bool {
     Options::parse(mount.options().as_deref().unwrap_or_default()).bind != Some(false)
 }
 
+/// `idmap` (false) or `ridmap` (true) of the mount's options.
+pub(crate) fn idmap_option(mount: &Mount) -> Option<bool> {
+    Options::parse(mount.options().as_deref().unwrap_or_default()).idmap
+}
+
 fn open_path(b: &mut Builder, path: u64, more: i32, out: u8) {
     let flags = libc::O_PATH | libc::O_CLOEXEC | more;
     b.call("openat", libc::SYS_openat, [libc::AT_FDCWD.into(), path.into(), flags.into()]).out(out);

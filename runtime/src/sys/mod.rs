@@ -133,6 +133,25 @@ pub(crate) fn in_bounding_set(capability: u32) -> bool {
     unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) == 1 }
 }
 
+/// Gives a detached mount the IDs of a user namespace.
+pub(crate) fn idmap(tree: &OwnedFd, users: &OwnedFd, recursive: bool) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let attributes = [libc::MOUNT_ATTR_IDMAP, 0, 0, users.as_raw_fd() as u64];
+    // SAFETY: `attributes` is a `struct mount_attr`, four u64, and lives through the call.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The user namespace that owns a namespace (ioctl_ns(2)). `EPERM`: it is none of the caller's, nor below it.
 pub(crate) fn owner(namespace: &OwnedFd) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
