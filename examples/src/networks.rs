@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longshore_network::{
-    Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, PortMapping, Protocol,
+    Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, Error, PortMapping, Protocol,
 };
 use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port};
 
@@ -39,9 +39,18 @@ impl HostNetworks {
         self.check(name)?;
         match name {
             "default" | DEFAULT => Ok(Bridge::open(&self.state, DEFAULT, &BridgeOptions::new())?),
-            name if self.list()?.iter().any(|known| known == name) => Ok(Bridge::find(&self.state, name)?),
-            name => Err(format!("network {name} not found").into()),
+            name => Bridge::find(&self.state, name).map_err(|e| told(name, e)),
         }
+    }
+
+    /// A network that is there, to look at or to take down; nothing is made or mended.
+    ///
+    /// # Errors
+    /// When there is no such network, or the caller may not have one.
+    pub fn find(&self, name: &str) -> Result<Bridge, BoxError> {
+        self.check(name)?;
+        let name = if name == "default" { DEFAULT } else { name };
+        Bridge::as_is(&self.state, name).map_err(|e| told(name, e))
     }
 
     /// Makes a network.
@@ -74,10 +83,11 @@ impl HostNetworks {
     pub fn prune(&self) -> Result<Vec<String>, BoxError> {
         let mut removed = Vec::new();
         for name in self.list()? {
-            let bridge = Bridge::find(&self.state, &name)?;
-            if bridge.endpoints()?.is_empty() {
-                bridge.remove()?;
-                removed.push(name);
+            match Bridge::as_is(&self.state, &name).and_then(Bridge::remove) {
+                Ok(()) => removed.push(name),
+                // Another may have removed it just now.
+                Err(Error::NotFound { .. } | Error::NetworkInUse { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(removed)
@@ -98,6 +108,18 @@ impl HostNetworks {
 
     fn servers(&self) -> MutexGuard<'_, HashMap<String, DnsServer>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, network: &str, container_id: &str) -> longshore_network::Result<()> {
+        let bridge = match Bridge::as_is(&self.state, network) {
+            // Another may have removed it just now.
+            Err(error) if error.is_not_found() => return Ok(()),
+            bridge => bridge?,
+        };
+        if bridge.endpoints()?.iter().any(|id| id == container_id) {
+            bridge.detach(container_id)?;
+        }
+        Ok(())
     }
 
     fn check(&self, name: &str) -> Result<(), BoxError> {
@@ -143,14 +165,17 @@ impl Networks for HostNetworks {
 
     fn detach(&self, container_id: &str) -> Result<(), BoxError> {
         self.servers().remove(container_id);
+        let mut result = Ok(());
         for name in self.list()? {
-            let bridge = Bridge::find(&self.state, &name)?;
-            if bridge.endpoints()?.iter().any(|id| id == container_id) {
-                bridge.detach(container_id)?;
-            }
+            // The trouble of one network is none of the others'.
+            result = result.and(self.leave(&name, container_id));
         }
-        Ok(())
+        Ok(result?)
     }
+}
+
+fn told(name: &str, error: Error) -> BoxError {
+    if error.is_not_found() { format!("network {name} not found").into() } else { error.into() }
 }
 
 fn mapping(port: &Port) -> Result<PortMapping, BoxError> {

@@ -132,7 +132,12 @@ impl Ipam for DirIpam {
 
     fn list(&self, subnet: IpNet) -> Result<Vec<(IpAddr, String)>> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(Error::state(&self.directory))? {
+        let entries = match fs::read_dir(&self.directory) {
+            // Removed with its network.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(all),
+            entries => entries.map_err(Error::state(&self.directory))?,
+        };
+        for entry in entries {
             let name = entry.map_err(Error::state(&self.directory))?.file_name();
             let address = name.to_str().and_then(|n| n.parse().ok()).filter(|a| subnet.contains(a));
             if let (Some(address), Ok(owner)) = (address, fs::read_link(self.directory.join(&name))) {

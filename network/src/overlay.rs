@@ -112,8 +112,9 @@ impl Overlay {
             BridgeOptions { subnet: Some(options.subnet), mtu: options.mtu, ..BridgeOptions::default() };
         let prefix = format!("net/{name}/ip/");
         let addresses = StoreIpam::new(Arc::clone(&store), &prefix, options.vtep);
-        let bridge =
-            Bridge::make(&state.into(), name, &bridge_options, Some(tunnel), |_| Ok(Box::new(addresses)))?;
+        let bridge = Bridge::make(&state.into(), name, Some(&bridge_options), Some(tunnel), |_| {
+            Ok(Box::new(addresses))
+        })?;
         let overlay = Self { bridge, store, prefix, tunnel };
         overlay.reconcile()?;
         Ok(overlay)

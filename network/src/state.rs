@@ -33,6 +33,13 @@ pub(crate) struct Network {
     pub(crate) tunnel: Option<Tunnel>,
 }
 
+impl Network {
+    /// Whether it has its subnets, the chosen one too.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.chosen || self.subnets.iter().any(|subnet| subnet.addr().is_ipv4())
+    }
+}
+
 /// This host's end of a VXLAN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tunnel {

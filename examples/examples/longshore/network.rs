@@ -155,12 +155,7 @@ fn ls(app: &App, args: &NetworkLsArgs) -> Result<()> {
 }
 
 fn find(app: &App, name: &str) -> Result<Bridge> {
-    let networks = app.host()?.networks();
-    let known = networks.list().map_err(|e| Failure::from(&*e))?;
-    if !known.iter().any(|n| n == name) {
-        return Err(Failure::new(format!("network {name} not found")));
-    }
-    networks.open(name).map_err(|e| Failure::from(&*e))
+    app.host()?.networks().find(name).map_err(|e| Failure::from(&*e))
 }
 
 fn inspect(app: &App, name: &str) -> Result<Value> {

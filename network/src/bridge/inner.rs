@@ -10,7 +10,7 @@ use super::settings::{choose_ports, host_settings, plug, tunnel_settings};
 use super::sockets::Sockets;
 use crate::firewall::{EndpointRules, NetworkRules};
 use crate::ipam::Ipam;
-use crate::netlink::link;
+use crate::netlink::link::{self, Link};
 use crate::netns::{self, Host};
 use crate::state::{Lock, Network, Record, State, hashed};
 use crate::{Endpoint, Error, Result};
@@ -60,8 +60,8 @@ impl Inner {
         let doing = || format!("set up bridge {}", network.link);
         self.host.run(|| host_settings(network)).and_then(|r| r).map_err(Error::kernel(doing()))?;
         let alias = format!("longshore {} {}", self.name, self.state.root().display());
-        let alias = alias.get(..255).unwrap_or(&alias);
-        let mut batch = vec![link::set_alias(&network.link, alias), link::set_up(index)];
+        let mut batch =
+            vec![link::set_alias(&network.link, longest(&alias, LONGEST_ALIAS)), link::set_up(index)];
         batch.extend(network.subnets.iter().map(|s| link::add_address(index, with_address(*s, gateway(*s)))));
         sockets.route.apply(batch).map_err(|(_, e)| Error::kernel(doing())(e))?;
         let Some(tunnel) = network.tunnel else { return Ok(()) };
@@ -77,11 +77,12 @@ impl Inner {
         }
         let _lock = self.state.lock()?;
         let mut sockets = self.sockets();
+        let bridge = self.bridge(&mut sockets)?;
         self.make_way(&mut sockets, &endpoint.id)?;
         let record = self.reserve(endpoint)?;
         let attached = self.state.save_record(&self.name, &record).and_then(|()| {
             let record = self.publish(&mut sockets, &record)?;
-            self.plug(&mut sockets, netns, &record)?;
+            self.plug(&mut sockets, netns, &record, &bridge)?;
             Ok(record)
         });
         if attached.is_err() {
@@ -89,6 +90,33 @@ impl Inner {
             let _ = self.detach(&mut sockets, &endpoint.id);
         }
         attached
+    }
+
+    /// The bridge's link. One that someone deleted is made again, if its subnets are still free.
+    pub(super) fn bridge(&self, sockets: &mut Sockets) -> Result<Link> {
+        let gone = || Error::NotFound { name: self.name.clone() };
+        // It may have been removed since this handle was opened, and another may have its name.
+        if self.state.network(&self.name)?.as_ref() != Some(&self.network) || !self.network.is_settled() {
+            return Err(gone());
+        }
+        if let Some(link) = sockets.link(&self.network.link)? {
+            return Ok(link);
+        }
+        sockets.check_clear(&self.network)?;
+        self.ensure(sockets)?;
+        sockets.link(&self.network.link)?.ok_or_else(gone)
+    }
+
+    /// Removes endpoints whose veth died with their network namespace, and says how many others there are.
+    pub(super) fn forget_dead(&self, sockets: &mut Sockets) -> Result<usize> {
+        let mut alive = 0;
+        for record in self.state.records(&self.name)? {
+            match sockets.link(&record.veth)? {
+                Some(_) => alive += 1,
+                None => self.detach(sockets, &record.id)?,
+            }
+        }
+        Ok(alive)
     }
 
     /// An endpoint whose veth died with its network namespace may come again.
@@ -148,20 +176,17 @@ impl Inner {
     }
 
     /// Makes the veth and sets up its end in the container.
-    fn plug(&self, sockets: &mut Sockets, netns: BorrowedFd<'_>, record: &Record) -> Result<()> {
-        let bridge = match sockets.link(&self.network.link)? {
-            Some(link) => link,
-            None => {
-                self.ensure(sockets)?;
-                sockets
-                    .link(&self.network.link)?
-                    .ok_or_else(|| Error::NotFound { name: self.name.clone() })?
-            }
-        };
+    fn plug(
+        &self,
+        sockets: &mut Sockets,
+        netns: BorrowedFd<'_>,
+        record: &Record,
+        bridge: &Link,
+    ) -> Result<()> {
         let owner = self.owner(&record.id);
         let gateways = if self.network.internal { Vec::new() } else { self.gateways() };
         let route = &mut sockets.route;
-        netns::within(netns, || plug(route, netns, record, &bridge, &owner, &gateways))
+        netns::within(netns, || plug(route, netns, record, bridge, &owner, &gateways))
             .and_then(|result| result)
             .map_err(Error::kernel(format!("connect endpoint `{}` to network `{}`", record.id, self.name)))
     }
@@ -229,6 +254,15 @@ pub(super) fn rules<'a>(owner: &'a str, record: &'a Record) -> EndpointRules<'a>
 
 pub(crate) fn hosts(record: &Record) -> Vec<IpAddr> {
     record.addresses.iter().map(IpNet::addr).collect()
+}
+
+/// The kernel takes one less than `IFALIASZ`, and the NUL that ends a string here is one of these.
+const LONGEST_ALIAS: usize = 254;
+
+/// As much of the text as fits, in whole characters.
+fn longest(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 fn with_address(subnet: IpNet, address: IpAddr) -> IpNet {

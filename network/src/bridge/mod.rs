@@ -25,7 +25,8 @@ use sockets::{Sockets, tunnel_link};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct BridgeOptions {
-    /// Its subnet; `None` picks a free one of Docker's default pools.
+    /// Its subnet; `None` picks a free one of Docker's default pools. When the bridge is made, no route of the host may overlap with it, but
+    /// for the default route and its pieces: those broader than /8, as VPNs make them.
     pub subnet: Option<Ipv4Net>,
     /// Its IPv6 subnet, for both kinds of addresses; `None` leaves IPv6 off.
     pub subnet6: Option<Ipv6Net>,
@@ -90,15 +91,15 @@ impl Bridge {
     ///
     /// A network that exists keeps its options; those given must not contradict them.
     pub fn open(state: impl Into<PathBuf>, name: &str, options: &BridgeOptions) -> Result<Self> {
-        let files = |state: &State| Ok(Box::new(DirIpam::open(state.ip_dir(name))?) as Box<dyn Ipam>);
-        Self::make(&state.into(), name, options, None, files)
+        Self::make(&state.into(), name, Some(options), None, |state| files(state, name))
     }
 
-    /// As [`Bridge::open`], with addresses from elsewhere and, for a network of several hosts, a tunnel between them.
+    /// As [`Bridge::open`] or, without options, [`Bridge::find`]; with addresses from elsewhere and, for a network of several hosts, a
+    /// tunnel between them.
     pub(crate) fn make(
         state: &Path,
         name: &str,
-        options: &BridgeOptions,
+        options: Option<&BridgeOptions>,
         tunnel: Option<Tunnel>,
         ipam: impl FnOnce(&State) -> Result<Box<dyn Ipam>>,
     ) -> Result<Self> {
@@ -106,35 +107,42 @@ impl Bridge {
         let state = State::open(state)?;
         let _lock = state.lock()?;
         let mut sockets = Sockets::open()?;
-        let host = Host::current().map_err(Error::kernel("find the network namespace"))?;
-        state.forget_other_boots(name)?;
-        let network = match state.network(name)? {
-            Some(network) => {
-                contradiction(&network, options, tunnel).map_or(Ok(()), |reason| {
-                    Err(Error::InvalidOption { network: name.to_owned(), reason })
-                })?;
+        let known = state.network(name)?;
+        // What stands is not to fall by a route that came later.
+        let stands = match &known {
+            Some(network) => network.is_settled() && sockets.link(&network.link)?.is_some(),
+            None => false,
+        };
+        let network = match (known, options) {
+            (Some(network), _) => {
+                fits(name, &network, options.unwrap_or(&BridgeOptions::default()), tunnel)?;
                 network
             }
-            None => {
+            (None, Some(options)) => {
                 // Before anything in the kernel, so that a crash leaves nothing that `list` does not show.
                 let network = Network { tunnel, ..new_network(&state, name, options) };
                 state.save_network(name, &network)?;
                 network
             }
+            (None, None) => return Err(Error::NotFound { name: name.to_owned() }),
         };
-        let network = sockets.settle(&state, name, network)?;
-        let ipam = ipam(&state)?;
-        let name = name.to_owned();
-        let bridge = Self(Arc::new(Inner {
-            host,
-            ipam,
-            name,
-            network,
-            sockets: Mutex::new(sockets),
-            state: state.clone(),
-        }));
+        state.forget_other_boots(name)?;
+        let network = if stands { network } else { sockets.settle(&state, name, network)? };
+        let bridge = Self::new(&state, name, network, ipam(&state)?, sockets)?;
         bridge.0.ensure(&mut bridge.0.sockets())?;
         Ok(bridge)
+    }
+
+    fn new(
+        state: &State,
+        name: &str,
+        network: Network,
+        ipam: Box<dyn Ipam>,
+        sockets: Sockets,
+    ) -> Result<Self> {
+        let host = Host::current().map_err(Error::kernel("find the network namespace"))?;
+        let (name, state, sockets) = (name.to_owned(), state.clone(), Mutex::new(sockets));
+        Ok(Self(Arc::new(Inner { host, state, name, network, ipam, sockets })))
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -146,12 +154,21 @@ impl Bridge {
     /// # Errors
     /// [`Error::NotFound`]
     pub fn find(state: impl Into<PathBuf>, name: &str) -> Result<Self> {
-        let directory = state.into();
+        Self::make(&state.into(), name, None, None, |state| files(state, name))
+    }
+
+    /// Opens a network that is there as it is: nothing in the kernel is made, mended or compared with the host's routes, so that
+    /// what can no longer work can be looked at, [detached](Self::detach) from and [removed](Self::remove). To attach, [`Bridge::find`] it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub fn as_is(state: impl Into<PathBuf>, name: &str) -> Result<Self> {
         check_name("network name", name)?;
-        if State::open(&directory)?.network(name)?.is_none() {
-            return Err(Error::NotFound { name: name.to_owned() });
-        }
-        Self::open(directory, name, &BridgeOptions::default())
+        let state = State::open(&state.into())?;
+        let _lock = state.lock()?;
+        let network = state.network(name)?.ok_or_else(|| Error::NotFound { name: name.to_owned() })?;
+        fits(name, &network, &BridgeOptions::default(), None)?;
+        Self::new(&state, name, network, files(&state, name)?, Sockets::open()?)
     }
 
     /// The names of all networks of a state directory, those included whose making a crash cut short.
@@ -211,6 +228,7 @@ impl Bridge {
         let inner = &self.0;
         let _lock = inner.state.lock()?;
         let mut sockets = inner.sockets();
+        inner.bridge(&mut sockets)?;
         inner.ensure(&mut sockets)?;
         inner.state.remove_half_written(&inner.name)?;
         let mut repaired = Repaired { removed: inner.known(&mut sockets)?, ..Repaired::default() };
@@ -227,15 +245,18 @@ impl Bridge {
         Ok(repaired)
     }
 
-    /// Removes bridge, table and state. Endpoints must be gone.
+    /// Removes bridge, table and state. Endpoints must be gone; those that nobody detached go if their network namespaces have.
+    ///
+    /// # Errors
+    /// [`Error::NetworkInUse`]
     pub fn remove(self) -> Result<()> {
         let inner = &self.0;
         let _lock = inner.state.lock()?;
-        let endpoints = inner.state.records(&inner.name)?.len();
+        let mut sockets = inner.sockets();
+        let endpoints = inner.forget_dead(&mut sockets)?;
         if endpoints > 0 {
             return Err(Error::NetworkInUse { network: inner.name.clone(), endpoints });
         }
-        let mut sockets = inner.sockets();
         // The tunnel's end while rules still guard it.
         inner.network.tunnel.map_or(Ok(()), |_| sockets.delete_link(&tunnel_link(&inner.network.link)))?;
         sockets.delete_link(&inner.network.link)?;
@@ -258,7 +279,19 @@ impl Bridge {
     }
 }
 
-/// What is asked for that the network is not.
+/// Addresses in the state directory.
+fn files(state: &State, name: &str) -> Result<Box<dyn Ipam>> {
+    Ok(Box::new(DirIpam::open(state.ip_dir(name))?))
+}
+
+/// Fails if the network is not what is asked for.
+fn fits(name: &str, network: &Network, options: &BridgeOptions, tunnel: Option<Tunnel>) -> Result<()> {
+    match contradiction(network, options, tunnel) {
+        Some(reason) => Err(Error::InvalidOption { network: name.to_owned(), reason }),
+        None => Ok(()),
+    }
+}
+
 fn contradiction(network: &Network, options: &BridgeOptions, tunnel: Option<Tunnel>) -> Option<String> {
     if let Some(subnet) = asked(options).into_iter().find(|subnet| !network.subnets.contains(subnet)) {
         let own: Vec<_> = network.subnets.iter().map(ToString::to_string).collect();

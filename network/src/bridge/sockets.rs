@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::inner::{Inner, gateway, hosts, mac, rules};
@@ -112,36 +113,40 @@ impl Sockets {
 
     /// Chooses a subnet for a network that has none, or whose chosen one is now in use elsewhere, and saves it.
     pub(super) fn settle(&mut self, state: &State, name: &str, mut network: Network) -> Result<Network> {
-        let own = self.link(&network.link)?.map(|l| l.index);
-        let routes = self.route.routes().map_err(Error::kernel("list routes"))?;
-        let others: Vec<_> = routes
-            .into_iter()
-            .filter(|r| r.device != own || own.is_none())
-            .filter_map(|r| r.destination)
-            .collect();
-        for subnet in network.subnets.clone() {
-            match others.iter().find(|other| ipam::overlap(&subnet, other)) {
-                None => {}
-                Some(_) if network.chosen && own.is_none() && subnet.addr().is_ipv4() => {
-                    network.subnets.retain(|s| *s != subnet);
-                }
-                Some(with) => {
-                    return Err(Error::SubnetInUse { subnet, with: format!("the route to {with}") });
-                }
-            }
+        let others = self.others(&network.link)?;
+        if network.chosen {
+            network.subnets.retain(|subnet| subnet.addr().is_ipv6() || clear(*subnet, &others).is_ok());
         }
-        if network.chosen && !network.subnets.iter().any(|subnet| subnet.addr().is_ipv4()) {
+        network.subnets.iter().try_for_each(|subnet| clear(*subnet, &others))?;
+        if !network.is_settled() {
             network = self.choose(network, &others)?;
         }
         state.save_network(name, &network)?;
         Ok(network)
     }
 
+    /// Fails if one of the network's subnets is in use elsewhere.
+    pub(super) fn check_clear(&mut self, network: &Network) -> Result<()> {
+        let others = self.others(&network.link)?;
+        network.subnets.iter().try_for_each(|subnet| clear(*subnet, &others))
+    }
+
+    /// Where the host's routes lead, but for those by this bridge. Those broader than /8 are pieces of a default route, as VPNs
+    /// make them (`0.0.0.0/1`): what is more specific stands beside them.
+    fn others(&mut self, bridge: &str) -> Result<Vec<IpNet>> {
+        const SPECIFIC: u8 = 8;
+        let own = self.link(bridge)?.map(|l| l.index);
+        let mut routes = self.route.routes().map_err(Error::kernel("list routes"))?;
+        routes.retain(|route| own.is_none() || route.device != own);
+        let destinations = routes.into_iter().filter_map(|route| route.destination);
+        Ok(destinations.filter(|destination| destination.prefix_len() >= SPECIFIC).collect())
+    }
+
     /// The first of the default pools that nobody has; claiming it in the table settles races with other state directories.
-    fn choose(&mut self, mut network: Network, others: &[ipnet::IpNet]) -> Result<Network> {
+    fn choose(&mut self, mut network: Network, others: &[IpNet]) -> Result<Network> {
         self.firewall().install()?;
         let rest = network.subnets.clone();
-        for subnet in ipam::default_pools().filter(|s| !others.iter().any(|other| ipam::overlap(s, other))) {
+        for subnet in ipam::default_pools().filter(|subnet| clear(*subnet, others).is_ok()) {
             network.subnets = [&[subnet], &rest[..]].concat();
             let rules = NetworkRules {
                 link: &network.link,
@@ -194,6 +199,14 @@ impl Sockets {
         ends: &[Ipv4Addr],
     ) -> Result<()> {
         self.firewall().set_tunnel_ends(bridge, tunnel, ends)
+    }
+}
+
+/// Fails if one of the others overlaps.
+fn clear(subnet: IpNet, others: &[IpNet]) -> Result<()> {
+    match others.iter().find(|other| ipam::overlap(&subnet, other)) {
+        Some(with) => Err(Error::SubnetInUse { subnet, with: format!("the route to {with}") }),
+        None => Ok(()),
     }
 }
 
