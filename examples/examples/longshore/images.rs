@@ -243,7 +243,11 @@ impl Filter {
 
     fn matches(&self, record: &ImageRecord) -> bool {
         match self {
-            Self::Dangling(wanted) => record.names.is_empty() == *wanted,
+            // As docker does: an image that was pulled by digest alone is on both lists.
+            Self::Dangling(true) => {
+                !record.names.iter().any(|n| n.parse::<Reference>().is_ok_and(|r| r.tag().is_some()))
+            }
+            Self::Dangling(false) => !record.names.is_empty(),
             Self::Before(time) => created(&record.image).unwrap_or(0) < *time,
             Self::Since(time) => created(&record.image).unwrap_or(0) > *time,
             Self::Reference(pattern) => {
@@ -289,21 +293,48 @@ fn remove(app: &App, name: &str, force: bool) -> Result<()> {
     let known = full.filter(|full| !matches!(store.image(full), Err(e) if e.is_not_found()));
     let found = image(store, name)?;
     let digest = found.target().digest().to_string();
-    let removed = store.remove(known.as_deref().unwrap_or(name), force).map_err(|e| refused(&e, name))?;
-    for untagged in &removed.untagged {
-        let familiar = untagged.parse::<Reference>().map_or_else(|_| untagged.clone(), |r| r.familiar());
-        output::line(&format!("Untagged: {familiar}"));
-    }
-    if !removed.deleted.is_empty() {
-        if let Some(Ok(reference)) = removed.untagged.first().map(|n| n.parse::<Reference>()) {
-            output::line(&format!("Untagged: {}@{digest}", repository(&reference)));
+    let mut names = vec![known.clone().unwrap_or_else(|| name.to_owned())];
+    if let Some(known) = &known {
+        let all = store.names_of(&found)?;
+        names.extend(left_without_tag(known, &all));
+        if all.len() == names.len() && !force {
+            let by = store.users(found.id())?;
+            if !by.is_empty() {
+                return Err(refused(&longshore_image::Error::InUse { id: found.id().clone(), by }, name));
+            }
         }
-        store.collect(Ctx::none())?;
     }
-    for deleted in &removed.deleted {
-        output::line(&format!("Deleted: {deleted}"));
+    let mut told = Vec::new();
+    for one in names {
+        let removed = store.remove(&one, force).map_err(|e| refused(&e, name))?;
+        let familiar = |n: &String| n.parse::<Reference>().map_or_else(|_| n.clone(), |r| r.familiar());
+        told.extend(removed.untagged.iter().map(familiar));
+        if !removed.deleted.is_empty() {
+            if let Some(Ok(reference)) = removed.untagged.first().map(|n| n.parse::<Reference>()) {
+                told.push(format!("{}@{digest}", repository(&reference)));
+            }
+            store.collect(Ctx::none())?;
+        }
+        told.dedup();
+        told.drain(..).for_each(|name| output::line(&format!("Untagged: {name}")));
+        removed.deleted.iter().for_each(|id| output::line(&format!("Deleted: {id}")));
     }
     Ok(())
+}
+
+/// Names by digest in a tag's repository, when the image has no other tag there: docker takes them away with the last tag.
+fn left_without_tag(tag: &str, all: &[String]) -> Vec<String> {
+    let Ok(tag) = tag.parse::<Reference>() else { return Vec::new() };
+    if tag.tag().is_none() {
+        return Vec::new();
+    }
+    let here = |name: &&String| {
+        name.parse::<Reference>()
+            .is_ok_and(|r| repository(&r) == repository(&tag) && r.to_string() != tag.to_string())
+    };
+    let others: Vec<String> = all.iter().filter(here).cloned().collect();
+    let tagged = |name: &String| name.parse::<Reference>().is_ok_and(|r| r.tag().is_some());
+    if others.iter().any(tagged) { Vec::new() } else { others }
 }
 
 fn refused(error: &longshore_image::Error, name: &str) -> Failure {
@@ -392,7 +423,7 @@ pub(crate) fn inspect(app: &App, name: &str) -> Result<Value> {
     let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
     Ok(json!({
         "Id": image.id().to_string(), "RepoTags": tags, "RepoDigests": digests, "Parent": "",
-        "Comment": config["comment"].as_str().unwrap_or_default(), "Created": config["created"],
+        "Comment": config["comment"].as_str().unwrap_or_default(), "Created": config["created"].as_str().unwrap_or("0001-01-01T00:00:00Z"),
         "DockerVersion": config["docker_version"].as_str().unwrap_or_default(),
         "Author": config["author"].as_str().unwrap_or_default(), "Config": config["config"],
         "Architecture": config["architecture"], "Variant": config["variant"].as_str().unwrap_or_default(),

@@ -43,7 +43,8 @@ use crate::{Ctx, Error, Result};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Entries of one layer.
+    /// Entries of one layer. While a layer is taken in, each takes about 200 bytes of memory besides its name and attributes; all else that
+    /// an import holds in memory (some 20 MB) does not grow with the layer.
     pub entries: u64,
     /// Uncompressed bytes of one layer.
     pub bytes: u64,
