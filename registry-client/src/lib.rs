@@ -42,14 +42,14 @@
 //! - Lists: [`Client::tags`], [`Client::catalog`], [`Client::referrers`].
 //! - [`Layout`]: an OCI image layout directory, which is both [`Sink`] and [`Content`].
 //! - Logins: [`Credentials`], with [`StaticCredentials`] and [`DockerConfigFile`] (Docker's and podman's files, helper programs).
-//! - Hosts: [`HostConfig`] and [`Hosts`], with [`HostsDir`] (containerd's `hosts.toml`, Docker's `certs.d`).
+//! - Hosts: [`HostConfig`] and [`Hosts`], with [`HostsDir`] (containerd's `hosts.toml`, Docker's `certs.d`); [`Proxies`].
 //! - [`transport`]: the seam to HTTP, with the rules an implementation must keep and checks for them. [`UreqTransport`] is the real one.
 //!
 //! # What happens to a request
 //!
 //! Each request of each verb takes the same way: the login known for its scopes is added, if it goes to the registry itself; it is
 //! sent; a redirect is followed by hand, after its URL passed the rules below; 408, 429, 5xx and broken connections are waited out and
-//! tried again, within a budget, if the request may be repeated; a 401 of the registry itself is answered with a login, once or twice.
+//! tried again, within a budget, if the request may be repeated (so are small replies that break); a 401 of the registry itself is answered with a login, once or twice.
 //!
 //! Nothing asks for a login before the registry does, so an anonymous pull of a public image costs no extra request.
 //!
