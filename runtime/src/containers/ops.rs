@@ -198,9 +198,14 @@ impl Containers {
     /// Waits, and returns the exit code.
     pub fn wait(&self, key: &str, condition: WaitFor) -> Result<i32> {
         let id = self.id(key)?;
+        // Opened while it has a name: the shim holds it locked to its last moment.
+        let alive = std::fs::File::open(self.0.dir.file(&id, "alive"));
         loop {
             let (_, state) = match self.load(&id) {
-                Err(e) if e.is_not_found() && condition == WaitFor::Removed => return Ok(0),
+                Err(e) if e.is_not_found() && condition == WaitFor::Removed => {
+                    let _ = alive.and_then(|file| file.lock_shared());
+                    return Ok(0);
+                }
                 other => other?,
             };
             if !state.is_live() && condition == WaitFor::NotRunning {
