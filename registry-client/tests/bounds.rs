@@ -305,7 +305,8 @@ fn images_arrive_over_links_that_break() {
         let silent = run % 4 == 2;
         let link = BadLink::start(&registry.address, 60e6, silent, run);
         let mut timeouts = Timeouts::default();
-        timeouts.stall = Duration::from_millis(500);
+        // Well below a silent link's three seconds, and well above what a busy machine makes of a working one.
+        timeouts.stall = Duration::from_secs(1);
         let fetched = Arc::new(AtomicU64::new(0));
         let transport = Counting(UreqTransport::new(timeouts), Arc::clone(&fetched));
         let client: Client = quick().transport(transport).build().unwrap();
