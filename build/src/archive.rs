@@ -2,16 +2,21 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FileType, MemfdFlags};
+use longshore_image::Ctx;
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::changes::{Changes, Content, Node, NodeKind};
 use crate::copy::Target;
-use crate::tree::{Found, Lookup, resolve};
+use crate::pattern::clean_path;
+use crate::tree::{Found, resolve};
 use crate::{Error, Result};
 
 /// Most bytes that an archive may unpack to.
@@ -28,7 +33,7 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Told by its content; `None` if the file is no archive.
-    pub(crate) fn open(mut file: File, name: &Path, line: usize) -> Result<Option<Self>> {
+    pub(crate) fn open(mut file: File, name: &Path, line: usize, spool: &Spool<'_>) -> Result<Option<Self>> {
         let fail = |e| Error::io(name, e);
         let mut head = Vec::new();
         (&mut file).take(1024).read_to_end(&mut head).map_err(fail)?;
@@ -52,7 +57,7 @@ impl Archive {
         }
         let limit = size.saturating_mul(MAX_RATIO).clamp(64 << 20, MAX_UNPACKED);
         let whole = std::io::Cursor::new(first).chain(inflated);
-        let (file, _) = spool_from(whole, limit, &|| Ok(()))?;
+        let (file, _) = spool.take(whole, limit)?;
         Ok(Some(Self { file, name: name.to_owned() }))
     }
 }
@@ -66,39 +71,58 @@ fn is_tar(head: &[u8]) -> bool {
     header.cksum().is_ok_and(|c| c == sum) && block[0] != 0
 }
 
-/// Takes a stream into memory that can be seeked in; the digest is in hexadecimal.
-pub(crate) fn spool(
-    body: Box<dyn Read + Send>,
-    limit: u64,
-    check: &dyn Fn() -> Result<()>,
-) -> Result<(File, String)> {
-    spool_from(body, limit, check)
+/// Takes streams into files that can be seeked in, and that have no name: they are gone when they are closed, however that comes.
+pub(crate) struct Spool<'a> {
+    /// Where the files are; without it in memory.
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) ctx: Ctx<'a>,
 }
 
-fn spool_from(mut body: impl Read, limit: u64, check: &dyn Fn() -> Result<()>) -> Result<(File, String)> {
-    let fail = |e: std::io::Error| Error::io("temporary file", e);
-    let mut file = File::from(
-        rustix::fs::memfd_create("longshore-build", MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
-    );
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    let mut total = 0;
-    loop {
-        check()?;
-        let n = body.read(&mut buffer).map_err(fail)?;
-        if n == 0 {
-            break;
+impl Spool<'_> {
+    fn file(&self) -> rustix::io::Result<OwnedFd> {
+        let Some(dir) = &self.dir else {
+            return rustix::fs::memfd_create("longshore-build", MemfdFlags::CLOEXEC);
+        };
+        let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+        match rustix::fs::open(dir, flags | OFlags::TMPFILE, mode) {
+            // A file system without files that have no name.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
+                let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+                let path = dir.join(format!("build-{}-{number}", std::process::id()));
+                let file = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+                rustix::fs::unlink(&path)?;
+                Ok(file)
+            }
+            other => other,
         }
-        total += n as u64;
-        if total > limit {
-            return Err(Error::TooLarge { what: "unpacked or downloaded file".to_owned(), limit });
-        }
-        hash.update(&buffer[..n]);
-        file.write_all(&buffer[..n]).map_err(fail)?;
     }
-    file.seek(SeekFrom::Start(0)).map_err(fail)?;
-    Ok((file, crate::keys::hex(&hash.finalize())))
+
+    /// The file, at its beginning, and the content's digest in hexadecimal.
+    pub(crate) fn take(&self, mut body: impl Read, limit: u64) -> Result<(File, String)> {
+        let fail = |e: std::io::Error| Error::io("temporary file", e);
+        let mut file = File::from(self.file().map_err(|e| fail(e.into()))?);
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        let mut total = 0;
+        loop {
+            self.ctx.check()?;
+            let n = body.read(&mut buffer).map_err(fail)?;
+            if n == 0 {
+                break;
+            }
+            total += n as u64;
+            if total > limit {
+                return Err(Error::TooLarge { what: "unpacked or downloaded file".to_owned(), limit });
+            }
+            hash.update(&buffer[..n]);
+            file.write_all(&buffer[..n]).map_err(fail)?;
+        }
+        file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        Ok((file, crate::keys::hex(&hash.finalize())))
+    }
 }
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Adds all members below the destination, which becomes a directory. Members keep their own owners and modes, whatever
 /// `--chown` and `--chmod` say: those are for the directories that have to be made, as in BuildKit.
@@ -137,12 +161,8 @@ fn member<R: Read>(
 ) -> Result<()> {
     let fail = |e| Error::io(name, e);
     let path = entry.path().map_err(fail)?.into_owned();
-    let Some(rel) = inside(&path) else {
-        return Err(fail(std::io::Error::other(format!(
-            "member {} points out of the archive",
-            path.display()
-        ))));
-    };
+    // `..` stops at the destination, as in Docker.
+    let rel = clean_path(&path);
     let Some(file_name) = rel.file_name() else { return Ok(()) };
     // Parents are resolved in the root: a link among the members leads nowhere else.
     let (parent, _) = resolve(changes, &dest.join(rel.parent().unwrap_or(Path::new(""))), true)?;
@@ -171,36 +191,10 @@ fn member<R: Read>(
         }
         _ => return Ok(()),
     };
-    let is_dir = matches!(kind, NodeKind::Dir);
     let (uid, gid) = (number(header.uid().map_err(fail)?), number(header.gid().map_err(fail)?));
     let mode = header.mode().map_err(fail)? & 0o7777;
     let mtime = i64::try_from(header.mtime().map_err(fail)?).unwrap_or(0);
-    let real = replaced(changes, real, is_dir)?;
-    changes.put(real, Node { kind, mode, uid, gid, mtime, xattrs })
-}
-
-/// A directory member where there is a link to a directory goes into that directory.
-fn replaced(changes: &Changes<'_>, real: PathBuf, is_dir: bool) -> Result<PathBuf> {
-    if is_dir && matches!(changes.at(&real)?, Some(Found::Link(_))) {
-        let (followed, found) = resolve(changes, &real, true)?;
-        if found == Some(Found::Dir) {
-            return Ok(followed);
-        }
-    }
-    Ok(real)
-}
-
-/// The member's path below the archive's top; `None` if it has `..` in it.
-fn inside(path: &Path) -> Option<PathBuf> {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(p) => out.push(p),
-            Component::ParentDir | Component::Prefix(_) => return None,
-            Component::CurDir | Component::RootDir => {}
-        }
-    }
-    Some(out)
+    changes.replace(real, Node { kind, mode, uid, gid, mtime, xattrs })
 }
 
 fn link<R: Read>(entry: &tar::Entry<'_, R>, name: &Path) -> Result<PathBuf> {
@@ -219,9 +213,7 @@ fn hardlink<R: Read>(
 ) -> Result<()> {
     let target = link(entry, name)?;
     let fail = |m: String| Error::io(name, std::io::Error::other(m));
-    let rel = inside(&target)
-        .ok_or_else(|| fail(format!("link to {} points out of the archive", target.display())))?;
-    let (first, _) = resolve(changes, &dest.join(rel), false)?;
+    let (first, _) = resolve(changes, &dest.join(clean_path(&target)), false)?;
     let Some(node) = changes.node(&first).filter(|n| !matches!(n.kind, NodeKind::Dir)).cloned() else {
         return Err(fail(format!("link to {}, which is not in the archive", target.display())));
     };
@@ -231,7 +223,7 @@ fn hardlink<R: Read>(
     } else {
         node.kind.clone()
     };
-    changes.put(real, Node { kind, ..node })
+    changes.replace(real, Node { kind, ..node })
 }
 
 fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<(String, Vec<u8>)>> {
@@ -271,8 +263,9 @@ pub(crate) fn place_file(
 }
 
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let Ok((file, _)) = spool_from(bytes, 1 << 20, &|| Ok(())) else { return };
-    let Ok(Some(archive)) = Archive::open(file, Path::new("fuzz"), 1) else { return };
+    let spool = Spool { dir: None, ctx: Ctx::none() };
+    let Ok((file, _)) = spool.take(bytes, 1 << 20) else { return };
+    let Ok(Some(archive)) = Archive::open(file, Path::new("fuzz"), 1, &spool) else { return };
     let base = crate::tree::Tree::empty();
     let mut changes = Changes::new(&base, 0);
     let target = Target { dest: "/d".to_owned(), owner: None, mode: None };
@@ -283,5 +276,46 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             nodes.iter().all(|(p, _)| p.components().all(|c| matches!(c, Component::Normal(_)))),
             "paths are plain"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::AtomicBool;
+
+    fn zeros(size: u64) -> File {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("zeros").unwrap();
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let mut gz =
+            flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
+        gz.write_all(header.as_bytes()).unwrap();
+        std::io::copy(&mut std::io::repeat(0).take(size), &mut gz).unwrap();
+        let mut file = gz.finish().unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    #[test]
+    fn archives_are_inflated_on_disk_without_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool { dir: Some(dir.path().to_owned()), ctx: Ctx::none() };
+        let archive = Archive::open(zeros(8 << 20), Path::new("a"), 1, &spool).unwrap().unwrap();
+        let stat = archive.file.metadata().unwrap();
+        assert_eq!((stat.dev(), stat.nlink()), (dir.path().metadata().unwrap().dev(), 0));
+        assert_eq!(stat.len(), (8 << 20) + 512);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn inflating_ends_when_it_is_told_to() {
+        let cancel = AtomicBool::new(true);
+        let ctx = Ctx { cancel: &cancel, ..Ctx::none() };
+        let opened = Archive::open(zeros(1 << 20), Path::new("a"), 1, &Spool { dir: None, ctx });
+        assert!(matches!(opened, Err(Error::Cancelled)));
     }
 }

@@ -1,6 +1,8 @@
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, SystemTime};
@@ -18,6 +20,12 @@ use crate::{
 
 /// How long it takes at most until a raised cancel flag is seen.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Messages on their way at most: a command that writes faster than they are told waits.
+const QUEUE: usize = 64;
+
+/// Stack of a stage's thread in bytes: directories are walked by recursion, as deep as a path can be long.
+const STACK: usize = 16 << 20;
 
 /// Builds images.
 #[derive(Clone, Copy)]
@@ -181,9 +189,12 @@ fn now() -> i64 {
 /// Runs all required stages, each when those that it needs are done. This thread tells the events.
 fn run_stages(shared: &Shared<'_>, events: Events<'_>, ctx: Ctx<'_>) -> Result<()> {
     let abort = AtomicBool::new(false);
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(QUEUE);
     let (user, ctx) = (ctx, Ctx { progress: ctx.progress, cancel: &abort });
     std::thread::scope(|scope| {
+        // Should `events` panic, these go first: the scope waits for the stages, which must not wait for a listener.
+        let receiver = receiver;
+        let _abort = Abort(&abort);
         let mut schedule = Schedule {
             shared,
             scope,
@@ -200,6 +211,15 @@ fn run_stages(shared: &Shared<'_>, events: Events<'_>, ctx: Ctx<'_>) -> Result<(
     })
 }
 
+/// Tells the stages to stop when it is dropped.
+struct Abort<'a>(&'a AtomicBool);
+
+impl Drop for Abort<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -208,7 +228,7 @@ struct Schedule<'scope, 'env, 'a> {
     shared: &'env Shared<'a>,
     scope: &'scope Scope<'scope, 'env>,
     ctx: Ctx<'env>,
-    sender: Sender<Message>,
+    sender: SyncSender<Message>,
     waiting: BTreeSet<usize>,
     running: usize,
     jobs: usize,
@@ -229,24 +249,30 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
         };
         for stage in ready.into_iter().take(self.jobs.saturating_sub(self.running)) {
             self.waiting.remove(&stage);
-            self.running += 1;
             let (shared, ctx, sender) = (self.shared, self.ctx, self.sender.clone());
-            self.scope.spawn(move || {
-                let result = Box::new(run_stage(shared, stage, ctx, &sender));
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let spawned = thread.spawn_scoped(self.scope, move || {
+                // Whatever happens in there, the listener must be told: it waits for this.
+                let ran = catch_unwind(AssertUnwindSafe(|| run_stage(shared, stage, ctx, &sender)));
+                let result = Box::new(ran.unwrap_or_else(|panic| Err(panicked(&*panic))));
                 let _ = sender.send(Message::Done { stage, result });
             });
+            match spawned {
+                Ok(_) => self.running += 1,
+                Err(e) => self.fail(Error::io("thread of a stage", e)),
+            }
         }
     }
 
     fn listen(&mut self, receiver: &Receiver<Message>, events: Events<'_>, user: Ctx<'_>) {
         while self.running > 0 {
             if user.check().is_err() {
-                self.waiting.clear();
-                self.failed.get_or_insert(Error::Cancelled);
-                self.ctx.cancel.store(true, Ordering::Relaxed);
+                self.fail(Error::Cancelled);
             }
             match receiver.recv_timeout(TICK) {
                 Ok(Message::Done { stage, result }) => self.ended(stage, *result),
+                // What is still on its way in a build that has failed would only keep it from ending.
+                Ok(_) if self.failed.is_some() => {}
                 Ok(message) => tell(message, self.shared.plan.total, events),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The schedule itself holds a sender.
@@ -268,14 +294,22 @@ impl<'scope, 'env, 'a> Schedule<'scope, 'env, 'a> {
                     self.start();
                 }
             }
-            Err(e) => {
-                // Later ones are mostly the others' being told to stop.
-                self.failed.get_or_insert(e);
-                self.waiting.clear();
-                self.ctx.cancel.store(true, Ordering::Relaxed);
-            }
+            Err(e) => self.fail(e),
         }
     }
+
+    /// Ends the build. Later errors are mostly the others' being told to stop.
+    fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+        self.waiting.clear();
+        self.ctx.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::Panicked { message: message.unwrap_or_else(|| "no message".to_owned()) }
 }
 
 fn tell(message: Message, total: usize, events: Events<'_>) {

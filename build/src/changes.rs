@@ -77,6 +77,8 @@ pub(crate) struct Changes<'a> {
     base: &'a Tree,
     nodes: BTreeMap<PathBuf, Node>,
     now: i64,
+    /// [`replace`](Self::replace) has added hard links.
+    linked: bool,
 }
 
 impl Lookup for Changes<'_> {
@@ -94,7 +96,7 @@ impl Lookup for Changes<'_> {
 impl<'a> Changes<'a> {
     /// `now` is the modification time, in seconds since the epoch, of directories that have to be made.
     pub(crate) fn new(base: &'a Tree, now: i64) -> Self {
-        Self { base, nodes: BTreeMap::new(), now }
+        Self { base, nodes: BTreeMap::new(), now, linked: false }
     }
 
     pub(crate) fn now(&self) -> i64 {
@@ -117,15 +119,48 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Adds a node; its parents are there. A directory may replace a directory (its metadata), and anything else what is none.
-    pub(crate) fn put(&mut self, path: PathBuf, node: Node) -> Result<()> {
-        // In a layer such a name would delete a file.
-        if path.file_name().is_some_and(|n| n.as_bytes().starts_with(b".wh.")) {
+    /// Adds a node in place of what is there: of a directory with all below it, unless the node is one, too. Its parents are there.
+    pub(crate) fn replace(&mut self, path: PathBuf, node: Node) -> Result<()> {
+        allowed(&path)?;
+        let is_dir = matches!(node.kind, NodeKind::Dir);
+        let over_file = self.nodes.get(&path).is_some_and(|n| !matches!(n.kind, NodeKind::Dir));
+        if is_dir && over_file && self.base.at(&path)? == Some(Found::Dir) {
+            // In a layer, what the first directory holds would show through the second.
             return Err(Error::io(
                 format!("/{}", path.display()),
-                io::Error::other("a layer cannot hold a name that begins with .wh."),
+                io::Error::other("cannot replace a directory with a file and that with a directory"),
             ));
         }
+        if !is_dir || over_file {
+            self.remove(&path);
+        }
+        self.linked |= matches!(node.kind, NodeKind::Hardlink(_));
+        self.nodes.insert(path, node);
+        Ok(())
+    }
+
+    /// Takes out what was added at the path and below it. What is linked to a file in there keeps its content.
+    fn remove(&mut self, path: &Path) {
+        let nodes = self.nodes.range(path.to_path_buf()..);
+        let below: Vec<PathBuf> =
+            nodes.map(|(p, _)| p).take_while(|p| p.starts_with(path)).cloned().collect();
+        let gone: HashMap<PathBuf, Node> =
+            below.into_iter().filter_map(|p| self.nodes.remove_entry(&p)).collect();
+        if gone.is_empty() || !self.linked {
+            return;
+        }
+        for node in self.nodes.values_mut() {
+            if let NodeKind::Hardlink(first) = &node.kind
+                && let Some(old) = gone.get(first)
+            {
+                node.kind = old.kind.clone();
+            }
+        }
+    }
+
+    /// Adds a node; its parents are there. A directory may replace a directory (its metadata), and anything else what is none.
+    pub(crate) fn put(&mut self, path: PathBuf, node: Node) -> Result<()> {
+        allowed(&path)?;
         let found = self.at(&path)?;
         let new_is_dir = matches!(node.kind, NodeKind::Dir);
         match found {
@@ -172,6 +207,17 @@ impl<'a> Changes<'a> {
         self.nodes.extend(parents);
         Ok(self.nodes.into_iter().collect())
     }
+}
+
+/// In a layer a name that begins with `.wh.` would delete a file.
+fn allowed(path: &Path) -> Result<()> {
+    if path.file_name().is_some_and(|n| n.as_bytes().starts_with(b".wh.")) {
+        return Err(Error::io(
+            format!("/{}", path.display()),
+            io::Error::other("a layer cannot hold a name that begins with .wh."),
+        ));
+    }
+    Ok(())
 }
 
 /// A layer tar, made as it is read.

@@ -62,6 +62,6 @@ impl Context {
     /// A name for what is remembered of its files: the directory's identity on this machine.
     pub(crate) fn cache_name(&self) -> Option<String> {
         let stat = self.source.tree.entry(Path::new("")).ok()??.stat;
-        Some(format!("stat-{:x}-{:x}", stat.st_dev, stat.st_ino))
+        Some(format!("stat2-{:x}-{:x}", stat.st_dev, stat.st_ino))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 
@@ -92,9 +93,9 @@ impl Placer<'_, '_, '_> {
             FileType::Directory => NodeKind::Dir,
             FileType::Symlink => NodeKind::Link(item.link.clone().unwrap_or_default()),
             FileType::RegularFile => self.file(&path, item),
-            FileType::Fifo => NodeKind::Fifo,
+            // As BuildKit: a device's content is none of the context's or image's, and FIFOs are left out.
             FileType::CharacterDevice | FileType::BlockDevice => {
-                NodeKind::Device { kind: item.entry.kind, rdev: s.st_rdev }
+                NodeKind::File { content: Content::Bytes(Arc::default()), size: 0 }
             }
             _ => return Ok(()),
         };

@@ -15,6 +15,8 @@ use crate::{BuildCache, Error, Result};
 
 /// A file that was written this shortly before it was read may change again without its times showing it.
 const SETTLED: Duration = Duration::from_millis(20);
+/// The same where times seem to be whole seconds, as on ext4 with small inodes.
+const SETTLED_WHOLE: Duration = Duration::from_secs(2);
 /// More records than this are not kept.
 const MAX_RECORDS: usize = 1_000_000;
 const RECORD: usize = 8 * 8 + 32;
@@ -58,7 +60,7 @@ impl DigestCache {
         &self,
         tree: &Tree,
         items: &[&Item],
-        check: &dyn Fn() -> Result<()>,
+        check: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<Option<[u8; 32]>>> {
         let mut sums: Vec<Option<[u8; 32]>> = vec![None; items.len()];
         let mut missing = Vec::new();
@@ -72,10 +74,9 @@ impl DigestCache {
             }
         }
         for batch in missing.chunks(512) {
-            check()?;
             let (a, b) = batch.split_at(if batch.len() < 8 { batch.len() } else { batch.len() / 2 });
             let read = |part: &[usize]| {
-                part.iter().map(|i| Ok((*i, sum(tree, items[*i])?))).collect::<Result<Vec<_>>>()
+                part.iter().map(|i| Ok((*i, sum(tree, items[*i], check)?))).collect::<Result<Vec<_>>>()
             };
             let (first, second) = if b.is_empty() {
                 (read(a), Ok(Vec::new()))
@@ -99,7 +100,8 @@ impl DigestCache {
                 u64::try_from(stat.st_ctime).unwrap_or(0),
                 u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
             );
-        if SystemTime::now().duration_since(ctime).is_ok_and(|age| age > SETTLED) {
+        let settled = if stat.st_ctime_nsec == 0 { SETTLED_WHOLE } else { SETTLED };
+        if SystemTime::now().duration_since(ctime).is_ok_and(|age| age > settled) {
             self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key(stat), sum);
             self.changed.fetch_add(1, Ordering::Relaxed);
         }
@@ -121,12 +123,13 @@ fn key(s: &Stat) -> Key {
 }
 
 /// Over content, and xattrs where there are any.
-fn sum(tree: &Tree, item: &Item) -> Result<[u8; 32]> {
+fn sum(tree: &Tree, item: &Item, check: &dyn Fn() -> Result<()>) -> Result<[u8; 32]> {
     let mut file = tree.open_file(&item.path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
     let mut total = 0;
     loop {
+        check()?;
         let n = file.read(&mut buffer).map_err(|e| Error::io(&item.path, e))?;
         if n == 0 {
             break;
@@ -142,4 +145,42 @@ fn sum(tree: &Tree, item: &Item) -> Result<[u8; 32]> {
         hash.update(value);
     }
     Ok(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_seconds_settle_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stat = rustix::fs::stat(dir.path()).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let learned = |stat: &Stat| {
+            let cache = DigestCache::load(None, "");
+            cache.learn(stat, [0; 32]);
+            cache.changed.load(Ordering::Relaxed) == 1
+        };
+        (stat.st_ctime, stat.st_ctime_nsec) = (i64::try_from(now).unwrap() - 1, 0);
+        assert!(!learned(&stat), "written again in the same second it would look the same");
+        stat.st_ctime -= 3;
+        assert!(learned(&stat));
+        stat.st_ctime_nsec = 1;
+        assert!(learned(&stat));
+    }
+
+    #[test]
+    fn a_long_read_ends_when_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        // Sparse: whole it would take minutes.
+        std::fs::File::create(dir.path().join("f")).unwrap().set_len(200 << 30).unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        let path = std::path::PathBuf::from("f");
+        let entry = tree.entry(&path).unwrap().unwrap();
+        let item = Item { rel: path.clone(), path, entry, link: None };
+        let asked = AtomicUsize::new(0);
+        let check = || if asked.fetch_add(1, Ordering::Relaxed) < 9 { Ok(()) } else { Err(Error::Cancelled) };
+        let result = DigestCache::load(None, "").of_files(&tree, &[&item], &check);
+        assert!(matches!(result, Err(Error::Cancelled)));
+    }
 }

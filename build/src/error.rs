@@ -145,6 +145,12 @@ pub enum Error {
     /// The build cache failed.
     #[error("build cache")]
     Cache(#[source] BoxError),
+    /// A stage's thread panicked: a bug here, or in the executor, fetcher, resolver or cache that was given.
+    #[error("panic in a build stage: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
     /// The caller's cancel flag was raised; nothing is left behind, the build can be tried again.
     #[error("cancelled")]
     Cancelled,

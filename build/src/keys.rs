@@ -4,7 +4,7 @@ use oci_spec::image::Digest;
 use sha2::{Digest as _, Sha256};
 
 /// Raised whenever the same key would stand for another layer.
-const FORMAT: &str = "longshore-build 1";
+const FORMAT: &str = "longshore-build 2";
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()

@@ -46,7 +46,8 @@
 //!
 //! # On disk
 //!
-//! [`FileCache`] keeps one file per key in a directory of its own. While a build runs, the store holds snapshots named
+//! [`FileCache`] keeps one file per key in a directory of its own. Downloads and inflated archives of `ADD` are files without a name in
+//! the store's `tmp/`, so they end with their process. While a build runs, the store holds snapshots named
 //! `build-PID-TIME-N`; they are removed however the build ends, after `kill -9` by the next build or collection of the store.
 //! What a killed build's `RUN` left running is ended by the next `RUN` of an executor with the same scratch directory (see
 //! `RuntimeExecutor::sweep`). [`BuildOptions::cache_dir`] holds a directory and a lock file for each `RUN --mount=type=cache`.

@@ -212,16 +212,16 @@ impl Ignore {
         })
     }
 
-    /// For a path whose parents were not walked.
-    #[cfg(test)]
-    pub(crate) fn ignores(&self, path: &str) -> bool {
-        let mut matched = Vec::new();
-        let mut ignored = false;
-        let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
-        for end in ends {
-            (ignored, matched) = self.check(&path[..end], &matched);
+    /// [`check`](Self::check) for a path whose parents were not walked; the top itself is never ignored.
+    pub(crate) fn check_path(&self, path: &Path) -> (bool, Matched) {
+        let (mut ignored, mut matched) = (false, Vec::new());
+        if self.rules.is_empty() {
+            return (ignored, matched);
         }
-        ignored
+        for at in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
+            (ignored, matched) = self.check(&at.to_string_lossy(), &matched);
+        }
+        (ignored, matched)
     }
 }
 
@@ -323,7 +323,11 @@ mod tests {
             ("# a\n\n ./b/../c/ ", "c", true),
             ("a\n!a/b\na/b/c", "a/b/c", true),
         ] {
-            assert_eq!(Ignore::parse(rules).unwrap().ignores(path), wanted, "{rules:?} {path}");
+            assert_eq!(
+                Ignore::parse(rules).unwrap().check_path(Path::new(path)).0,
+                wanted,
+                "{rules:?} {path}"
+            );
         }
         assert!(Ignore::parse("!").is_err());
         let i = Ignore::parse("*\n!d/keep\n!*/x").unwrap();

@@ -9,11 +9,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digests::DigestCache;
 use crate::pattern::{Glob, Ignore, clean};
-use crate::tree::{Dir, Entry, Found, Tree, resolve};
+use crate::tree::{Dir, Entry, Found, Lookup, Tree, resolve};
 use crate::{Error, Result};
 
 /// Most files that one instruction may take.
 const MAX_FILES: usize = 4_000_000;
+/// Longest path in bytes: the kernel's limit, without which a tree could be as deep as a file system allows.
+const MAX_PATH: usize = 4095;
 
 /// A tree to copy from.
 #[derive(Clone, Debug)]
@@ -22,6 +24,17 @@ pub(crate) struct Source {
     pub(crate) ignore: Arc<Ignore>,
     /// Owners count: those of a context are whoever checked it out, and become root.
     pub(crate) owners: bool,
+}
+
+/// What `.dockerignore` hides is not there, under whatever name it is asked for: links are followed through this.
+impl Lookup for Source {
+    fn at(&self, path: &Path) -> Result<Option<Found>> {
+        let found = self.tree.at(path)?;
+        let hidden = found.is_some()
+            && self.ignore.check_path(path).0
+            && !(found == Some(Found::Dir) && self.ignore.may_include_below(&path.to_string_lossy()));
+        Ok(found.filter(|_| !hidden))
+    }
 }
 
 /// One file that is taken.
@@ -53,6 +66,7 @@ pub(crate) struct Selection<'a> {
     matches: Vec<Match>,
     count: usize,
     parents: bool,
+    check: &'a dyn Fn() -> Result<()>,
 }
 
 /// All that the words name, in order. A word without wildcard must match; one with wildcards need not.
@@ -62,8 +76,9 @@ pub(crate) fn select(
     exclude: &Ignore,
     parents: bool,
     line: usize,
+    check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Match>> {
-    let mut s = Selection { source, exclude, matches: Vec::new(), count: 0, parents };
+    let mut s = Selection { source, exclude, matches: Vec::new(), count: 0, parents, check };
     for word in words {
         s.word(word, line)?;
     }
@@ -98,20 +113,22 @@ impl Selection<'_> {
 
     /// Matches component by component, so that only directories that can matter are read. `**` crosses directories with `--parents` only.
     fn glob(&self, at: PathBuf, parts: &[&str], found: &mut Vec<PathBuf>) -> Result<()> {
+        (self.check)()?;
+        short(&at)?;
         let Some((part, rest)) = parts.split_first() else {
             found.push(at);
             return Ok(());
         };
         if Glob::is_literal(part) {
             let next = at.join(part);
-            let (real, what) = resolve(&*self.source.tree, &next, false)?;
+            let (real, what) = resolve(self.source, &next, false)?;
             return if what.is_some() {
                 self.glob(if rest.is_empty() { next } else { real }, rest, found)
             } else {
                 Ok(())
             };
         }
-        let (real, _) = resolve(&*self.source.tree, &at, true)?;
+        let (real, Some(Found::Dir)) = resolve(self.source, &at, true)? else { return Ok(()) };
         let Some(dir) = self.source.tree.dir(&real)? else { return Ok(()) };
         let deep = self.parents && *part == "**";
         if deep {
@@ -137,19 +154,12 @@ impl Selection<'_> {
 
     /// Takes a path with all below it; false if it is not there or ignored.
     fn take(&mut self, path: &Path, pivot: &str) -> Result<bool> {
-        let (mut ignored, mut matched) = (false, Vec::new());
-        for parent in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
-            (ignored, matched) = self.source.ignore.check(&parent.to_string_lossy(), &matched);
-        }
         // The last link is followed, as Docker does for what is named; links found below are copied as links.
-        let (real, found) = resolve(&*self.source.tree, path, true)?;
+        let (real, found) = resolve(self.source, path, true)?;
         let Some(found) = found else { return Ok(false) };
         let entry =
             self.source.tree.entry(&real)?.ok_or_else(|| Error::io(&real, rustix::io::Errno::NOENT))?;
         let is_dir = found == Found::Dir;
-        if ignored && !(is_dir && self.source.ignore.may_include_below(&path.to_string_lossy())) {
-            return Ok(false);
-        }
         let base = path.file_name().unwrap_or_default().to_owned();
         if !is_dir && self.exclude.check(&base.to_string_lossy(), &[]).0 {
             return Ok(true);
@@ -158,13 +168,8 @@ impl Selection<'_> {
         let mut m =
             Match { base, is_dir, items: vec![self.item(PathBuf::new(), real.clone(), entry)?], parents };
         if is_dir && let Some(dir) = self.source.tree.dir(&real)? {
-            self.walk(
-                &dir,
-                &Walk { rel: Path::new(""), named: path, real: &real },
-                &matched,
-                &[],
-                &mut m.items,
-            )?;
+            let (_, matched) = self.source.ignore.check_path(&real);
+            self.walk(&dir, (Path::new(""), &real), &matched, &[], &mut m.items)?;
         }
         self.matches.push(m);
         Ok(true)
@@ -178,7 +183,7 @@ impl Selection<'_> {
         for part in below {
             at.push(part);
             rel.push(part);
-            let (real, _) = resolve(&*self.source.tree, &at, true)?;
+            let (real, _) = resolve(self.source, &at, true)?;
             if let Some(entry) = self.source.tree.entry(&real)? {
                 items.push(Item { rel: rel.clone(), path: real, entry, link: None });
             }
@@ -187,6 +192,8 @@ impl Selection<'_> {
     }
 
     fn item(&mut self, rel: PathBuf, path: PathBuf, entry: Entry) -> Result<Item> {
+        (self.check)()?;
+        short(&path)?;
         self.count += 1;
         if self.count > MAX_FILES {
             return Err(Error::TooLarge { what: "number of files".into(), limit: MAX_FILES as u64 });
@@ -195,20 +202,21 @@ impl Selection<'_> {
         Ok(Item { rel, path, entry, link })
     }
 
+    /// Takes all below a directory, given its path relative to what matched, and in the tree.
     fn walk(
         &mut self,
         dir: &Dir<'_>,
-        at: &Walk<'_>,
+        (rel, real): (&Path, &Path),
         ignored: &[bool],
         excluded: &[bool],
         out: &mut Vec<Item>,
     ) -> Result<()> {
         for (name, entry) in dir.list()? {
-            let (rel, named, real) = (at.rel.join(&name), at.named.join(&name), at.real.join(&name));
-            let named_text = named.to_string_lossy();
-            let (skip, matched) = self.source.ignore.check(&named_text, ignored);
+            let (rel, real) = (rel.join(&name), real.join(&name));
+            let text = real.to_string_lossy();
+            let (skip, matched) = self.source.ignore.check(&text, ignored);
             let (skip_too, matched_too) = self.exclude.check(&rel.to_string_lossy(), excluded);
-            let keep_below = (!skip || self.source.ignore.may_include_below(&named_text))
+            let keep_below = (!skip || self.source.ignore.may_include_below(&text))
                 && (!skip_too || self.exclude.may_include_below(&rel.to_string_lossy()));
             if entry.kind == rustix::fs::FileType::Socket
                 || !entry.is_dir() && (skip || skip_too)
@@ -221,13 +229,7 @@ impl Selection<'_> {
             let item = self.item(rel.clone(), real.clone(), entry)?;
             out.push(item);
             if is_dir && let Some(dir) = dir.open_dir(&name)? {
-                self.walk(
-                    &dir,
-                    &Walk { rel: &rel, named: &named, real: &real },
-                    &matched,
-                    &matched_too,
-                    out,
-                )?;
+                self.walk(&dir, (&rel, &real), &matched, &matched_too, out)?;
                 // An ignored directory is only there for what a `!` rule took in below it.
                 if (skip || skip_too) && out.len() == before + 1 {
                     out.pop();
@@ -238,11 +240,11 @@ impl Selection<'_> {
     }
 }
 
-/// The same directory under its three names.
-struct Walk<'a> {
-    rel: &'a Path,
-    named: &'a Path,
-    real: &'a Path,
+fn short(path: &Path) -> Result<()> {
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(Error::TooLarge { what: "length of a path".into(), limit: MAX_PATH as u64 });
+    }
+    Ok(())
 }
 
 /// What identifies the content of a selection: names, types, modes, owners where they count, and bytes; no times.
@@ -250,7 +252,7 @@ pub(crate) fn digest(
     source: &Source,
     matches: &[Match],
     digests: &DigestCache,
-    check: &dyn Fn() -> Result<()>,
+    check: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<String> {
     let files: Vec<&Item> = matches.iter().flat_map(|m| m.items.iter().chain(&m.parents)).collect();
     let sums = digests.of_files(&source.tree, &files, check)?;
@@ -279,9 +281,6 @@ fn hash_item(hash: &mut Sha256, item: &Item, sum: Option<&[u8; 32]>, owners: boo
     if owners {
         hash.update(s.st_uid.to_le_bytes());
         hash.update(s.st_gid.to_le_bytes());
-    }
-    if matches!(item.entry.kind, rustix::fs::FileType::CharacterDevice | rustix::fs::FileType::BlockDevice) {
-        hash.update(s.st_rdev.to_le_bytes());
     }
     field(hash, item.link.as_deref().map_or(OsStr::new(""), Path::as_os_str).as_bytes());
     field(hash, sum.map_or(&[][..], |s| s));

@@ -210,6 +210,47 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("bad flag", "COPY --chwon=a a b", &[]),
     ("source is a file with slash", "COPY a.txt/ /x", &[]),
     ("context link out", "COPY out /x", &[]),
+    ("link to what is ignored", "COPY tohush /x", &[]),
+    ("file behind such a link", "COPY tohush/one /x", &[]),
+    ("link to an ignored file", "COPY tokey /x", &[]),
+    ("link that is ignored", "COPY drop.lnk /x", &[]),
+    ("link to the context", "COPY in/top /x", &[]),
+    ("what is ignored, behind a link to the context", "COPY in/top/hush /x", &[]),
+    ("glob behind a link to the context", "COPY in/top/ig*/* /x/", &[]),
+    ("JSON with a remark", "CMD [\"echo\",\"a\"] # note\nENTRYPOINT [\"/e\"]x", &[]),
+    ("JSON sources with a remark", "COPY [\"a.txt\", \"/x/\"] # note", &[]),
+    ("volumes with a remark", "VOLUME [\"/q\"] # note", &[]),
+    ("run with a remark", "RUN [\"touch\", \"/q\"] # note", &[]),
+    ("archive: file over directory", "RUN mkdir /t && touch /t/in\nADD some.tar /t", &[]),
+    (
+        "archive: file over a full directory",
+        "RUN mkdir -p /t/top/x && touch /t/top/x/y\nADD some.tar /t",
+        &[],
+    ),
+    ("archive: members over members", "ADD over.tar /t", &[]),
+    ("archive: directory over link", "RUN mkdir -p /t /real && ln -s /real /t/in\nADD some.tar /t", &[]),
+    ("archive: file over link", "RUN mkdir -p /t && ln -s /real /t/top\nADD some.tar /t", &[]),
+    ("archive: dots", "ADD dots.tar /t", &[]),
+    ("archive: dots inside", "ADD inner.tar /t", &[]),
+    ("archive: deep dots", "ADD deep.tar /t", &[]),
+    ("archive: hard link with dots", "ADD hard.tar /t", &[]),
+    ("FIFO and devices", "COPY odd /odd", &[]),
+    ("FIFO alone", "COPY odd/pipe /x", &[]),
+    ("device alone", "COPY odd/null /x", &[]),
+    (
+        "FIFO and devices of a stage",
+        "RUN mkdir /o && busybox mknod /o/p p && busybox mknod /o/c c 1 3 && echo x > /o/f\nFROM base\nCOPY --from=0 /o /r",
+        &[],
+    ),
+    ("FIFO of a stage", "RUN busybox mknod /p p\nFROM base\nCOPY --from=0 /p /r", &[]),
+    ("mount over everything", "RUN --mount=type=tmpfs,target=/ true", &[]),
+    ("mount over everything from below", "RUN --mount=type=tmpfs,target=. true", &[]),
+    ("highest real-time signal", "STOPSIGNAL SIGRTMIN+15", &[]),
+    ("no real-time signal", "STOPSIGNAL SIGRTMIN+16", &[]),
+    ("real-time signal from above", "STOPSIGNAL RTMAX-14", &[]),
+    ("no real-time signal from above", "STOPSIGNAL RTMAX-15", &[]),
+    ("real-time signal with zeros", "STOPSIGNAL RTMIN+03", &[]),
+    ("no signal at all", "STOPSIGNAL RTMINé", &[]),
     (
         "named stage",
         "RUN echo q > /q\nFROM base AS Two\nCOPY --from=0 /q /two\nFROM two\nCOPY --from=TWO /two /three",
@@ -245,6 +286,9 @@ fn context(dir: &Path) {
         "ign/sub/drop.o",
         "fake.tar.gz",
         "secret.key",
+        "hush/one",
+        "in/plain",
+        "odd/plain",
     ] {
         put(p, p);
     }
@@ -262,7 +306,20 @@ fn context(dir: &Path) {
     symlink("a.txt", dir.join("tolink")).unwrap();
     symlink("real", dir.join("links/link")).unwrap();
     symlink("/etc/hostname", dir.join("out")).unwrap();
-    put(".dockerignore", "# comment\n*.key\nign/**/*.o\n!ign/sub/drop.o\n");
+    for (target, link) in
+        [("hush", "tohush"), ("secret.key", "tokey"), ("a.txt", "drop.lnk"), ("..", "in/top")]
+    {
+        symlink(target, dir.join(link)).unwrap();
+    }
+    for (name, kind, device) in [
+        ("pipe", rustix::fs::FileType::Fifo, 0),
+        ("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+    ] {
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, dir.join("odd").join(name), kind, mode, device).unwrap();
+    }
+    put(".dockerignore", "# comment\n*.key\nhush\n*.lnk\nign/**/*.o\n!ign/sub/drop.o\n");
+    archives(dir);
     let tar = common::Tar::new()
         .dir("in", 0o711)
         .file("in/f", "inside", 0o600)
@@ -273,6 +330,28 @@ fn context(dir: &Path) {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut gz, &tar).unwrap();
     std::fs::write(dir.join("some.tar.gz"), gz.finish().unwrap()).unwrap();
+}
+
+/// Archives whose members meet what is there already.
+fn archives(dir: &Path) {
+    use tar::EntryType::{Directory, Link, Regular};
+    let plain = |name: &str| common::Tar::new().raw(name, Regular, "", b"x").raw("after", Regular, "", b"y");
+    let over = common::Tar::new()
+        .dir("d", 0o755)
+        .file("d/gone", "x", 0o644)
+        .file("d", "now a file", 0o644)
+        .file("f", "x", 0o644)
+        .dir("f", 0o750)
+        .file("f/kept", "y", 0o644);
+    for (name, tar) in [
+        ("over.tar", over),
+        ("dots.tar", plain("../evil")),
+        ("inner.tar", common::Tar::new().raw("a", Directory, "", b"").raw("a/../b", Regular, "", b"x")),
+        ("deep.tar", plain("a/../../../evil")),
+        ("hard.tar", plain("f").raw("l", Link, "../../etc/passwd", b"")),
+    ] {
+        std::fs::write(dir.join(name), tar.end()).unwrap();
+    }
 }
 
 /// What does not depend on who built it.

@@ -65,6 +65,56 @@ fn ignore_rules_take_in_nothing_from_outside() {
 }
 
 #[test]
+fn what_is_ignored_is_hidden_under_every_name() {
+    let world = world();
+    let context = world.context_path();
+    world.write("secrets/key", SECRET);
+    world.write("top.key", SECRET);
+    world.write("d/in/f", "x");
+    world.write("d/one", SECRET);
+    world.write(".dockerignore", "secrets\n*.key\nd/one\n!secrets/nothing/here\n");
+    for (target, link) in [
+        ("secrets", "pub"),
+        ("pub", "twice"),
+        ("top.key", "file"),
+        (".", "top"),
+        ("..", "d/up"),
+        ("/secrets", "abs"),
+    ] {
+        symlink(target, context.join(link)).unwrap();
+    }
+    for source in [
+        "pub",
+        "twice",
+        "pub/key",
+        "pub/*",
+        "file",
+        "abs",
+        "top",
+        "top/secrets",
+        "top/*",
+        "top/d/*",
+        "d/*",
+        "d/up",
+        "d/up/secrets",
+        "d/up/d/*",
+        "*",
+        "p*/key",
+    ] {
+        for copy in ["COPY", "ADD", "COPY --parents"] {
+            assert!(!holds_secret(&world, &format!("FROM base\n{copy} {source} /x/\n")), "{copy} {source}");
+        }
+    }
+    assert!(matches!(
+        world.build("FROM base\nCOPY pub/key /x\n").unwrap_err(),
+        Error::NotFound { line: 2, .. }
+    ));
+    // What is not ignored is there through a link.
+    let built = world.build("FROM base\nCOPY top/d/in /x\n").unwrap();
+    assert!(world.last_layer(&built.image).contains_key("x/f"));
+}
+
+#[test]
 fn destinations_stay_in_the_root() {
     let world = world();
     world.write("f", "x");
@@ -96,12 +146,9 @@ fn hostile_archives() {
     let outside = world.dir.path().join("outside");
     let outside = outside.to_str().unwrap();
     for (name, tar) in [
-        ("dots", Tar::new().raw("../evil", Regular, "", b"x").end()),
-        ("deep dots", Tar::new().raw("a/../../../evil", Regular, "", b"x").end()),
         ("hard link out", Tar::new().raw("l", Link, "../../etc/passwd", b"").end()),
         ("hard link to host", Tar::new().raw("l", Link, outside, b"").end()),
         ("whiteout", Tar::new().raw(".wh.etc", Regular, "", b"").end()),
-        ("file over directory", Tar::new().raw("etc", Regular, "", b"x").end()),
     ] {
         world.write("a.tar", tar);
         assert!(world.build("FROM base\nADD a.tar /\n").is_err(), "{name}");
@@ -111,11 +158,16 @@ fn hostile_archives() {
         .raw("l", Symlink, "/../../../t", b"")
         .raw("l/f", Regular, "", b"x")
         .raw("/abs2", Regular, "", b"y")
+        .raw("../dots", Regular, "", b"x")
+        .raw("a/../../../deep", Regular, "", b"x")
         .end();
     world.write("a.tar", tar);
     let built = world.build("FROM base\nADD a.tar /\n").unwrap();
     let layer = world.last_layer(&built.image);
-    assert!(layer.contains_key("t/f") && layer.contains_key("abs2"), "{:?}", layer.keys());
+    for inside in ["t/f", "abs2", "dots", "deep"] {
+        assert!(layer.contains_key(inside), "{inside}: {:?}", layer.keys());
+    }
+    assert!(layer.keys().all(|p| !p.contains("..") && !p.starts_with('/')));
     world.write(".wh.passwd", "");
     assert!(world.build("FROM base\nCOPY .wh.passwd /etc/\n").is_err());
 }
@@ -136,6 +188,32 @@ fn bombs_are_refused() {
     assert!(bomb.len() < 1 << 20);
     world.write("bomb.tar.gz", bomb);
     assert!(matches!(world.build("FROM base\nADD bomb.tar.gz /\n").unwrap_err(), Error::TooLarge { .. }));
+}
+
+#[test]
+fn directories_deeper_than_a_path_is_long_are_refused() {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let files = limit.maximum.unwrap_or(20_000).min(20_000);
+    if files < 3000 {
+        return common::skip("needs 3000 open files");
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).unwrap();
+    let world = world();
+    let top = world.context_path().join("deep");
+    std::fs::create_dir(&top).unwrap();
+    let mut at = std::os::fd::OwnedFd::from(std::fs::File::open(&top).unwrap());
+    for _ in 0..2100 {
+        mkdirat(&at, "d", Mode::RWXU).unwrap();
+        at = openat(&at, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    let errors = ["COPY deep /d", "COPY deep/d/d* /d"]
+        .map(|line| world.build(&format!("FROM base\n{line}\n")).unwrap_err());
+    assert!(std::process::Command::new("rm").arg("-rf").arg(top).status().unwrap().success());
+    for error in errors {
+        assert!(matches!(&error, Error::TooLarge { limit: 4095, .. }), "{error:?}");
+    }
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{Script, Tar, World};
 use longshore_build::{
-    BoxError, BuildOptions, Builder, Context, Error, Fetched, Fetcher, FileCache, StoreResolver,
+    BoxError, BuildEvent, BuildOptions, Builder, Command, Context, Error, Executor, Fetched, Fetcher,
+    FileCache, StoreResolver,
 };
 use longshore_image::Ctx;
 
@@ -189,6 +191,201 @@ fn linked_copies_do_not_depend_on_what_is_below() {
     let second = world.run(&file(2), &script).0.unwrap();
     assert_eq!((second.executed, second.cached), (1, 1));
     assert_eq!(first.image.diff_ids().last(), second.image.diff_ids().last());
+}
+
+#[test]
+fn a_name_of_a_linked_copy_is_part_of_what_it_does() {
+    let world = World::directories();
+    world.write("f", "1");
+    let owner = |uid: u32| {
+        let passwd = format!("app:x:{uid}:{uid}::/:/bin/sh\n");
+        world.image("base", &Tar::new().dir("etc", 0o755).file("etc/passwd", passwd, 0o644).end());
+        let built = world.build("FROM base\nCOPY --link --chown=app f /d/f\n").unwrap();
+        (world.last_layer(&built.image)["d/f"].owner, built.cached)
+    };
+    assert_eq!(owner(7), ((7, 7), 0));
+    assert_eq!(owner(8), ((8, 8), 0));
+    assert_eq!(owner(7), ((7, 7), 1));
+}
+
+#[test]
+fn values_of_arguments_are_part_of_what_a_step_does() {
+    let world = World::directories();
+    world.base();
+    world.write("f", "1");
+    let build = |file: &str, (name, value): (&str, &str)| {
+        let script = Script::simple();
+        let mut options = BuildOptions::default();
+        options.build_args.push((name.into(), value.into()));
+        world.build_with(file, Some(&script), &options).0.unwrap()
+    };
+    let mode = |value: &str| {
+        let built = build("FROM base\nARG MODE\nCOPY --chmod=$MODE f /f\n", ("MODE", value));
+        let history = built.image.config().oci.history().clone().unwrap();
+        assert!(
+            history.iter().any(|h| h.created_by().as_deref().unwrap().contains(&format!("--chmod={value} ")))
+        );
+        (world.last_layer(&built.image)["f"].mode, built.cached)
+    };
+    assert_eq!((mode("600"), mode("755"), mode("600")), ((0o600, 0), (0o755, 0), (0o600, 1)));
+    // A proxy counts where the file declares it, and only there.
+    for (file, counts) in [("FROM base\nRUN x\n", 0), ("FROM base\nARG http_proxy\nRUN y\n", 1)] {
+        assert_eq!(build(file, ("http_proxy", "http://a/")).executed, 1, "{file}");
+        assert_eq!(build(file, ("http_proxy", "http://b/")).executed, counts, "{file}");
+    }
+    for (value, executed) in [("http://a/", 1), ("http://b/", 1), ("http://a/", 0)] {
+        let file = format!("FROM base\nENV HTTPS_PROXY={value}\nRUN z\n");
+        assert_eq!(build(&file, ("x", "")).executed, executed, "{value}");
+    }
+}
+
+#[test]
+fn names_of_mounts_are_part_of_what_a_step_does() {
+    let world = World::directories();
+    world.base();
+    let script = Script::simple();
+    let executed = |mount: &str| {
+        world.run(&format!("FROM base\nRUN --mount={mount},target=/s x\n"), &script).0.map(|b| b.executed)
+    };
+    for mount in ["type=secret,id=a", "type=secret,id=b", "type=cache,id=a", "type=cache,id=b"] {
+        assert_eq!(executed(mount).unwrap(), 1, "{mount}");
+        assert_eq!(executed(mount).unwrap(), 0, "{mount}");
+    }
+    assert!(matches!(executed("type=secret,id=a,required").unwrap_err(), Error::Instruction { .. }));
+}
+
+#[test]
+fn nothing_is_mounted_over_the_whole_root() {
+    let world = World::directories();
+    world.base();
+    for target in ["/", "//", "/x/..", "."] {
+        let file = format!("FROM base\nRUN --mount=type=tmpfs,target={target} x\n");
+        let error = world.run(&file, &Script::simple()).0.unwrap_err();
+        assert!(matches!(error, Error::Instruction { line: 2, .. }), "{target}: {error}");
+    }
+}
+
+#[test]
+fn pipes_are_not_copied() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let world = World::directories();
+    world.base();
+    world.write("d/f", "x");
+    mknodat(CWD, world.context_path().join("d/pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let built = world.build("FROM base\nCOPY d /d\n").unwrap();
+    assert_eq!(world.last_layer(&built.image).into_keys().collect::<Vec<_>>(), ["d", "d/f"]);
+}
+
+#[test]
+fn a_panic_is_an_error() {
+    let world = World::directories();
+    world.base();
+    let script = Script::new(|_, args, _| panic!("asked for {}", args[2]));
+    let error = world.run("FROM base AS a\nRUN it\nFROM base\nCOPY --from=a / /\n", &script).0.unwrap_err();
+    assert!(matches!(&error, Error::Panicked { message } if message == "asked for it"), "{error}");
+    let error = world.build("FROM base\nSTOPSIGNAL RTMIN\u{e9}\n").unwrap_err();
+    assert!(matches!(error, Error::Instruction { line: 2, .. }), "{error}");
+}
+
+/// Writes until it is told to stop.
+struct Flood(AtomicUsize);
+
+impl Executor for Flood {
+    fn execute(
+        &self,
+        _: &Command<'_>,
+        output: &mut (dyn Write + Send),
+        ctx: Ctx<'_>,
+    ) -> Result<i32, BoxError> {
+        while ctx.check().is_ok() && self.0.load(Ordering::Relaxed) < 100_000 {
+            output.write_all(&[b'x'; 1024])?;
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(0)
+    }
+}
+
+#[test]
+fn output_waits_for_who_reads_it_and_ends_with_the_build() {
+    let world = World::directories();
+    world.base();
+    let (resolver, flood, cancel) =
+        (StoreResolver(&world.store), Flood(AtomicUsize::new(0)), AtomicBool::new(false));
+    let mut told = 0;
+    let mut events = |event: BuildEvent<'_>| {
+        if matches!(event, BuildEvent::Output { .. }) {
+            told += 1;
+            let mut before = usize::MAX;
+            while before != flood.0.load(Ordering::Relaxed) {
+                before = flood.0.load(Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
+    let builder = Builder::new(&world.store, &resolver).executor(&flood);
+    let ctx = Ctx { cancel: &cancel, ..Ctx::none() };
+    let built =
+        builder.build("FROM base\nRUN yes\n", &Context::empty(), &BuildOptions::default(), &mut events, ctx);
+    assert!(matches!(built.unwrap_err(), Error::Cancelled));
+    assert_eq!(told, 1, "nothing is told any more");
+    assert!(flood.0.load(Ordering::Relaxed) < 1000, "{:?}", flood.0);
+    assert_eq!(world.store.snapshots().unwrap().len(), 0);
+}
+
+#[test]
+fn a_panic_of_who_listens_ends_the_build() {
+    let world = World::directories();
+    world.base();
+    let (resolver, flood) = (StoreResolver(&world.store), Flood(AtomicUsize::new(0)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut events = |event: BuildEvent<'_>| assert!(!matches!(event, BuildEvent::Output { .. }));
+        let builder = Builder::new(&world.store, &resolver).executor(&flood);
+        builder.build(
+            "FROM base\nRUN yes\n",
+            &Context::empty(),
+            &BuildOptions::default(),
+            &mut events,
+            Ctx::none(),
+        )
+    }));
+    assert!(result.is_err());
+    assert_eq!(world.store.snapshots().unwrap().len(), 0);
+}
+
+#[test]
+fn members_of_archives_replace_what_is_there() {
+    use tar::EntryType::Link;
+    let world = World::directories();
+    world.base();
+    let add = |tar: Tar| {
+        world.write("a.tar", tar.end());
+        world.build("FROM base\nADD a.tar /\n").map(|b| world.last_layer(&b.image))
+    };
+    let tar = Tar::new().file("usr/lib/new", "gone", 0o644).file("usr", "a file", 0o644).file(
+        "etc/passwd/in",
+        "x",
+        0o644,
+    );
+    assert!(add(tar).is_err(), "a file's name with something below it");
+    let tar = Tar::new()
+        .file("usr/lib/new", "gone", 0o644)
+        .file("usr", "a file", 0o644)
+        .dir("etc/passwd", 0o700)
+        .file("etc/passwd/in", "x", 0o644)
+        .dir("lib", 0o755)
+        .file("lib/own", "x", 0o644)
+        .file("first", "linked", 0o644)
+        .raw("second", Link, "first", b"")
+        .dir("first", 0o711);
+    let layer = add(tar).unwrap();
+    let names: Vec<_> = layer.keys().map(String::as_str).collect();
+    assert_eq!(names, ["etc", "etc/passwd", "etc/passwd/in", "first", "lib", "lib/own", "second", "usr"]);
+    let kinds: String = layer.values().map(|f| f.kind).collect();
+    assert_eq!(kinds, "dd-dd---");
+    assert_eq!(layer["second"].text, "linked");
+    // The base's own files would show through.
+    assert!(add(Tar::new().file("usr", "x", 0o644).dir("usr", 0o755)).is_err());
 }
 
 #[test]

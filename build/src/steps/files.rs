@@ -10,7 +10,7 @@ use sha2::Digest as _;
 
 use super::StageRun;
 use super::layers::View;
-use crate::archive::{self, Archive};
+use crate::archive::{self, Archive, Spool};
 use crate::changes::{Changes, Content};
 use crate::copy::{ModeChange, Target, place};
 use crate::passwd::Accounts;
@@ -18,7 +18,7 @@ use crate::pattern::Ignore;
 use crate::plan::Reference;
 use crate::select::{self, Match, Source};
 use crate::syntax::{CopyOp, CopySource, Heredoc};
-use crate::tree::join;
+use crate::tree::{Tree, join};
 use crate::{Error, Result};
 
 /// Largest download of `ADD`, in bytes.
@@ -39,6 +39,9 @@ struct Job<'o> {
     written: String,
     dest: String,
     chown: Option<String>,
+    /// `--chown`, looked up, where the layers below do not say what it means: with `--link`.
+    owner: Option<(u32, u32)>,
+    chmod: Option<String>,
     mode: Option<ModeChange>,
     exclude: Ignore,
     exclude_words: Vec<String>,
@@ -72,7 +75,8 @@ impl Job<'_> {
             sources,
             self.dest,
             self.chown,
-            op.chmod,
+            self.owner,
+            self.chmod,
             op.link,
             op.parents,
             self.exclude_words,
@@ -91,7 +95,11 @@ struct From<'a> {
 
 impl<'a> StageRun<'_, 'a> {
     pub(super) fn copy(&mut self, op: &CopyOp) -> Result<()> {
-        let job = self.job(op)?;
+        let mut job = self.job(op)?;
+        if op.link && job.chown.is_some() {
+            // The layer does not stand on the root that it ends on, and yet its owners' names are looked up there.
+            job.owner = self.owner(&job, &self.view()?.tree)?;
+        }
         let parent_layers = if op.link { Vec::new() } else { self.state.diff_ids() };
         let from_layers = self.layers_of(op.from.as_deref())?;
         let history = history(op, &job);
@@ -153,11 +161,19 @@ impl<'a> StageRun<'_, 'a> {
             written,
             dest,
             chown: op.chown.as_deref().map(|c| self.expand(c)).transpose()?,
-            mode: chmod.map(|m| ModeChange::parse(&m).or_else(|e| self.fail(e))).transpose()?,
+            owner: None,
+            mode: chmod.as_deref().map(|m| ModeChange::parse(m).or_else(|e| self.fail(e))).transpose()?,
+            chmod,
             exclude: Ignore::new(exclude_words.iter().map(String::as_str))?,
             exclude_words,
             checksum: op.checksum.as_deref().map(|c| self.expand(c)).transpose()?,
         })
+    }
+
+    /// Whose the files become, by the names of a root.
+    fn owner(&self, job: &Job<'_>, root: &Tree) -> Result<Option<(u32, u32)>> {
+        let Some(spec) = &job.chown else { return Ok(None) };
+        Accounts::read(root)?.owner(spec).map(Some).or_else(|m| self.fail(m))
     }
 
     fn given(&self, op: &CopyOp, text: &str) -> Result<Given> {
@@ -210,7 +226,9 @@ impl<'a> StageRun<'_, 'a> {
     /// Finds the files and fetches what has an address.
     fn prepare(&self, job: &Job<'_>, from: Option<&[Digest]>) -> Result<Prepared<'a>> {
         let from = self.source(from)?;
-        let matches = select::select(&from.source, &job.paths(), &job.exclude, job.op.parents, self.line)?;
+        let check = || Ok(self.ctx.check()?);
+        let (paths, parents) = (job.paths(), job.op.parents);
+        let matches = select::select(&from.source, &paths, &job.exclude, parents, self.line, &check)?;
         let mut fetched = Vec::new();
         for given in &job.sources {
             if let Given::Url(url) = given {
@@ -222,18 +240,7 @@ impl<'a> StageRun<'_, 'a> {
 
     fn make_copy(&self, job: &Job<'_>, found: &Prepared<'a>) -> Result<Option<Layer>> {
         let view = if job.op.link { View::new(self.shared.store, &[])? } else { self.view()? };
-        let owner = match &job.chown {
-            Some(spec) => {
-                // `--link` layers do not know the root that they end on; only its own names are looked up there.
-                let accounts = if job.op.link {
-                    Accounts::read(&self.view()?.tree)?
-                } else {
-                    Accounts::read(&view.tree)?
-                };
-                Some(accounts.owner(spec).or_else(|m| self.fail(m))?)
-            }
-            None => None,
-        };
+        let owner = if job.op.link { job.owner } else { self.owner(job, &view.tree)? };
         let target = Target { dest: job.dest.clone(), owner, mode: job.mode.clone() };
         let mut changes = Changes::new(&view.tree, self.now());
         let mut fetched = found.fetched.iter();
@@ -282,9 +289,15 @@ impl<'a> StageRun<'_, 'a> {
             return Ok(false);
         };
         let file = from.source.tree.open_file(&item.path)?;
-        let Some(archive) = Archive::open(file, &item.path, self.line)? else { return Ok(false) };
+        let Some(archive) = Archive::open(file, &item.path, self.line, &self.spool())? else {
+            return Ok(false);
+        };
         archive::extract(archive, changes, target, &|| Ok(self.ctx.check()?))?;
         Ok(true)
+    }
+
+    fn spool(&self) -> Spool<'_> {
+        Spool { dir: Some(self.shared.store.path().join("tmp")), ctx: self.ctx }
     }
 
     fn fetch(&self, url: &str, job: &Job<'_>) -> Result<Download> {
@@ -295,11 +308,10 @@ impl<'a> StageRun<'_, 'a> {
             return Err(Error::Unsupported { line, feature: "ADD of a URL without a fetcher".to_owned() });
         };
         let answer = fetcher.fetch(url, self.ctx).map_err(fail)?;
-        let (file, digest) =
-            archive::spool(answer.body, MAX_DOWNLOAD, &|| Ok(self.ctx.check()?)).map_err(|e| match e {
-                Error::Cancelled | Error::TooLarge { .. } => e,
-                other => fail(other.into()),
-            })?;
+        let (file, digest) = self.spool().take(answer.body, MAX_DOWNLOAD).map_err(|e| match e {
+            Error::Cancelled | Error::TooLarge { .. } => e,
+            other => fail(other.into()),
+        })?;
         if let Some(expected) = &job.checksum
             && *expected != format!("sha256:{digest}")
         {
@@ -325,7 +337,7 @@ impl<'a> StageRun<'_, 'a> {
     ) -> Result<()> {
         let clone = || d.file.try_clone().map_err(|e| Error::io(&d.name, e));
         if job.op.unpack == Some(true)
-            && let Some(archive) = Archive::open(clone()?, Path::new(&d.name), self.line)?
+            && let Some(archive) = Archive::open(clone()?, Path::new(&d.name), self.line, &self.spool())?
         {
             return archive::extract(archive, changes, target, &|| Ok(self.ctx.check()?));
         }
@@ -354,7 +366,7 @@ struct Download {
 
 fn history(op: &CopyOp, job: &Job<'_>) -> String {
     let mut text = String::from(if op.add { "ADD" } else { "COPY" });
-    for (flag, value) in [("chown", &job.chown), ("chmod", &op.chmod)] {
+    for (flag, value) in [("chown", &job.chown), ("chmod", &job.chmod)] {
         if let Some(v) = value {
             text.push_str(&format!(" --{flag}={v}"));
         }

@@ -182,10 +182,12 @@ fn is_signal(text: &str) -> bool {
     ];
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = name.strip_prefix("RTMIN").or(name.strip_prefix("RTMAX"));
+    let offset =
+        |of: &str, most: u8| name.strip_prefix(of).is_some_and(|r| (1..=most).any(|n| r == n.to_string()));
     NAMES.contains(&name)
-        || matches!(name, "IOT" | "POLL" | "CLD")
-        || real_time.is_some_and(|r| r.is_empty() || r[1..].parse::<u8>().is_ok_and(|n| n < 32))
+        || matches!(name, "IOT" | "POLL" | "CLD" | "RTMIN" | "RTMAX")
+        || offset("RTMIN+", 15)
+        || offset("RTMAX-", 14)
         || text.parse::<u8>().is_ok_and(|n| (1..=64).contains(&n))
 }
 
@@ -202,5 +204,19 @@ mod tests {
         }
         assert!(is_signal("SIGTERM") && is_signal("9") && is_signal("RTMIN+3"));
         assert!(!is_signal("SIGFOO") && !is_signal("0") && !is_signal("x"));
+        assert!(is_signal("sigrtmin") && is_signal("SIGRTMIN+15") && is_signal("RTMAX-14"));
+        for bad in [
+            "RTMIN+16",
+            "RTMIN-1",
+            "RTMIN+",
+            "RTMIN+03",
+            "RTMIN++3",
+            "RTMAX-15",
+            "RTMIN+0",
+            "SIGRTMINé",
+            "RTMAX€",
+        ] {
+            assert!(!is_signal(bad), "{bad}");
+        }
     }
 }

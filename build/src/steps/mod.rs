@@ -8,7 +8,7 @@ mod stubs;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,7 +58,7 @@ pub(crate) enum Message {
 pub(crate) struct StageRun<'s, 'a> {
     shared: &'s Shared<'a>,
     ctx: Ctx<'s>,
-    events: Sender<Message>,
+    events: SyncSender<Message>,
     stage: usize,
     state: State,
     /// The step that runs: its number among all, its line.
@@ -71,7 +71,7 @@ pub(crate) fn run_stage(
     shared: &Shared<'_>,
     stage: usize,
     ctx: Ctx<'_>,
-    events: &Sender<Message>,
+    events: &SyncSender<Message>,
 ) -> Result<State> {
     let plan = &shared.plan.stages[stage];
     let platform = plan.platform.clone().unwrap_or_else(|| shared.platform.clone());

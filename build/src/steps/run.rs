@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use longshore_image::Layer;
 use oci_spec::image::Digest;
@@ -71,7 +71,11 @@ impl StageRun<'_, '_> {
         };
         let mut mounts = Vec::new();
         for text in &op.mounts {
-            mounts.push(mounts::parse(text, &expand).or_else(|m| self.fail(m))?);
+            let mount = mounts::parse(text, &expand).or_else(|m| self.fail(m))?;
+            if mount.target.as_ref().is_some_and(|t| join(self.state.workdir(), t) == "/") {
+                return self.fail("invalid mount target \"/\"");
+            }
+            mounts.push(mount);
         }
         let inputs = mounts.iter().map(|m| self.mount_input(m)).collect::<Result<_>>()?;
         let network = op
@@ -130,8 +134,8 @@ impl StageRun<'_, '_> {
     fn context_layer(&self, path: &str) -> Result<Vec<Digest>> {
         let context = &self.shared.context;
         let word = vec![clean(path)];
-        let matches = select::select(context, &word, &Ignore::default(), false, self.line)?;
         let check = || Ok(self.ctx.check()?);
+        let matches = select::select(context, &word, &Ignore::default(), false, self.line, &check)?;
         let digest = select::digest(context, &matches, &self.shared.digests, &check)?;
         let key = self.key_on("context", &[], &json!([word, digest]));
         let asked = self.ask(&[&|| Ok(key.clone())])?;
@@ -152,7 +156,7 @@ impl StageRun<'_, '_> {
         Ok(layer.into_iter().map(|l| l.diff_id).collect())
     }
 
-    /// What decides the result. Proxies, and the content of secrets and caches, do not.
+    /// What decides the result. Proxies that nothing declares, and the content of secrets and caches, do not.
     fn run_key(&self, job: &Job, env: &[String]) -> Value {
         let mounts = job.mounts.iter().zip(&job.inputs).map(|(m, input)| {
             let layers = input.as_ref().map(|l| l.iter().map(ToString::to_string).collect::<Vec<_>>());
@@ -166,11 +170,12 @@ impl StageRun<'_, '_> {
                 m.uid,
                 m.gid,
                 m.env,
+                m.id,
+                m.required,
                 layers
             ])
         });
         let script = job.script.as_ref().map(|s| crate::keys::hex(&sha2::Sha256::digest(s)));
-        let env: Vec<_> = env.iter().filter(|e| !is_proxy(e.split('=').next().unwrap_or_default())).collect();
         json!([
             job.args,
             script,
@@ -398,7 +403,7 @@ fn make_cache_dir(dir: &Path, m: &MountSpec) -> Result<()> {
 /// Sends what a command writes to whoever listens.
 struct Output {
     step: usize,
-    events: Sender<Message>,
+    events: SyncSender<Message>,
 }
 
 impl Write for Output {

@@ -50,7 +50,9 @@ pub(super) fn json(text: &str) -> Json {
     if !text.starts_with('[') {
         return Json::No;
     }
-    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(text) else { return Json::No };
+    // What follows the array does not count, as in Go's decoder.
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Vec<serde_json::Value>>();
+    let Some(Ok(values)) = stream.next() else { return Json::No };
     values
         .into_iter()
         .map(|v| if let serde_json::Value::String(s) = v { Some(s) } else { None })
