@@ -98,7 +98,6 @@ fn target_swapped_for_a_link() {
     fs::create_dir(at("data")).unwrap();
     fs::create_dir(world.rootfs().join("dir")).unwrap();
     symlink(at("outside"), world.rootfs().join("link")).unwrap();
-    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     racing(&world, "dir", "link", || {
         let mut spec = world.spec(&["true"]);
         bind(&mut spec, &at("data"), "/dir/made/here");
@@ -107,7 +106,9 @@ fn target_swapped_for_a_link() {
         let _ = created.and_then(Created::start).map(|mut running| running.wait(None));
     });
     assert_eq!(fs::read_dir(at("outside")).unwrap().count(), 0, "something was made outside");
-    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "something is mounted outside");
+    // Others mount things, too: what is ours lies here.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(world.dir.path().to_str().unwrap()), "something is mounted outside: {mounts}");
     also_unprivileged("target_swapped_for_a_link");
 }
 
