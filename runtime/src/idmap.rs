@@ -80,6 +80,18 @@ impl Maps {
     }
 }
 
+/// This process is in a user namespace already, as what rootless podman starts: no device node can be made in there.
+pub(crate) fn is_inside() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// `setgroups(2)` is permitted to this process.
+pub(crate) fn may_set_groups() -> bool {
+    let denied = fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny");
+    !denied && caps::own() & 1 << caps::SETGID != 0
+}
+
 fn text(map: &[[u32; 3]]) -> String {
     map.iter().map(|[inside, outside, size]| format!("{inside} {outside} {size}\n")).collect()
 }

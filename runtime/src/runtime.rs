@@ -16,7 +16,7 @@ use crate::container::Container;
 use crate::created::Created;
 use crate::error::{Context, Error, Result};
 use crate::hooks;
-use crate::idmap::Maps;
+use crate::idmap::{self, Maps};
 use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
@@ -150,11 +150,11 @@ impl Runtime {
             maps.check(process.user())?;
         }
         let in_user_namespace = new_user || namespaces.has(libc::CLONE_NEWUSER);
-        let may_set_groups = maps
-            .as_ref()
-            .map_or_else(|| in_user_namespace || caps::own() & 1 << caps::SETGID != 0, Maps::may_set_groups);
+        let may_set_groups =
+            maps.as_ref().map_or_else(|| in_user_namespace || idmap::may_set_groups(), Maps::may_set_groups);
+        let without_devices = in_user_namespace || idmap::is_inside();
         let mut warnings: Vec<String> = namespaces.warning.map(str::to_owned).into_iter().collect();
-        let path = self.groups(making, linux, in_user_namespace, &mut warnings)?;
+        let path = self.groups(making, linux, without_devices, &mut warnings)?;
         let available = if in_user_namespace { caps::all() } else { caps::own() };
         let (sets, missing) =
             caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
@@ -188,7 +188,7 @@ impl Runtime {
             new_user,
             time_offsets: new_time.then(|| time_offsets(linux)),
             joins: &joins,
-            in_user_namespace,
+            in_user_namespace: without_devices,
             may_set_groups,
             oom_score_adj,
             caps: Some(sets),

@@ -5,6 +5,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::panic,
+    clippy::needless_pass_by_value,
     reason = "test code"
 )]
 

@@ -149,9 +149,15 @@ fn root(args: &Args) -> PathBuf {
         return root.clone();
     }
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) if !rustix::process::geteuid().is_root() => Path::new(&dir).join("longshore-oci"),
+        Some(dir) if !is_host_root() => Path::new(&dir).join("longshore-oci"),
         _ => PathBuf::from("/run/longshore-oci"),
     }
+}
+
+/// Root, and not only of a user namespace such as rootless podman's.
+fn is_host_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// `create` and `run`.
@@ -175,7 +181,9 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
     options.no_pivot = arguments.no_pivot;
     let listen = config::listen_fds();
     options.preserve_fds = inherited(listen + arguments.preserve_fds)?;
-    options.stdio = streams()?;
+    if !terminal {
+        options.stdio = streams()?;
+    }
     if let Some(process) = spec.process_mut() {
         surroundings(process, &root, listen);
     }
@@ -293,7 +301,9 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     }
     let mut options = ExecOptions::default();
     options.preserve_fds = inherited(arguments.preserve_fds)?;
-    options.stdio = streams()?;
+    if !terminal {
+        options.stdio = streams()?;
+    }
     let mut running = container.exec(&process, options)?;
     let console = running.take_console();
     if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {

@@ -273,12 +273,19 @@ pub(crate) struct Dockerd {
 
 impl Dockerd {
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &json!({}))
+    }
+
+    /// With what its `daemon.json` says.
+    pub(crate) fn start_with(dir: &Path, config: &serde_json::Value) -> Self {
         let dir = dir.join("docker");
         fs::create_dir_all(&dir).expect("dockerd's directory");
+        fs::write(dir.join("daemon.json"), config.to_string()).expect("daemon.json");
         let path = |name: &str| dir.join(name).display().to_string();
         let mut command = Command::new("dockerd");
         command.args(["--data-root", &path("data"), "--exec-root", &path("exec"), "-p", &path("pid")]);
         command.args(["-H", &format!("unix://{}", path("docker.sock")), "--iptables=false", "--bridge=none"]);
+        command.args(["--config-file", &path("daemon.json")]);
         let server = Server::start(&mut command);
         let docker = Self { dir, _server: server };
         let up = wait_for(Duration::from_secs(60), || {

@@ -486,6 +486,14 @@ fn terminals() -> Vec<Trial> {
             let said = read_until(&mut console, "got that");
             assert!(said.contains("got that"), "{said:?}");
         }),
+        trial("with a terminal, create lets go of its caller's streams", |oci| {
+            let bundle = Bundle::new(oci, &json!({"process": {"terminal": true, "args": ["sleep", "60"]}}));
+            let socket = bundle.path("console");
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            // Pipes: it ends only when nobody has them any more.
+            oci.ok(&["create", "--console-socket", &socket, "--bundle", &bundle.path(""), &bundle.id]);
+            drop(receive(&listener));
+        }),
         trial(
             "a terminal without --console-socket is an error when it detaches, and the other way round",
             |oci| {

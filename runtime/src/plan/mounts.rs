@@ -378,6 +378,10 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
             hierarchy_mount(b, hierarchy, options)?;
         } else {
             let source = cgroup::join(&hierarchy.mount, input.cgroup_path);
+            if !source.is_dir() {
+                // Nothing was delegated there, so there is nothing to show.
+                continue;
+            }
             let source = b.text("cgroup", source.as_os_str().as_encoded_bytes())?;
             open_tree(b, libc::AT_FDCWD.into(), source, false, slot::A);
             set_attributes(b, slot::A, options.set | attr::RDONLY, 0, 0, false);
