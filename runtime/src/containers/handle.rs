@@ -71,9 +71,12 @@ impl Containers {
         Ok((record, state))
     }
 
-    /// All of them. One that another process removes meanwhile is left out, and so is one whose record cannot be read.
+    /// All of them. One that another process removes meanwhile is left out, and so is one whose record cannot be read; one that cannot be
+    /// mended is shown as it is.
     pub(super) fn records(&self) -> Result<Vec<(Record, State)>> {
-        Ok(self.0.dir.ids()?.iter().filter_map(|id| self.load(id).ok()).collect())
+        let as_it_is = |id: &String| -> Result<_> { Ok((self.0.dir.record(id)?, self.0.state(id)?)) };
+        let load = |id: &String| self.load(id).or_else(|_| as_it_is(id)).ok();
+        Ok(self.0.dir.ids()?.iter().filter_map(load).collect())
     }
 
     /// Puts right what a killed shim left: its processes, cgroups, network, its claim to be running. False: there was nothing to do, or someone

@@ -5,13 +5,13 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longshore_runtime::containers::{
-    AttachOptions, RemoveOptions, StartOptions, StopOptions, Terminal, WaitFor,
+    AttachOptions, Filters, RemoveOptions, StartOptions, StopOptions, Terminal, WaitFor,
 };
 
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 7] = [
+pub(crate) const TESTS: [Test; 8] = [
     ("edges::a_volume_that_comes_into_use_stays", a_volume_that_comes_into_use_stays),
     ("edges::a_borrowed_volume_outlives_its_first_container", a_borrowed_volume_outlives_its_first_container),
     ("edges::links_to_nothing_are_made_inside", links_to_nothing_are_made_inside),
@@ -19,7 +19,43 @@ pub(crate) const TESTS: [Test; 7] = [
     ("edges::init_ends_as_its_child", init_ends_as_its_child),
     ("edges::errors_in_dockers_words", errors_in_dockers_words),
     ("edges::lost_output_is_no_detach", lost_output_is_no_detach),
+    (
+        "edges::a_network_that_does_not_let_go_loses_no_container",
+        a_network_that_does_not_let_go_loses_no_container,
+    ),
 ];
+
+/// What cannot be taken down is shown, told, and taken down when it can be.
+fn a_network_that_does_not_let_go_loses_no_container() {
+    let Some(world) = World::new() else { return };
+    let broken = world.dir.join("broken");
+    let states = || {
+        let all = world.all.list(true, &Filters::new(), false).unwrap();
+        let mut states: Vec<_> = all.into_iter().map(|s| (s.name, s.state)).collect();
+        states.sort();
+        states
+    };
+    std::fs::write(&broken, "").unwrap();
+    for (name, auto_remove) in [("kept", false), ("passing", true)] {
+        world.run(name, &["sh", "-c", "exit 3"], |r| {
+            r.host.network_mode = "broken".into();
+            r.host.auto_remove = auto_remove;
+        });
+        assert_eq!(world.all.wait(name, WaitFor::NotRunning).unwrap(), 3);
+    }
+    let exited = |name: &str| (name.to_owned(), "exited".to_owned());
+    until("both are shown", || states() == [exited("kept"), exited("passing")]);
+    let id = world.create("unstarted", &["true"], |r| {
+        r.host.network_mode = "nowhere".into();
+        r.host.auto_remove = true;
+    });
+    let error = world.all.start(&id, &StartOptions::default()).unwrap_err();
+    assert!(format!("{error:?}").contains("no network nowhere"), "{error:?}");
+    assert!(!world.dir.join("detached").exists());
+    std::fs::remove_file(&broken).unwrap();
+    until("all but one are gone", || states() == [exited("kept")]);
+    assert!(world.dir.join("detached").exists());
+}
 
 /// `volume rm` against `create -v`: whoever is first, no container is left without its data.
 fn a_volume_that_comes_into_use_stays() {

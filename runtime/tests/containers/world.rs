@@ -77,7 +77,10 @@ impl Images for Busybox {
     }
 }
 
-struct Nowhere;
+/// Puts containers on no network but "broken", from which none can be taken while there is a file of that name.
+struct Nowhere {
+    dir: PathBuf,
+}
 
 impl Networks for Nowhere {
     fn attach(
@@ -86,10 +89,16 @@ impl Networks for Nowhere {
         _netns: BorrowedFd<'_>,
         request: &NetworkRequest,
     ) -> Result<Attached, BoxError> {
-        Err(format!("no network {}", request.mode).into())
+        match request.mode.as_str() {
+            "broken" => Ok(Attached::default()),
+            mode => Err(format!("no network {mode}").into()),
+        }
     }
-    fn detach(&self, _id: &str) -> Result<(), BoxError> {
-        Ok(())
+    fn detach(&self, id: &str) -> Result<(), BoxError> {
+        if self.dir.join("broken").exists() {
+            return Err("it does not let go".into());
+        }
+        Ok(std::fs::write(self.dir.join("detached"), id)?)
     }
 }
 
@@ -101,7 +110,8 @@ pub(crate) fn open(dir: &Path) -> Result<Containers> {
         .default_network("none")
         .resolv_conf("nameserver 192.0.2.1\n")
         .host_name("the-host");
-    Containers::open(dir, runtime, Arc::new(Busybox { dir: dir.into() }), Arc::new(Nowhere), options)
+    let networks = Arc::new(Nowhere { dir: dir.into() });
+    Containers::open(dir, runtime, Arc::new(Busybox { dir: dir.into() }), networks, options)
 }
 
 /// A fresh directory of containers, all of which are gone when it is dropped.

@@ -139,7 +139,8 @@ impl Shim<'_> {
 
     /// The container could not be started.
     fn failed(&mut self, error: Error, first: bool) -> Result<()> {
-        self.all.0.clean_up(&self.record)?;
+        // As in `end`; why it did not start is what is to be told.
+        self.state.dirty = self.all.0.clean_up(&self.record).is_err();
         let text = crate::containers::error::chain(&error);
         let status = if first && self.state.shown.status == "created" { "created" } else { "exited" };
         let never = self.state.shown.finished_at.clone();
@@ -147,10 +148,9 @@ impl Shim<'_> {
         if status == "created" {
             self.state.shown.finished_at = never;
         }
-        self.state.dirty = false;
         self.save_end();
         // Docker leaves one that never started for the user to look at, unless it was to be removed anyhow.
-        if self.record.host.auto_remove {
+        if self.record.host.auto_remove && !self.state.dirty {
             self.all.0.remove_now(&self.record, true)?;
         }
         self.tell_end(error.exit_code(), true);
@@ -478,12 +478,12 @@ impl Shim<'_> {
         }
         self.all.0.emit("die", &self.record, &[("exitCode", &exit.code.to_string())]);
         drop(life);
-        // What cannot be removed stays marked, for the next who looks; the clients hear of the end all the same.
+        // What cannot be removed stays marked, and its container there, for the next who looks; the clients hear of the end all the same.
         self.state.dirty = self.all.0.clean_up(&self.record).is_err();
         if stopped_by.is_some() {
             self.all.0.emit("stop", &self.record, &[]);
         }
-        if again.is_none() && self.record.host.auto_remove {
+        if again.is_none() && self.record.host.auto_remove && !self.state.dirty {
             let removed = self.all.0.remove_now(&self.record, true);
             self.tell_end(exit.code, true);
             removed?;
