@@ -26,22 +26,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = from_fn(move |blob, offset| registry.open(blob, offset));
     let pulled =
         store.import(&source, &client.resolve(&reference)?, &ImportOptions::default(), Ctx::none())?;
-    let _ = store.remove_snapshot("web"); // of an earlier run that was cut short
-    let root = store.snapshot("web", &pulled.image)?.mount()?;
-
-    let mut options = CreateOptions::default();
-    options.rootfs = Rootfs::Detached(root.as_fd());
-    let created = Runtime::new(dir.join("runtime"))?.create("web", &default_spec(command), options)?;
-
+    let runtime = Runtime::new(dir.join("runtime"))?;
+    // An earlier run may have been cut short: its container, and what that stood on.
+    let _ = runtime.open("web").and_then(|stale| stale.delete(true));
+    let _ = store.remove_snapshot("web");
     let bridge = Bridge::open(dir.join("network"), "web", &BridgeOptions::default())?;
-    let lease = bridge.attach(created.netns()?.as_fd(), &Endpoint::new().publish(0, 80))?;
-    println!("{} publishes port 80 at {}", lease.address().0, lease.ports()[0].host_port);
+    bridge.repair(&[])?;
 
-    let exit = created.start()?.wait(None)?.expect("waited without a time limit");
-    println!("exit code {}", exit.code);
+    // Container, endpoint and mount go with their values, whatever fails.
+    let run = || -> Result<i32, Box<dyn std::error::Error>> {
+        let root = store.snapshot("web", &pulled.image)?.mount()?;
+        let mut options = CreateOptions::default();
+        options.rootfs = Rootfs::Detached(root.as_fd());
+        let created = runtime.create("web", &default_spec(command), options)?;
+        let lease = bridge.attach(created.netns()?.as_fd(), &Endpoint::new().publish(0, 80))?;
+        println!("{} publishes port 80 at {}", lease.address().0, lease.ports()[0].host_port);
+        Ok(created.start()?.wait_to_end()?.code)
+    };
+    let code = run();
 
-    lease.detach()?;
-    bridge.remove()?;
-    store.remove_snapshot("web")?;
-    Ok(())
+    let removed = (bridge.remove(), store.remove_snapshot("web"));
+    println!("exit code {}", code?);
+    removed.0?;
+    Ok(removed.1?)
 }
