@@ -4,7 +4,7 @@ use oci_spec::image::{Arch, Platform};
 
 use crate::{BoxError, Resolver};
 
-/// Takes what the store has under the normalised name, else pulls it.
+/// Takes what the store has under the normalised name or a whole image ID, if it runs on the platform that is asked for; else pulls it.
 #[derive(Clone, Debug)]
 pub struct RegistryResolver {
     store: Store,
