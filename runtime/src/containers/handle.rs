@@ -64,11 +64,16 @@ impl Containers {
     pub(super) fn load(&self, id: &str) -> Result<(Record, State)> {
         let record = self.0.dir.record(id)?;
         let state = self.0.state(id)?;
-        if (state.is_live() || state.dirty) && self.repair(&record)? {
-            // It may have removed itself.
-            return Ok((self.0.dir.record(id)?, self.0.state(id)?));
+        if !(state.is_live() || state.dirty) {
+            return Ok((record, state));
         }
-        Ok((record, state))
+        match self.repair(&record) {
+            // It may have removed itself.
+            Ok(true) => Ok((self.0.dir.record(id)?, self.0.state(id)?)),
+            // How it ended is known; what could not be taken down, the next who looks tries again.
+            Err(_) if !state.is_live() => Ok((record, state)),
+            mended => mended.map(|_| (record, state)),
+        }
     }
 
     /// All of them. One that another process removes meanwhile is left out, and so is one whose record cannot be read; one that cannot be

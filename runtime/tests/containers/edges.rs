@@ -45,6 +45,10 @@ fn a_network_that_does_not_let_go_loses_no_container() {
     }
     let exited = |name: &str| (name.to_owned(), "exited".to_owned());
     until("both are shown", || states() == [exited("kept"), exited("passing")]);
+    assert_eq!(
+        (world.status("kept"), world.all.wait("kept", WaitFor::NotRunning).unwrap()),
+        ("exited".into(), 3)
+    );
     let id = world.create("unstarted", &["true"], |r| {
         r.host.network_mode = "nowhere".into();
         r.host.auto_remove = true;
