@@ -605,6 +605,6 @@ fn limits() -> Vec<Trial> {
 }
 
 fn group(bundle: &Bundle<'_>, controller: &str, file: &str) -> String {
-    let path = format!("/sys/fs/cgroup/{controller}/conformance/{}/{file}", bundle.id);
+    let path = format!("/sys/fs/cgroup/{controller}/conformance-{}/{file}", bundle.id);
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

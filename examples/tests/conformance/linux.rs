@@ -127,20 +127,20 @@ fn groups() -> Vec<Case> {
     vec![
         case(
             "linux.cgroupsPath absolute",
-            json!({"linux": {"cgroupsPath": "/conformance/abs"}}),
-            "grep -c ':/conformance/abs$' /proc/self/cgroup | grep -v '^0$' | wc -l",
+            json!({"linux": {"cgroupsPath": "/conformance-abs"}}),
+            "grep -c ':/conformance-abs$' /proc/self/cgroup | grep -v '^0$' | wc -l",
             Out("1"),
         ),
         case(
             "linux.cgroupsPath relative",
-            json!({"linux": {"cgroupsPath": "conformance-relative/x"}}),
-            "grep -c '/conformance-relative/x$' /proc/self/cgroup | grep -v '^0$' | wc -l",
+            json!({"linux": {"cgroupsPath": "conformance-relative"}}),
+            "grep -c '/conformance-relative$' /proc/self/cgroup | grep -v '^0$' | wc -l",
             Out("1"),
         ),
         case(
             "linux.cgroupsPath cannot leave the hierarchy",
-            json!({"linux": {"cgroupsPath": "/../../conformance/up"}}),
-            "grep -c ':/conformance/up$' /proc/self/cgroup | grep -v '^0$' | wc -l",
+            json!({"linux": {"cgroupsPath": "/../../conformance-up"}}),
+            "grep -c ':/conformance-up$' /proc/self/cgroup | grep -v '^0$' | wc -l",
             Out("1"),
         ),
         group(

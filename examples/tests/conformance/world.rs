@@ -215,7 +215,7 @@ fn base() -> Value {
             mount("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
         ],
         "linux": {
-            "cgroupsPath": "/conformance/@ID@",
+            "cgroupsPath": "/conformance-@ID@",
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             "maskedPaths": ["/proc/version", "/sys/firmware"],
