@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::auth::AuthState;
 use crate::ctx::CANCEL_POLL;
 use crate::hosts::{Host, HostConfig};
+use crate::reference::DOCKER_HUB;
 use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};
 use crate::url::{Origin, Scheme, Url};
 use crate::{CancelToken, Result};
@@ -22,8 +23,7 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn new(name: &str, config: HostConfig, concurrency: usize) -> Self {
         let mirror = |host: Host| {
-            let origin = host.url.origin();
-            let own_name = origin.to_string().split("://").nth(1).unwrap_or_default().to_owned();
+            let own_name = host_name(host.url.origin());
             Arc::new(Endpoint::new(&own_name, host, Some(name.to_owned()), concurrency))
         };
         Self {
@@ -34,8 +34,9 @@ impl Registry {
 }
 
 pub(crate) struct Endpoint {
-    /// What credentials are looked up by.
     name: String,
+    /// What credentials are looked up by.
+    login: String,
     root: Mutex<Url>,
     tls: Mutex<Option<TlsOptions>>,
     headers: Headers,
@@ -45,6 +46,7 @@ pub(crate) struct Endpoint {
     /// The registry that this one mirrors (`?ns=`).
     pub(crate) mirror_of: Option<String>,
     auth: Mutex<AuthState>,
+    editing: Mutex<()>,
     /// The kinds of addresses under which it answered.
     met: Mutex<AddressClasses>,
     pub(crate) permits: Arc<Permits>,
@@ -79,6 +81,7 @@ impl Endpoint {
         let quirks = Quirks { chunk_max: host.chunk_max.unwrap_or(0).into(), ..Quirks::default() };
         Self {
             name: name.to_owned(),
+            login: login_name(name, &host.url),
             root: Mutex::new(host.url),
             tls: Mutex::new(host.tls),
             headers: host.headers,
@@ -87,6 +90,7 @@ impl Endpoint {
             pull: host.pull,
             mirror_of,
             auth: Mutex::default(),
+            editing: Mutex::default(),
             met: Mutex::new(AddressClasses::NONE),
             permits: Arc::new(Permits { free: Mutex::new(concurrency), returned: Condvar::new() }),
             quirks,
@@ -97,21 +101,23 @@ impl Endpoint {
         &self.name
     }
 
+    /// What credentials are looked up by.
+    pub(crate) fn login(&self) -> &str {
+        &self.login
+    }
+
     pub(crate) fn origin(&self) -> Origin {
         lock(&self.root).origin().clone()
     }
 
     /// Held while a token is fetched, so that one serves all; who waits for it can be cancelled.
     pub(crate) fn auth(&self, cancel: &CancelToken) -> Result<MutexGuard<'_, AuthState>> {
-        let mut pause = Duration::from_micros(100);
-        loop {
-            match self.auth.try_lock() {
-                Ok(state) => return Ok(state),
-                Err(TryLockError::Poisoned(state)) => return Ok(state.into_inner()),
-                Err(TryLockError::WouldBlock) => cancel.sleep(pause)?,
-            }
-            pause = (pause * 2).min(CANCEL_POLL / 10);
-        }
+        patient_lock(&self.auth, cancel)
+    }
+
+    /// Held while a list of referrers is read and written.
+    pub(crate) fn editing(&self, cancel: &CancelToken) -> Result<MutexGuard<'_, ()>> {
+        patient_lock(&self.editing, cancel)
     }
 
     /// The kinds of addresses under which it answered so far.
@@ -178,8 +184,36 @@ impl Endpoint {
     }
 }
 
+/// The registry's name where its own host is asked, otherwise that of the host: a server that stands in for many registries is not
+/// shown the logins of all of them.
+fn login_name(registry: &str, url: &Url) -> String {
+    let origin = url.origin();
+    let api = if registry == DOCKER_HUB { "registry-1.docker.io" } else { registry };
+    match Url::parse(&format!("{}://{api}/", origin.scheme.as_str())) {
+        Ok(own) if own.origin() == origin => registry.to_owned(),
+        _ => host_name(origin),
+    }
+}
+
+fn host_name(origin: &Origin) -> String {
+    origin.to_string().split("://").nth(1).unwrap_or_default().to_owned()
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for what is held over requests; who waits can be cancelled.
+fn patient_lock<'a, T>(mutex: &'a Mutex<T>, cancel: &CancelToken) -> Result<MutexGuard<'a, T>> {
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(guard)) => return Ok(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => cancel.sleep(pause)?,
+        }
+        pause = (pause * 2).min(CANCEL_POLL / 10);
+    }
 }
 
 /// How many exchanges with one server may be under way.

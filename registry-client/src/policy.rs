@@ -7,19 +7,9 @@ use crate::transport::{AddressClasses, Transport, class_of};
 use crate::url::{Origin, Scheme, Url};
 use crate::{Error, Result};
 
-/// Second-level labels under which others register names (`example.co.uk`): two hosts below one of them are strangers.
-const PUBLIC_SECOND: [&str; 10] = ["ac", "co", "com", "edu", "gob", "gov", "net", "ne", "or", "org"];
-/// Domains whose sub-domains belong to different customers.
-const SHARED_DOMAINS: [&str; 8] = [
-    "amazonaws.com",
-    "azurecr.io",
-    "azurewebsites.net",
-    "cloudfront.net",
-    "github.io",
-    "herokuapp.com",
-    "pkg.dev",
-    "run.app",
-];
+/// Domains that belong to one owner, all of whose hosts are its own. Everywhere else two hosts side by side may be strangers
+/// (`a.jfrog.io` and `b.jfrog.io`), which nobody can tell without the public suffix list.
+const OWN_DOMAINS: [&str; 4] = ["docker.io", "gitlab.com", "redhat.com", "suse.com"];
 
 /// Exceptions that the caller configured.
 #[derive(Clone, Debug, Default)]
@@ -116,29 +106,15 @@ pub(crate) fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Whether two host names lie in the same registered domain, as far as that can be told without the public suffix list.
-fn same_owner(a: &str, b: &str) -> bool {
-    if a == b {
-        return true;
-    }
-    match (registered_domain(a), registered_domain(b)) {
-        (Some(a), Some(b)) => a == b && !SHARED_DOMAINS.contains(&a),
-        _ => false,
-    }
-}
-
-fn registered_domain(host: &str) -> Option<&str> {
-    if host.parse::<IpAddr>().is_ok() || host.starts_with('[') {
-        return None;
-    }
-    let labels: Vec<&str> = host.split('.').collect();
-    let [.., second, top] = labels.as_slice() else { return None };
-    let keep = if top.len() == 2 && PUBLIC_SECOND.contains(second) { 3 } else { 2 };
-    if labels.len() < keep {
-        return None;
-    }
-    let skipped: usize = labels[..labels.len() - keep].iter().map(|l| l.len() + 1).sum();
-    Some(&host[skipped..])
+/// Whether the host `realm` surely belongs to whom `registry` belongs: it is the same, a domain above it, whose owner could answer for
+/// it anyway, or both are in a domain of one owner.
+fn same_owner(realm: &str, registry: &str) -> bool {
+    let (realm, registry) = (realm.trim_end_matches('.'), registry.trim_end_matches('.'));
+    let below = |host: &str, domain: &str| host.strip_suffix(domain).is_some_and(|h| h.ends_with('.'));
+    let within = |host: &str, domain: &str| host == domain || below(host, domain);
+    realm == registry
+        || (realm.contains('.') && below(registry, realm))
+        || OWN_DOMAINS.iter().any(|own| within(realm, own) && within(registry, own))
 }
 
 #[cfg(test)]
@@ -242,9 +218,23 @@ mod tests {
         assert!(trusts("r.example", "https://r.example/", "https://auth.other:444/token"));
         assert!(!trusts("s.example", "https://s.example/", "https://auth.other:444/token"));
         assert!(!trusts("r.example", "https://r.example/", "https://auth.other/token"));
-        assert!(trusts("x", "https://reg.a.co.uk/", "https://auth.a.co.uk/t"));
-        assert!(!trusts("x", "https://reg.a.co.uk/", "https://evil.co.uk/t"));
-        assert!(!trusts("x", "https://a.azurecr.io/", "https://b.azurecr.io/t"));
+        assert!(trusts("x", "https://registry.gitlab.com/", "https://gitlab.com/jwt/auth"));
+        assert!(trusts("x", "https://registry.a.example/", "https://a.example/t"));
+        assert!(trusts("x", "https://a.example./", "https://a.example/t"));
+        for (registry, realm) in [
+            ("victim.jfrog.io", "evil.jfrog.io"),
+            ("1.dkr.ecr.cn-north-1.amazonaws.com.cn", "evil.s3.cn-north-1.amazonaws.com.cn"),
+            ("a.azurecr.io", "b.azurecr.io"),
+            ("reg.duckdns.org", "evil.duckdns.org"),
+            ("reg.a.co.uk", "evil.co.uk"),
+            ("reg.victim.com.", "auth.evil.com."),
+            ("reg.victim.com", "com."),
+            ("evildocker.io", "auth.docker.io"),
+            ("a.example", "b.a.example"),
+        ] {
+            let (api, at) = (format!("https://{registry}/"), format!("https://{realm}/t"));
+            assert!(!trusts(registry, &api, &at), "{registry} {realm}");
+        }
         assert!(!trusts("x", "http://127.0.0.1:5000/", "http://127.0.0.1:5001/t"));
         assert!(!trusts("x", "https://a.example/", "https://a.example:8443/t"));
         assert!(!trusts("x", "https://10.0.0.1/", "https://11.0.0.1/t"));

@@ -20,6 +20,15 @@ const ENCODED_MAX: usize = 64;
 /// How often the fallback list is written again because another client was faster.
 const RACES_MAX: usize = 5;
 
+/// What stands under a fallback tag.
+#[derive(Default)]
+struct Listed {
+    entries: Vec<Descriptor>,
+    /// All of it, the list's own annotations too.
+    index: serde_json::Map<String, serde_json::Value>,
+    validator: Option<String>,
+}
+
 impl Client {
     /// Descriptors of the manifests that are attached to `subject` in the reference's repository, of one artifact type or of all.
     ///
@@ -35,7 +44,7 @@ impl Client {
         let endpoint = &source.registry.server;
         let listed = match source.referrers_api(endpoint, &subject, artifact_type)? {
             Some(listed) => listed,
-            None => source.referrers_tag(endpoint, &subject)?.map(|(listed, _)| listed).unwrap_or_default(),
+            None => source.referrers_tag(endpoint, &subject)?.unwrap_or_default().entries,
         };
         let fits = |d: &Descriptor| {
             artifact_type.is_none_or(|t| d.artifact_type().as_ref().is_some_and(|a| a.as_ref() == t))
@@ -84,12 +93,8 @@ impl Source {
         }
     }
 
-    /// The list under the fallback tag, with its validator.
-    fn referrers_tag(
-        &self,
-        endpoint: &Endpoint,
-        subject: &Digest,
-    ) -> Result<Option<(Vec<Descriptor>, Option<String>)>> {
+    /// The list under the fallback tag.
+    fn referrers_tag(&self, endpoint: &Endpoint, subject: &Digest) -> Result<Option<Listed>> {
         let path = format!("/{}/manifests/{}", self.repository, fallback_tag(subject));
         let mut call =
             Call::new(Method::Get, &path, Scopes::repository(&self.repository, "pull"), &self.cancel);
@@ -104,7 +109,8 @@ impl Source {
         if graph.kind != Kind::Index {
             return Err(Error::manifest("the tag of the referrers' list holds something else"));
         }
-        Ok(Some((graph.manifests, validator)))
+        let index = serde_json::from_slice(&body).map_err(|e| Error::manifest(e.to_string()))?;
+        Ok(Some(Listed { entries: graph.manifests, index, validator }))
     }
 }
 
@@ -153,15 +159,21 @@ impl Source {
     /// Changes the list under the fallback tag; `change` says whether it did.
     fn edit_list(&self, subject: &Digest, change: impl Fn(&mut Vec<Descriptor>) -> bool) -> Result<()> {
         let endpoint = &self.registry.server;
+        let _alone = endpoint.editing(&self.cancel)?;
         for _ in 0..RACES_MAX {
-            let (mut listed, validator) = self.referrers_tag(endpoint, subject)?.unwrap_or_default();
-            if !change(&mut listed) {
+            // Read again after it was written: a registry may ignore `If-Match`, and another client may have been in between.
+            let mut listed = self.referrers_tag(endpoint, subject)?.unwrap_or_default();
+            if !change(&mut listed.entries) {
                 return Ok(());
             }
-            let list = json!({ "schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": listed });
-            match self.put_list(endpoint, &fallback_tag(subject), list.to_string().into(), validator) {
-                Err(Error::Status { status: 412, .. }) => {}
-                other => return other,
+            let mut list = listed.index;
+            list.insert("schemaVersion".into(), 2.into());
+            list.insert("mediaType".into(), manifest::OCI_INDEX.into());
+            list.insert("manifests".into(), json!(listed.entries));
+            let list = json!(list).to_string();
+            match self.put_list(endpoint, &fallback_tag(subject), list.into(), listed.validator) {
+                Ok(()) | Err(Error::Status { status: 412, .. }) => {}
+                Err(e) => return Err(e),
             }
         }
         Err(Error::protocol(endpoint.origin(), "the list of referrers changes too fast to be edited"))

@@ -222,23 +222,28 @@ fn a_fallback_list_that_changes_meanwhile_is_written_again() {
     let root = memory.image(52, &[100]);
     let sign = attached(&memory, &root, SIGNATURE, "one");
     let (tame, tries) = (Tame::default(), AtomicUsize::new(0));
+    let empty = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).to_string();
+    let kept = std::sync::Mutex::new(empty.into_bytes());
     let server = Server::start(move |seen, conn| {
         let list = seen.target.contains("/manifests/sha256-");
         if list && seen.method == "GET" {
-            let body =
-                serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).to_string();
-            return conn.reply(200, &[("content-type", OCI_INDEX), ("etag", "\"e\"")], body.as_bytes());
+            let body = kept.lock().unwrap().clone();
+            return conn.reply(200, &[("content-type", OCI_INDEX), ("etag", "\"e\"")], &body);
         }
         if list && seen.method == "PUT" {
             assert_eq!(seen.header("if-match"), Some("\"e\""));
-            let status = if tries.fetch_add(1, Ordering::Relaxed) < 2 { 412 } else { 201 };
-            return conn.reply(status, &[], b"");
+            // Neither does the first one that it takes last: it looks at no `If-Match`, and another client was in between.
+            let tried = tries.fetch_add(1, Ordering::Relaxed);
+            if tried == 3 {
+                kept.lock().unwrap().clone_from(&conn.body);
+            }
+            return conn.reply(if tried < 2 { 412 } else { 201 }, &[], b"");
         }
         tame.answer(seen, conn);
     });
     let client = quick().build().unwrap();
     push(&client, &server.reference("app").with_digest(sign.digest().clone()), &sign, &memory);
-    assert_eq!(server.count("PUT", "/manifests/sha256-"), 3);
+    assert_eq!(server.count("PUT", "/manifests/sha256-"), 4);
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Inner {
             return Ok(known.clone());
         }
         let found = match &self.credentials {
-            Some(credentials) => credentials.get(endpoint.name())?,
+            Some(credentials) => credentials.get(endpoint.login())?,
             None => None,
         };
         Ok(state.credential.insert(found).clone())

@@ -60,10 +60,14 @@ fn hosts_toml(directory: &Path, registry: &str) -> Result<Option<HostConfig>> {
     let root = toml::parse(text).map_err(|f| bad(&path, &format!("line {}: {}", f.line, f.reason)))?;
     let reader = Reader { path: &path, directory };
     let mut config = match string(get(&root, "server")) {
-        Some(server) => HostConfig::new(Host::new(&with_scheme(server))?),
-        None => HostConfig::default_for(registry, false)?,
+        Some(server) => HostConfig::new(reader.host(server, &root)?),
+        None => {
+            let mut config = HostConfig::default_for(registry, false)?;
+            reader.settle(&root, &mut config.server)?;
+            config.require_tls();
+            config
+        }
     };
-    reader.apply(&root, &mut config.server)?;
     if let Some(Value::Table(hosts)) = get(&root, "host") {
         for (url, settings) in hosts {
             let Value::Table(settings) = settings else { return Err(bad(&path, "a host is no table")) };
@@ -86,13 +90,17 @@ impl Reader<'_> {
         if !overridden && !path.ends_with("/v2") {
             host.url = host.url.join(&format!("{path}/v2"))?;
         }
+        self.settle(settings, &mut host)?;
+        Ok(host)
+    }
+
+    fn settle(&self, settings: &Table, host: &mut Host) -> Result<()> {
         if let Some(value) = get(settings, "capabilities") {
             let capabilities = strings(value).ok_or_else(|| self.bad("capabilities are strings"))?;
             let can = |what| capabilities.contains(&what);
             (host.pull, host.resolve, host.push) = (can("pull"), can("resolve"), can("push"));
         }
-        self.apply(settings, &mut host)?;
-        Ok(host)
+        self.apply(settings, host)
     }
 
     fn apply(&self, settings: &Table, host: &mut Host) -> Result<()> {
@@ -174,11 +182,8 @@ fn certificates(directory: &Path, registry: &str) -> Result<Option<HostConfig>> 
     }
     let mut config = HostConfig::default_for(registry, false)?;
     if special {
-        // Somebody set up TLS: plain HTTP, also to loopback, would pass it by.
-        let https = crate::Origin { scheme: crate::Scheme::Https, ..config.server.url.origin().clone() };
-        config.server.url = config.server.url.with_origin(https);
-        config.server.flexible = false;
         config.server.tls = Some(tls);
+        config.require_tls();
     }
     Ok(Some(config))
 }
@@ -256,6 +261,28 @@ mod tests {
         assert!(hosts.get("../docker.io").unwrap().is_none());
         fs::write(at.join("hosts.toml"), "\nserver = ").unwrap();
         assert!(hosts.get("docker.io").unwrap_err().to_string().contains("line 2"));
+    }
+
+    #[test]
+    fn a_server_is_read_as_its_mirrors_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let at = dir.path().join("127.0.0.1:5000");
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("ca.pem"), "x").unwrap();
+            fs::write(at.join("hosts.toml"), text).unwrap();
+            HostsDir::new([dir.path()]).get("127.0.0.1:5000").unwrap().unwrap().server
+        };
+        let plain = read("");
+        assert!(plain.flexible && plain.url.to_string() == "http://127.0.0.1:5000/v2");
+        let secured = read("ca = \"ca.pem\"\n");
+        assert!(!secured.flexible && secured.url.to_string() == "https://127.0.0.1:5000/v2");
+        let path = "server = \"https://h.example/repository/docker\"\ncapabilities = [\"pull\"]\n";
+        let below = read(path);
+        assert_eq!(below.url.to_string(), "https://h.example/repository/docker/v2");
+        assert!(below.pull && !below.resolve && !below.push);
+        let own = read(&format!("{path}override_path = true\n"));
+        assert_eq!(own.url.to_string(), "https://h.example/repository/docker");
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub use proxies::Proxies;
 use crate::policy::is_local_name;
 use crate::reference::DOCKER_HUB;
 use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};
-use crate::url::{Scheme, Url};
+use crate::url::{Origin, Scheme, Url};
 use crate::{Error, Result};
 
 /// Where one server's API is and how to talk to it.
@@ -67,7 +67,8 @@ impl Host {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HostConfig {
-    /// The registry itself.
+    /// The registry itself. Where this is another host than the registry's name says (or, for `docker.io`, `registry-1.docker.io`),
+    /// credentials are looked up by the name of that host.
     pub server: Host,
     /// Pull-through caches and copies. What one lacks, or does not answer in time, comes from the next.
     pub mirrors: Vec<Host>,
@@ -88,6 +89,15 @@ impl HostConfig {
         let mut server = Host::new(&format!("{}://{api}", scheme.as_str()))?;
         server.flexible = flexible;
         Ok(Self::new(server))
+    }
+
+    /// Somebody set up TLS for it: plain HTTP, also to loopback, would pass that by.
+    fn require_tls(&mut self) {
+        if self.server.tls.is_some() {
+            let https = Origin { scheme: Scheme::Https, ..self.server.url.origin().clone() };
+            self.server.url = self.server.url.with_origin(https);
+            self.server.flexible = false;
+        }
     }
 
     /// Adds a mirror.
