@@ -91,7 +91,7 @@ impl Inner {
             attempt += 1;
             let (hop, mut sent) = self.follow(endpoint, call, authorization.as_deref())?;
             if !endpoint.is_proven() {
-                let change = match speaks_tls(&mut sent) {
+                let change = match speaks_tls(&mut sent, call.method) {
                     Tls::Surely => endpoint.turn_to_tls(false),
                     Tls::Perhaps if attempt == 1 => endpoint.turn_to_tls(true),
                     // It was a bad network, not another protocol.
@@ -103,7 +103,7 @@ impl Inner {
                 }
             }
             if call.repeatable
-                && let Some(pause) = self.retry_pause(&sent, attempt)
+                && let Some(pause) = self.retry_pause(&sent, attempt, endpoint.is_proven())
             {
                 drop(sent);
                 call.cancel.sleep(pause)?;
@@ -284,17 +284,19 @@ impl Inner {
         }
     }
 
-    /// How long to wait before the exchange is repeated; `None` if it shall not be.
+    /// How long to wait before the exchange is repeated; `None` if it shall not be. `answered`: the host has done so before.
     pub(crate) fn retry_pause(
         &self,
         sent: &Result<Response, TransportError>,
         attempt: u32,
+        answered: bool,
     ) -> Option<Duration> {
         let retry = &self.retry;
         let attempts = match sent {
-            // A wrong port is no bad network: one more try, then say so.
             Err(e) if matches!(e.kind, TransportErrorKind::Connect | TransportErrorKind::Lookup) => {
-                retry.attempts.min(2)
+                // A wrong port is no bad network: one more try, then say so. A host that has answered is being started anew, which takes
+                // seconds.
+                if answered && retry.attempts > 1 { retry.attempts + 2 } else { retry.attempts.min(2) }
             }
             _ => retry.attempts,
         };
@@ -347,9 +349,11 @@ impl Inner {
 
 /// Whether the other side does not seem to speak plain HTTP. What Go's, nginx's and Apache's servers say to it on a TLS port is a 400
 /// whose body names HTTPS; others just hang up.
-fn speaks_tls(sent: &mut Result<Response, TransportError>) -> Tls {
+fn speaks_tls(sent: &mut Result<Response, TransportError>, method: Method) -> Tls {
     match sent {
         Err(e) if matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol) => Tls::Perhaps,
+        // Without a body it cannot say why.
+        Ok(reply) if reply.status == 400 && method == Method::Head => Tls::Perhaps,
         Ok(reply) if reply.status == 400 => {
             let mut start = Vec::new();
             // What cannot be read says nothing, here or later.

@@ -107,6 +107,9 @@ fn loopback_registries_with_tls_are_found_out() {
     let root = memory.image(31, &[10]);
     // As Docker does with insecure registries: no certificate is asked for.
     push(&quick().build().unwrap(), &registry.reference("a:1"), &root, &memory);
+    // What answers a HEAD cannot say in a body that it wants TLS.
+    let found = quick().build().unwrap().resolve(&registry.reference("a:1")).unwrap();
+    assert_eq!(found.digest(), root.digest());
 }
 
 /// A token server as the distribution project specifies it, which allows all that is asked for.

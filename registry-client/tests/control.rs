@@ -303,3 +303,28 @@ fn handshakes_and_lookups_are_interrupted() {
     let error = client.resolve(&"nowhere.test/r:v1".parse().unwrap()).unwrap_err();
     assert!(matches!(error, Error::Deadline), "{error:?}");
 }
+
+#[test]
+fn a_registry_that_is_started_anew_is_waited_for() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = |listener: &std::net::TcpListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 16\r\n\r\n";
+        write!(stream, "{head}{{\"tags\":[\"one\"]}}").unwrap();
+    };
+    let server = std::thread::spawn(move || {
+        answer(&listener);
+        drop(listener);
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        answer(&std::net::TcpListener::bind(address).unwrap());
+    });
+    let client = common::quick().build().unwrap();
+    let reference = format!("{address}/a").parse().unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.tags(&reference).unwrap(), ["one"]);
+    }
+    server.join().unwrap();
+}

@@ -76,7 +76,7 @@ impl Inner {
             request.tls = tls.as_ref();
             let body = body.clone().map_or(Body::Empty, Body::Bytes);
             let sent = self.transport.send(&request, body);
-            if let Some(pause) = self.retry_pause(&sent, attempt) {
+            if let Some(pause) = self.retry_pause(&sent, attempt, endpoint.is_proven()) {
                 cancel.sleep(pause)?;
                 continue;
             }
