@@ -40,7 +40,8 @@ fn nothing_stays() {
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("its first line");
     assert!(line.contains("publishes"), "{line}");
     let bridge = common::bridge_of(&embed.root);
-    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]), 10);
+    // Not SIGINT, which whoever runs the tests in the background has ignored.
+    succeed(Command::new("kill").args(["-TERM", &child.id().to_string()]), 10);
     assert!(!child.wait().expect("its end").success());
     assert!(!common::traces(&[&bridge]).is_empty(), "there is something to take away");
     succeed(&mut embed.command(&["busybox", "true"]), 60);
