@@ -137,7 +137,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Talk plain HTTP (or unverified TLS) to this host; loopback hosts are always tried with HTTP, as Docker does.
+    /// Talk unverified TLS to this host, or plain HTTP where that fails; loopback hosts are always tried with HTTP first.
     pub fn insecure(mut self, host: &str) -> Self {
         self.insecure.push(host.to_owned());
         self
@@ -309,30 +309,29 @@ impl Inner {
 pub(crate) struct ManifestCache {
     room: usize,
     used: usize,
-    entries: VecDeque<(Descriptor, Bytes)>,
+    entries: VecDeque<(String, Descriptor, Bytes)>,
 }
 
 impl ManifestCache {
-    pub(crate) fn get(&self, digest: &Digest) -> Option<(Descriptor, Bytes)> {
-        self.entries.iter().find(|(d, _)| d.digest() == digest).cloned()
+    /// What one may read in this repository (registry and path) says nothing of others.
+    pub(crate) fn get(&self, repository: &str, digest: &Digest) -> Option<(Descriptor, Bytes)> {
+        let found = self.entries.iter().find(|(r, d, _)| r == repository && d.digest() == digest);
+        found.map(|(_, descriptor, bytes)| (descriptor.clone(), bytes.clone()))
     }
 
     pub(crate) fn remove(&mut self, digest: &Digest) {
-        if let Some(at) = self.entries.iter().position(|(d, _)| d.digest() == digest)
-            && let Some((_, bytes)) = self.entries.remove(at)
-        {
-            self.used -= bytes.len();
-        }
+        self.entries.retain(|(_, d, _)| d.digest() != digest);
+        self.used = self.entries.iter().map(|(.., bytes)| bytes.len()).sum();
     }
 
-    pub(crate) fn put(&mut self, descriptor: &Descriptor, bytes: &Bytes) {
-        if bytes.len() > self.room || self.get(descriptor.digest()).is_some() {
+    pub(crate) fn put(&mut self, repository: &str, descriptor: &Descriptor, bytes: &Bytes) {
+        if bytes.len() > self.room || self.get(repository, descriptor.digest()).is_some() {
             return;
         }
         self.used += bytes.len();
-        self.entries.push_back((descriptor.clone(), bytes.clone()));
+        self.entries.push_back((repository.to_owned(), descriptor.clone(), bytes.clone()));
         while self.used > self.room {
-            let Some((_, oldest)) = self.entries.pop_front() else { break };
+            let Some((.., oldest)) = self.entries.pop_front() else { break };
             self.used -= oldest.len();
         }
     }

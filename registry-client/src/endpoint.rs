@@ -78,7 +78,11 @@ pub(crate) struct Quirks {
 
 impl Endpoint {
     fn new(name: &str, host: Host, mirror_of: Option<String>, concurrency: usize) -> Self {
-        let quirks = Quirks { chunk_max: host.chunk_max.unwrap_or(0).into(), ..Quirks::default() };
+        let quirks = Quirks {
+            chunk_max: host.chunk_max.unwrap_or(0).into(),
+            guessed_tls: (host.flexible && host.url.origin().scheme == Scheme::Https).into(),
+            ..Quirks::default()
+        };
         Self {
             name: name.to_owned(),
             login: login_name(name, &host.url),
@@ -164,8 +168,7 @@ impl Endpoint {
         if !self.flexible || self.is_proven() || root.origin().scheme == Scheme::Https {
             return false;
         }
-        let origin = Origin { scheme: Scheme::Https, ..root.origin().clone() };
-        *root = root.with_origin(origin);
+        *root = root.with_origin(self.by(Scheme::Https, root.origin()));
         let mut tls = lock(&self.tls);
         *tls = Some(tls.take().unwrap_or_default().skip_verify());
         self.quirks.guessed_tls.store(guess, Ordering::Relaxed);
@@ -178,9 +181,16 @@ impl Endpoint {
             return false;
         }
         let mut root = lock(&self.root);
-        let origin = Origin { scheme: Scheme::Http, ..root.origin().clone() };
-        *root = root.with_origin(origin);
+        *root = root.with_origin(self.by(Scheme::Http, root.origin()));
         true
+    }
+
+    /// The same host by another scheme, at that scheme's own port unless the name has one.
+    fn by(&self, scheme: Scheme, origin: &Origin) -> Origin {
+        let implied =
+            origin.port == origin.scheme.default_port() && !self.name.ends_with(&format!(":{}", origin.port));
+        let port = if implied { scheme.default_port() } else { origin.port };
+        Origin { scheme, port, ..origin.clone() }
     }
 }
 

@@ -164,7 +164,7 @@ impl<'a> Push<'a> {
             let reply = self.put_manifest(selector, root, &bytes)?;
             self.attach(root, &graph, &reply, &self.source())?;
         }
-        lock(&self.inner.manifests).put(root, &bytes);
+        lock(&self.inner.manifests).put(&self.source().place(), root, &bytes);
         self.ctx.report(Event::Done { digest: root.digest() });
         Ok(())
     }

@@ -173,10 +173,17 @@ impl Source {
     /// GET of a manifest; `selector` is a tag or digest.
     pub(crate) fn manifest(&self, selector: &str) -> Result<(Descriptor, Bytes)> {
         let by_digest = selector.contains(':');
-        if by_digest && let Some(known) = lock(&self.inner.manifests).get(&digest::parse(selector)?) {
+        if by_digest
+            && let Some(known) = lock(&self.inner.manifests).get(&self.place(), &digest::parse(selector)?)
+        {
             return Ok(known);
         }
         self.try_each(by_digest, |endpoint| self.manifest_from(endpoint, selector))
+    }
+
+    /// The repository with its registry.
+    pub(crate) fn place(&self) -> String {
+        format!("{}/{}", self.registry.server.name(), self.repository)
     }
 
     fn manifest_from(&self, endpoint: &Endpoint, selector: &str) -> Result<(Descriptor, Bytes)> {
@@ -204,7 +211,7 @@ impl Source {
         };
         let graph = manifest::parse(&bytes, content_type)?;
         let descriptor = Descriptor::new(graph.media_type, bytes.len() as u64, digest);
-        lock(&self.inner.manifests).put(&descriptor, &bytes);
+        lock(&self.inner.manifests).put(&self.place(), &descriptor, &bytes);
         Ok((descriptor, bytes))
     }
 

@@ -23,7 +23,7 @@ impl Scheme {
         }
     }
 
-    const fn default_port(self) -> u16 {
+    pub(crate) const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -262,19 +262,17 @@ fn remove_dots(path: &str) -> String {
 
 /// What of an unparsable URL may be shown.
 fn redact(input: &str) -> String {
-    let shown: String = input
-        .split(['?', '#'])
-        .next()
-        .unwrap_or("")
-        .chars()
-        .filter(char::is_ascii_graphic)
-        .take(128)
-        .collect();
-    match (shown.split_once("://"), shown.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, after))) => format!("{scheme}://{after}"),
-        (None, Some((_, after))) => after.to_owned(),
-        _ => shown,
-    }
+    let (scheme, rest) = input.split_at(input.find("://").map_or(0, |at| at + 3));
+    let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // A password may hold any of these characters: an `@` further on makes a secret of all that stands before it, and maybe behind.
+    let shown = if after.contains('@') {
+        "..."
+    } else {
+        let host = authority.rfind('@').map_or(0, |at| at + 1);
+        let end = after.find(['?', '#']).unwrap_or(after.len());
+        &rest[host..authority.len() + end]
+    };
+    scheme.chars().chain(shown.chars()).filter(char::is_ascii_graphic).take(128).collect()
 }
 
 #[cfg(test)]
@@ -327,6 +325,16 @@ mod tests {
         }
         let message = Url::parse("http://user:secret@host/?token=t").unwrap_err().to_string();
         assert!(!message.contains("secret") && !message.contains("token"), "{message}");
+        let long = "s3cret".repeat(50);
+        for secret in [&long, "s3?cret", "s3/cret", "s3#cr@et", "s3@cret"] {
+            for url in
+                [format!("https://u:{secret}@h/t"), format!("//u:{secret}@h"), format!("u:{secret}@h:x/")]
+            {
+                let message = redact(&url);
+                assert!(!message.contains("s3") && !message.contains("cret"), "{message}");
+            }
+        }
+        assert_eq!(redact("https://u:p@h:x/p?q"), "https://h:x/p");
     }
 
     #[test]

@@ -311,7 +311,8 @@ fn helpers_run_once_and_for_the_exact_host_only() {
     let log = dir.path().join("log");
     let script = format!(
         "#!/bin/sh\nread host\necho \"$1 $host\" >> {log}\ncase $1-$host in get-reg.example) echo '{{\"Username\":\"u\",\"Secret\":\"p\"}}';;\n\
-         get-*) echo 'credentials not found in native keychain'; exit 1;; esac\n",
+         get-empty.example) echo '{{\"Username\":\"\",\"Secret\":\"\"}}';;\n\
+         get-leak.example) echo '{{\"Secret\":\"s3cret\"}}'; exit 1;; get-*) echo 'credentials not found in native keychain'; exit 1;; esac\n",
         log = log.display()
     );
     std::fs::write(&helper, script).unwrap();
@@ -336,7 +337,7 @@ fn helpers_run_once_and_for_the_exact_host_only() {
     std::fs::write(
         &config,
         format!(
-            r#"{{"credHelpers":{{"reg.example":"{name}","other.example":"{name}","bad.example":"../x"}}}}"#
+            r#"{{"credHelpers":{{"reg.example":"{name}","other.example":"{name}","empty.example":"{name}","leak.example":"{name}","bad.example":"../x"}}}}"#
         ),
     )
     .unwrap();
@@ -346,10 +347,15 @@ fn helpers_run_once_and_for_the_exact_host_only() {
         assert_eq!(file.get("other.example").unwrap(), None);
         assert_eq!(file.get("reg.example.evil").unwrap(), None);
     }
+    let lines = || std::fs::read_to_string(dir.join("log")).unwrap().lines().count();
+    assert_eq!(lines(), 2);
+    assert_eq!(file.get("empty.example").unwrap(), None, "neither a name nor a secret is no login");
+    let text = chain(&file.get("leak.example").unwrap_err());
+    assert!(text.contains("failed") && !text.contains("s3cret"), "{text}");
     assert!(file.get("bad.example").is_err(), "a helper's name is no path");
     DockerConfigFile::login(&config, "reg.example", &Credential::basic("n", "q")).unwrap();
     let log = std::fs::read_to_string(dir.join("log")).unwrap();
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines[..2], ["get reg.example", "get other.example"]);
-    assert!(lines[2].starts_with("store {") && lines.len() == 3, "{log}");
+    assert!(lines[4].starts_with("store {") && lines.len() == 5, "{log}");
 }

@@ -4,12 +4,19 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::fault::{Server, Tame};
 use common::{Memory, OCI_MANIFEST, push, quick};
-use longshore_registry_client::{Credential, HostsDir, StaticCredentials};
+use longshore_registry_client::transport::{AddressClasses, Body, Headers, Method, Request, Response};
+use longshore_registry_client::{
+    CancelToken, Client, Credential, Error, HostConfig, HostsDir, StaticCredentials, Timeouts, Transport,
+    TransportError, TransportErrorKind, UreqTransport, Url,
+};
 use oci_spec::image::Descriptor;
 
 #[test]
@@ -68,4 +75,144 @@ fn artifacts_attached_at_once_are_all_listed() {
     assert_eq!(client.referrers(&server.reference("x"), root.digest(), None).unwrap().len(), 4);
     let kept = String::from_utf8(tame.tags.lock().unwrap()[&tag].clone()).unwrap();
     assert!(kept.contains("the list"), "{kept}");
+}
+
+/// What was asked: method, URL, `Authorization`, body.
+type Asked = Arc<Mutex<Vec<[String; 4]>>>;
+
+/// Answers without a network.
+struct Fake<F>(F, Asked);
+
+impl<F> Transport for Fake<F>
+where
+    F: Fn(&Request<'_>) -> Result<(u16, String, &'static str), TransportErrorKind> + Send + Sync,
+{
+    fn send(&self, request: &Request<'_>, body: Body<'_>) -> Result<Response, TransportError> {
+        let body = match body {
+            Body::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            _ => String::new(),
+        };
+        let login = request.headers.get("authorization").unwrap_or_default().to_owned();
+        let asked = [request.method.as_str().to_owned(), request.url.to_request_string(), login, body];
+        self.1.lock().unwrap().push(asked);
+        let (status, challenge, body) = (self.0)(request)?;
+        let headers = Headers::new().with("www-authenticate", challenge);
+        Ok(Response::new(status, headers, Box::new(body.as_bytes())))
+    }
+
+    fn lookup(&self, _: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(vec![SocketAddr::from(([93, 184, 216, 34], port))])
+    }
+}
+
+#[test]
+fn an_insecure_registry_is_asked_by_tls_first() {
+    for (name, tls, wanted) in [
+        ("reg.example", true, &["https://reg.example/v2/"][..]),
+        ("reg.example", false, &["https://reg.example/v2/", "http://reg.example/v2/"]),
+        ("reg.example:443", false, &["https://reg.example/v2/", "http://reg.example:443/v2/"]),
+        ("reg.example:5000", false, &["https://reg.example:5000/v2/", "http://reg.example:5000/v2/"]),
+    ] {
+        let asked = Asked::default();
+        let answer = move |request: &Request<'_>| match request.url.to_string().starts_with("https") == tls {
+            true => Ok((200, String::new(), "{}")),
+            false => Err(TransportErrorKind::Connect),
+        };
+        let client = quick().transport(Fake(answer, Arc::clone(&asked))).insecure(name).build().unwrap();
+        client.ping(name).unwrap();
+        let urls: Vec<String> = asked.lock().unwrap().iter().map(|a| a[1].clone()).collect();
+        assert_eq!(urls, wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_refresh_token_of_a_stranger_replaces_none() {
+    let asked = Asked::default();
+    let answer = |request: &Request<'_>| {
+        let challenge = |host: &str| format!("Bearer realm=\"https://{host}/token\",service=\"x\"");
+        Ok(match (request.url.origin().host.as_str(), request.headers.get("authorization")) {
+            ("evil.other", _) => (200, String::new(), r#"{"token":"bad","refresh_token":"EVIL"}"#),
+            (_, _) if request.url.path() == "/token" => (200, String::new(), r#"{"token":"good"}"#),
+            (_, Some("Bearer good")) => (200, String::new(), r#"{"tags":["ok"]}"#),
+            _ if request.url.path().contains("/one/") => (401, challenge("evil.other"), ""),
+            _ => (401, challenge("reg.example"), ""),
+        })
+    };
+    let logins = StaticCredentials::new().with("reg.example", Credential::IdentityToken("REAL".into()));
+    let client = quick().transport(Fake(answer, Arc::clone(&asked))).credentials(logins).build().unwrap();
+    client.tags(&"reg.example/one".parse().unwrap()).unwrap_err();
+    assert_eq!(client.tags(&"reg.example/two".parse().unwrap()).unwrap(), ["ok"]);
+    let bodies: Vec<String> = asked.lock().unwrap().iter().map(|a| a[3].clone()).collect();
+    assert!(bodies.iter().any(|b| b.contains("refresh_token=REAL")), "{bodies:?}");
+    assert!(!bodies.iter().any(|b| b.contains("EVIL")), "{bodies:?}");
+}
+
+#[test]
+fn tokens_may_be_said_in_several_ways() {
+    for said in [
+        r#"{"token":"","access_token":"good"}"#,
+        r#"{"token":"good","expires_in":-1}"#,
+        r#"{"token":"good","expires_in":300.0}"#,
+        r#"{"token":"good","expires_in":null}"#,
+    ] {
+        let answer = move |request: &Request<'_>| {
+            let challenge = "Bearer realm=\"https://reg.example/token\"".to_owned();
+            Ok(match request.headers.get("authorization") {
+                _ if request.url.path() == "/token" => (200, String::new(), said),
+                Some("Bearer good") => (200, String::new(), r#"{"tags":["ok"]}"#),
+                _ => (401, challenge, ""),
+            })
+        };
+        let client = quick().transport(Fake(answer, Asked::default())).build().unwrap();
+        assert_eq!(client.tags(&"reg.example/x".parse().unwrap()).unwrap(), ["ok"], "{said}");
+    }
+}
+
+#[test]
+fn what_one_registry_shows_another_may_refuse() {
+    let tame = Tame::default();
+    let root = tame.memory.image(2, &[1000]);
+    let open = Server::start(move |seen, conn| tame.answer(seen, conn));
+    let closed = Server::start(|_, conn| conn.reply(403, &[], b""));
+    let client: Client = quick().build().unwrap();
+    client.manifest(&open.reference("x").with_digest(root.digest().clone())).unwrap();
+    let requests = open.seen().len();
+    client.manifest(&open.reference("x").with_digest(root.digest().clone())).unwrap();
+    assert_eq!(open.seen().len(), requests, "known");
+    let there = closed.reference("x").with_digest(root.digest().clone());
+    let refused = client.manifest(&there).unwrap_err();
+    assert!(matches!(refused, Error::Status { status: 403, .. }), "{refused}");
+    client.manifest(&open.reference("y").with_digest(root.digest().clone())).unwrap();
+    assert!(open.seen().len() > requests, "another repository");
+}
+
+#[test]
+fn a_pooled_connection_keeps_to_the_addresses_of_each_request() {
+    let server = Server::start(|_, conn| conn.reply(200, &[], b"hi"));
+    let first = AtomicBool::new(true);
+    let transport = UreqTransport::with_lookup(Timeouts::default(), move |_, port| {
+        let inner = first.swap(false, Ordering::Relaxed);
+        Ok(vec![SocketAddr::from((if inner { [127, 0, 0, 1] } else { [93, 184, 216, 34] }, port))])
+    });
+    let url = Url::parse(&format!("http://both.example:{}/", server.address.port())).unwrap();
+    let (headers, cancel) = (Headers::new(), CancelToken::new());
+    let mut request = Request::new(Method::Get, &url, &headers, &cancel);
+    let mut reply = transport.send(&request, Body::Empty).unwrap();
+    reply.body.read_to_end(&mut Vec::new()).unwrap();
+    drop(reply);
+    request.addresses = AddressClasses::GLOBAL;
+    let error = transport.send(&request, Body::Empty).map(|r| r.peer).unwrap_err();
+    assert_eq!(error.kind, TransportErrorKind::Forbidden);
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn configured_headers_are_not_printed() {
+    let mut config = HostConfig::default_for("reg.example", false).unwrap();
+    for name in ["x-jfrog-art-api", "cookie", "private-token"] {
+        config.server.headers.push(name, "s3cret");
+    }
+    config.server.headers.push("accept", "shown");
+    let text = format!("{config:?}");
+    assert!(!text.contains("s3cret") && text.contains("private-token") && text.contains("shown"), "{text}");
 }

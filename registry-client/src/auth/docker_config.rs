@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Credential, Credentials};
@@ -40,7 +40,9 @@ pub struct DockerConfigFile {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
-    auths: HashMap<String, Auth>,
+    #[serde(deserialize_with = "or_default")]
+    auths: HashMap<String, Option<Auth>>,
+    #[serde(deserialize_with = "or_default")]
     cred_helpers: HashMap<String, String>,
     creds_store: Option<String>,
 }
@@ -132,7 +134,9 @@ impl DockerConfigFile {
         // The exact host before one of its old spellings, and in an order that does not change.
         entries.sort_by_key(|(k, _)| (k.len(), k.as_str()));
         for (_, auth) in entries {
-            if let Some(found) = self.credential(auth)? {
+            if let Some(auth) = auth
+                && let Some(found) = self.credential(auth)?
+            {
                 return Ok(Some(found));
             }
         }
@@ -165,10 +169,12 @@ impl DockerConfigFile {
         let Some(output) = self.run(helper, "get", key(registry).as_bytes())? else { return Ok(None) };
         let secret: HelperSecret = serde_json::from_slice(&output)
             .map_err(|_| self.failed(&format!("docker-credential-{helper} gave no valid answer"), None))?;
-        Ok(Some(match secret.username.as_str() {
-            "<token>" => Credential::IdentityToken(secret.secret),
-            _ => Credential::Basic { username: secret.username, password: secret.secret },
-        }))
+        Ok(match secret.username.as_str() {
+            // This is how some say that they have none.
+            "" if secret.secret.is_empty() => None,
+            "<token>" => Some(Credential::IdentityToken(secret.secret)),
+            _ => Some(Credential::Basic { username: secret.username, password: secret.secret }),
+        })
     }
 
     /// `None` where the helper has no such entry.
@@ -216,7 +222,11 @@ impl DockerConfigFile {
         if text.contains("not found") || text.contains("no credentials") {
             return Ok(None);
         }
-        Err(self.failed(&format!("{program} failed: {}", crate::digest::clip(text.trim())), None))
+        let said = match crate::digest::clip(text.trim()) {
+            text if text.is_empty() || text.contains("secret") || text.contains('{') => String::new(),
+            text => format!(": {text}"),
+        };
+        Err(self.failed(&format!("{program} failed{said}"), None))
     }
 
     fn edit(&self, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
@@ -224,7 +234,10 @@ impl DockerConfigFile {
         let bytes = read(&self.path)?.unwrap_or_else(|| b"{}".to_vec());
         let mut root: Value = serde_json::from_slice(&bytes).map_err(|_| broken())?;
         let object = root.as_object_mut().ok_or_else(broken)?;
-        let auths = object.entry("auths").or_insert_with(|| Value::Object(Map::new()));
+        let auths = object.entry("auths").or_insert(Value::Null);
+        if auths.is_null() {
+            *auths = Value::Object(Map::new());
+        }
         change(auths.as_object_mut().ok_or_else(broken)?);
         let text =
             serde_json::to_vec_pretty(&root).map_err(|e| self.failed("cannot be written", Some(e.into())))?;
@@ -262,6 +275,11 @@ struct HelperSecret {
     server_url: String,
     username: String,
     secret: String,
+}
+
+/// Go writes an empty map as `null`.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 fn key(registry: &str) -> &str {
@@ -365,6 +383,19 @@ mod tests {
         assert_eq!(f.get("bearer.example").unwrap(), Some(Credential::RegistryToken("rt".into())));
         for none in ["empty.example", "example", "evil.reg.example", "reg.example.evil", "reg.example:5000"] {
             assert_eq!(f.get(none).unwrap(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn null_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        for text in [r#"{"auths":null}"#, r#"{"auths":{"r":null}}"#, r#"{"auths":{},"credHelpers":null}"#] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(DockerConfigFile::open(&path).unwrap().get("r").unwrap(), None, "{text}");
+            DockerConfigFile::login(&path, "r", &Credential::basic("u", "p")).unwrap();
+            let found = DockerConfigFile::open(&path).unwrap().get("r").unwrap();
+            assert_eq!(found, Some(Credential::basic("u", "p")), "{text}");
         }
     }
 

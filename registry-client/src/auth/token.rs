@@ -15,8 +15,8 @@ use crate::{CancelToken, Error, Result, Url};
 
 const REPLY_MAX: u64 = 64 * 1024;
 /// By the protocol, also for a reply that says less.
-const LIFETIME_MIN: u64 = 60;
-const LIFETIME_MAX: u64 = 24 * 3600;
+const LIFETIME_MIN: f64 = 60.0;
+const LIFETIME_MAX: f64 = 24.0 * 3600.0;
 
 pub(super) struct Ask<'a> {
     pub(super) realm: &'a Url,
@@ -37,7 +37,7 @@ struct Reply {
     token: Option<String>,
     access_token: Option<String>,
     refresh_token: Option<String>,
-    expires_in: Option<u64>,
+    expires_in: Option<serde_json::Value>,
 }
 
 impl Inner {
@@ -86,6 +86,10 @@ impl Inner {
                     // It broke in the middle.
                     Err(e) if e.is_retryable() && attempt < self.retry.attempts && Instant::now() < until => {
                         cancel.sleep(self.backoff(attempt))?;
+                    }
+                    // Only what our own refresh token was changed into may take its place.
+                    Ok(got) if !matches!(credential, Some(Credential::IdentityToken(_))) => {
+                        return Ok(Got { refresh: None, ..got });
                     }
                     done => return done,
                 },
@@ -157,11 +161,13 @@ fn parse(reply: Response, url: &Url, patience: Duration) -> Result<Got> {
     let body = read_capped(reply, REPLY_MAX, patience, "the token server's reply", url)?;
     let reply: Reply = serde_json::from_slice(&body)
         .map_err(|_| Error::protocol(url, "the token server's reply is not what it should be"))?;
-    let token = reply.token.or(reply.access_token).filter(|t| !t.is_empty());
+    let token = [reply.token, reply.access_token].into_iter().flatten().find(|t| !t.is_empty());
     let token = token.ok_or_else(|| Error::protocol(url, "the token server's reply has no token"))?;
     if !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Error::protocol(url, "the token has characters that no header may have"));
     }
-    let seconds = reply.expires_in.unwrap_or(LIFETIME_MIN).clamp(LIFETIME_MIN, LIFETIME_MAX);
-    Ok(Got { token, lifetime: Duration::from_secs(seconds) - MARGIN, refresh: reply.refresh_token })
+    // Some say it in fractions, or below zero where they do not know.
+    let seconds = reply.expires_in.and_then(|v| v.as_f64()).unwrap_or(LIFETIME_MIN);
+    let lifetime = Duration::from_secs_f64(seconds.clamp(LIFETIME_MIN, LIFETIME_MAX));
+    Ok(Got { token, lifetime: lifetime - MARGIN, refresh: reply.refresh_token })
 }

@@ -23,7 +23,8 @@ pub struct Host {
     pub tls: Option<TlsOptions>,
     /// Sent with every request to this very origin.
     pub headers: Headers,
-    /// Whether an `http` URL may turn out to be TLS: then that is used, without verification, as Docker does for insecure registries.
+    /// Whether an `http` URL may turn out to be TLS (then that is used, without verification) and an `https` one plain HTTP, as Docker
+    /// does for insecure registries. A port that the registry's name leaves out is then the other scheme's own.
     pub flexible: bool,
     /// Serves manifests and blobs.
     pub pull: bool,
@@ -80,14 +81,17 @@ impl HostConfig {
         Self { server, mirrors: Vec::new() }
     }
 
-    /// What Docker does with a registry of this name when nothing is configured: TLS, but plain HTTP for loopback.
+    /// What Docker does with a registry of this name when nothing is configured: TLS, but plain HTTP for loopback. An insecure one is
+    /// asked by unverified TLS, and by plain HTTP where that fails.
     pub fn default_for(registry: &str, insecure: bool) -> Result<Self> {
         let api = if registry == DOCKER_HUB { "registry-1.docker.io" } else { registry };
-        let https = Url::parse(&format!("https://{api}/"))?;
-        let flexible = insecure || is_loopback(&https);
-        let scheme = if flexible { Scheme::Http } else { Scheme::Https };
+        let loopback = is_loopback(&Url::parse(&format!("https://{api}/"))?);
+        let scheme = if loopback { Scheme::Http } else { Scheme::Https };
         let mut server = Host::new(&format!("{}://{api}", scheme.as_str()))?;
-        server.flexible = flexible;
+        server.flexible = insecure || loopback;
+        if insecure && !loopback {
+            server.tls = Some(TlsOptions::new().skip_verify());
+        }
         Ok(Self::new(server))
     }
 

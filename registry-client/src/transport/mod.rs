@@ -113,7 +113,7 @@ pub struct Request<'a> {
     pub method: Method,
     /// The target.
     pub url: &'a Url,
-    /// Further headers, without `Host` and those of the body's length. `Debug` redacts `Authorization`.
+    /// Further headers, without `Host` and those of the body's length. `Debug` shows the values of harmless ones only.
     pub headers: &'a Headers,
     /// The only kinds of addresses that may be connected to.
     pub addresses: AddressClasses,
@@ -184,11 +184,30 @@ impl Headers {
     }
 }
 
+/// Headers whose values `Debug` shows. Any other may be a registry's own kind of key (`x-jfrog-art-api`, `private-token`, a cookie).
+const HARMLESS: [&str; 16] = [
+    "accept",
+    "accept-ranges",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "docker-content-digest",
+    "docker-distribution-api-version",
+    "etag",
+    "expect",
+    "if-match",
+    "if-range",
+    "oci-subject",
+    "range",
+    "retry-after",
+    "server",
+];
+
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = ["authorization", "proxy-authorization", "location", "set-cookie", "link"];
         f.debug_map()
-            .entries(self.iter().map(|(n, v)| (n, if secret.contains(&n) { "<redacted>" } else { v })))
+            .entries(self.iter().map(|(n, v)| (n, if HARMLESS.contains(&n) { v } else { "<redacted>" })))
             .finish()
     }
 }

@@ -218,7 +218,12 @@ impl<In: Transport> Connector<In> for PatientConnector {
             // Half of what is left, so that one dead address does not use up the time of all others.
             let share = if i + 1 < details.addrs.len() { left / 2 } else { left };
             match self.open(details.uri, *address, share.max(Duration::from_millis(10))) {
-                Ok(stream) => return PatientTcp::new(stream, details.config).map(|t| Some(Either::B(t))),
+                Ok(stream) => {
+                    let proxied =
+                        details.config.proxy().is_some() || self.socks.as_ref().is_some_and(|s| s.resolves);
+                    let host = (!proxied).then(|| address.ip());
+                    return PatientTcp::new(stream, host, details.config).map(|t| Some(Either::B(t)));
+                }
                 Err(e) => last = Some(e),
             }
         }
@@ -230,17 +235,19 @@ impl<In: Transport> Connector<In> for PatientConnector {
 pub(super) struct PatientTcp {
     stream: TcpStream,
     peer: Option<IpAddr>,
+    /// The host's own address, where this is no connection to a proxy that looks it up.
+    host: Option<IpAddr>,
     buffers: LazyBuffers,
 }
 
 impl PatientTcp {
-    fn new(stream: TcpStream, config: &Config) -> Result<Self, Error> {
+    fn new(stream: TcpStream, host: Option<IpAddr>, config: &Config) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(CANCEL_POLL))?;
         stream.set_write_timeout(Some(CANCEL_POLL))?;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         let peer = stream.peer_addr().ok().map(|a| a.ip());
-        Ok(Self { stream, peer, buffers })
+        Ok(Self { stream, peer, host, buffers })
     }
 }
 
@@ -274,6 +281,11 @@ impl Transport for PatientTcp {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
+        // A pooled connection was made for another exchange, which may have been allowed more.
+        let allowed = SCOPE.with_borrow(|s| s.as_ref().map_or(AddressClasses::ALL, |s| s.addresses));
+        if self.host.is_some_and(|ip| !allowed.contains(ip)) {
+            return Err(Error::Other(Box::new(Forbidden)));
+        }
         PEER.set(self.peer);
         let mut stream = &self.stream;
         let mut left = &self.buffers.output()[..amount];

@@ -280,6 +280,7 @@ pub(crate) fn classify_io(error: &io::Error) -> TransportErrorKind {
         match inner.downcast_ref::<ureq::Error>() {
             Some(ureq::Error::Timeout(_)) => return Kind::Timeout,
             Some(ureq::Error::Protocol(_)) => return Kind::Protocol,
+            Some(ureq::Error::Other(e)) if e.is::<Forbidden>() => return Kind::Forbidden,
             _ => {}
         }
     }
