@@ -33,7 +33,7 @@ pub struct Limits {
     pub list: u64,
     /// Most redirects of one request. 5.
     pub redirects: u32,
-    /// Exchanges with one server at a time. 8.
+    /// Exchanges with one server at a time, and as many blobs on their way to it. 8.
     pub concurrency: usize,
     /// Requests for one blob at a time, each for a part of it, where the server does ranges; each takes 1 MiB of memory. Only worth it
     /// where a connection is slower than the line. 1: a blob is one stream.

@@ -1,6 +1,7 @@
 //! Removal, and tags without transfer.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest};
@@ -11,13 +12,14 @@ use crate::exchange::Call;
 use crate::manifest;
 use crate::push::{Content, Push};
 use crate::transport::Method;
-use crate::{BoxError, Client, Ctx, Error, Reference, Result, Source, digest};
+use crate::{BoxError, CancelToken, Client, Ctx, Error, Reference, Result, Source, digest};
 
 impl Client {
     /// Deletes what the reference names: a manifest where it has a digest (with all tags on it), else the tag alone.
     ///
     /// Registries that cannot delete a tag (docker-registry 2) are helped: the tag is moved to an empty manifest made for the
-    /// purpose, and that is deleted. A manifest that is attached to another is taken off the list that clients keep of those where the
+    /// purpose, and that is deleted; only where they are seen to delete manifests, and if it still fails or is cancelled then, the tag
+    /// is put back, for which it may take ten seconds more. A manifest that is attached to another is taken off the list that clients keep of those where the
     /// registry does not (distribution-spec, "Referrers Tag Schema"); an error about that list comes after the manifest is gone.
     pub fn delete(&self, reference: &Reference) -> Result<()> {
         match (reference.digest(), reference.tag()) {
@@ -94,21 +96,58 @@ impl Client {
     }
 
     fn delete_tag_by_detour(&self, reference: &Reference, tag: &str) -> Result<()> {
+        let source = self.source(reference)?.without_mirrors();
         // Only where there is such a tag: the detour would make it.
-        let old = self.resolve(reference)?;
-        let empty = Bytes::from_static(b"{}");
-        let config = Descriptor::new(EMPTY.into(), 2, digest::sha256(&empty));
-        let manifest = serde_json::json!({
-            "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST, "config": config, "layers": [config],
-            "annotations": { "org.longshore.untagged": format!("{tag} {}", old.digest()) },
-        });
-        let manifest = Bytes::from(manifest.to_string());
-        let root =
-            Descriptor::new(manifest::OCI_MANIFEST.into(), manifest.len() as u64, digest::sha256(&manifest));
-        let content = Two([(config, empty), (root.clone(), manifest)]);
-        self.push(reference, &root, &content, Ctx::none())?;
-        self.delete_manifest(reference, root.digest().as_ref())
+        let (old, bytes) = source.manifest(tag)?;
+        let note = format!("{tag} {}", old.digest());
+        // First one that no tag points to: where that cannot be deleted, the tag is not touched.
+        let (trial, content) = stand_in(&format!("{note} trial"));
+        self.push(&reference.with_digest(trial.digest().clone()), &trial, &content, Ctx::none())?;
+        match self.delete_manifest(reference, trial.digest().as_ref()) {
+            // The reply to a first try was lost; a server that always says so is found out below.
+            Err(e) if e.is_not_found() => {}
+            other => other?,
+        }
+        let (empty, content) = stand_in(&note);
+        let done = self
+            .push(reference, &empty, &content, Ctx::none())
+            .and_then(|_| self.delete_manifest(reference, empty.digest().as_ref()));
+        let Err(error) = done else { return Ok(()) };
+        // Also after a cancellation, which therefore does not count here.
+        let cancel = CancelToken::new().until(Instant::now() + PUT_BACK);
+        let source = source.with_cancel(cancel.clone());
+        match source.resolve(tag) {
+            Err(e) if e.is_not_found() => return Ok(()),
+            // It never moved, or somebody else has moved it since.
+            Ok(now) if now.digest() != empty.digest() => return Err(error),
+            _ => {}
+        }
+        let (registry, repository) = (&source.registry, reference.repository());
+        let push = Push::new(&self.0, registry, repository, &content, Ctx::none(), &cancel);
+        if let Err(e) = push.put_manifest(tag, &old, &bytes) {
+            let text = format!("the tag {tag} is left on an empty manifest instead of {}: {e}", old.digest());
+            self.0.warn(&registry.server, &text);
+        }
+        Err(if error.is_not_found() {
+            Error::Unsupported { registry: reference.registry().to_owned(), what: "deletion" }
+        } else {
+            error
+        })
     }
+}
+
+/// An empty manifest that nobody else has.
+fn stand_in(note: &str) -> (Descriptor, Two) {
+    let empty = Bytes::from_static(b"{}");
+    let config = Descriptor::new(EMPTY.into(), 2, digest::sha256(&empty));
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST, "config": config, "layers": [config],
+        "annotations": { "org.longshore.untagged": note },
+    });
+    let manifest = Bytes::from(manifest.to_string());
+    let root =
+        Descriptor::new(manifest::OCI_MANIFEST.into(), manifest.len() as u64, digest::sha256(&manifest));
+    (root.clone(), Two([(config, empty), (root, manifest)]))
 }
 
 /// What the manifest is attached to. One that cannot be read or understood may still be deleted.
@@ -125,6 +164,8 @@ fn subject_of(source: &Source, digest: &Digest) -> Result<Option<Digest>> {
 
 /// As many as every registry with that function takes.
 const TAGS_AT_ONCE: usize = 10;
+/// For a tag to be put back after its deletion failed.
+const PUT_BACK: Duration = Duration::from_secs(10);
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// Two pieces of content in memory.

@@ -50,6 +50,8 @@ pub(crate) struct Endpoint {
     /// The kinds of addresses under which it answered.
     met: Mutex<AddressClasses>,
     pub(crate) permits: Arc<Permits>,
+    /// For bodies that may themselves be read from this server, which must not wait for what their upload holds.
+    pub(crate) uploads: Arc<Permits>,
     pub(crate) quirks: Quirks,
 }
 
@@ -96,7 +98,8 @@ impl Endpoint {
             auth: Mutex::default(),
             editing: Mutex::default(),
             met: Mutex::new(AddressClasses::NONE),
-            permits: Arc::new(Permits { free: Mutex::new(concurrency), returned: Condvar::new() }),
+            permits: Permits::new(concurrency),
+            uploads: Permits::new(concurrency),
             quirks,
         }
     }
@@ -236,6 +239,10 @@ pub(crate) struct Permits {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Permits {
+    fn new(free: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::new(free), returned: Condvar::new() })
+    }
+
     /// Waits for a place; after a minute goes ahead without one.
     pub(crate) fn take(self: &Arc<Self>, cancel: &CancelToken) -> Result<Permit> {
         let until = Instant::now() + PATIENCE;

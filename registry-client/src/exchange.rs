@@ -83,7 +83,11 @@ struct Hop {
 impl Inner {
     /// Sends a call and returns its reply, whose status is 2xx or among those the call accepts.
     pub(crate) fn call(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response> {
-        let permit = endpoint.permits.take(call.cancel)?;
+        let permits = match call.body {
+            Payload::Open { .. } => &endpoint.uploads,
+            Payload::Empty | Payload::Bytes(_) => &endpoint.permits,
+        };
+        let permit = permits.take(call.cancel)?;
         let mut authorization = self.authorization(endpoint, &call.scopes, call.cancel)?;
         let (mut attempt, mut logins) = (0, 0);
         loop {
@@ -124,7 +128,8 @@ impl Inner {
             }
             self.pass_warnings(endpoint, &reply);
             if (200..300).contains(&reply.status) || call.accept.contains(&reply.status) {
-                return Ok(hold(reply, permit));
+                // Of other replies nobody reads the body, and their callers go on to ask for more.
+                return Ok(if call.method == Method::Get { hold(reply, permit) } else { reply });
             }
             return Err(status_error(call.method, &hop.url, reply, attempt));
         }

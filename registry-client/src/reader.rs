@@ -138,6 +138,7 @@ impl BlobReader {
             206 if ranged => {
                 // Another state of the resource: take it from its start, the digest will judge.
                 self.validator = None;
+                drop(reply);
                 (self.request(endpoint, foreign, None)?.0, 0)
             }
             206 => return Err(Error::protocol(&url, "a part was sent where the whole was asked for")),

@@ -6,12 +6,15 @@ mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::fault::{Server, Tame};
 use common::{
     Memory, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Registry, descriptor, have, noise, push, quick,
 };
-use longshore_registry_client::{Client, Content as _, Ctx, Error, Layout, Platforms, Sink as _};
+use longshore_registry_client::{
+    CancelToken, Client, Content as _, Ctx, Error, Layout, Limits, Platforms, Sink as _,
+};
 use oci_spec::image::{Descriptor, Digest};
 
 const SIGNATURE: &str = "application/vnd.example.signature";
@@ -278,6 +281,102 @@ fn tags_manifests_and_blobs_are_deleted() {
     client.delete_blob(&two, layer.digest()).unwrap();
     assert!(source.stat(layer.digest()).unwrap_err().is_not_found());
     assert!(matches!(client.search(&registry.address, "x"), Err(Error::Unsupported { .. })));
+}
+
+/// A registry that deletes no tags, and whose deletion of manifests works `works` times.
+fn deletes(works: usize, refusal: u16) -> (Server, Arc<Tame>, Descriptor) {
+    let tame = Arc::new(Tame::default());
+    let root = tame.memory.image(54, &[100]);
+    tame.tags.lock().unwrap().insert("1".into(), tame.memory.get(root.digest()).unwrap());
+    let (registry, done) = (Arc::clone(&tame), AtomicUsize::new(0));
+    let server = Server::start(move |seen, conn| {
+        let digest = seen.path().rsplit('/').next().unwrap().parse::<Digest>();
+        match (seen.method.as_str(), digest) {
+            ("DELETE", Err(_)) => conn.reply(405, &[], br#"{"errors":[{"code":"UNSUPPORTED"}]}"#),
+            ("DELETE", Ok(_)) if done.fetch_add(1, Ordering::Relaxed) >= works => {
+                conn.reply(refusal, &[], b"");
+            }
+            ("DELETE", Ok(digest)) => {
+                let gone = registry.memory.0.lock().unwrap().remove(&digest);
+                registry.tags.lock().unwrap().retain(|_, bytes| gone.as_ref() != Some(&*bytes));
+                conn.reply(202, &[], b"");
+            }
+            _ => registry.answer(seen, conn),
+        }
+    });
+    (server, tame, root)
+}
+
+#[test]
+fn a_tag_that_cannot_be_deleted_stays() {
+    for refusal in [403, 404, 405] {
+        // Whether it shows at once or only in the end.
+        for works in [0, 1] {
+            let (server, tame, root) = deletes(works, refusal);
+            let reference = server.reference("app:1");
+            quick().build().unwrap().delete(&reference).unwrap_err();
+            let tagged = tame.tags.lock().unwrap()["1"].clone();
+            assert_eq!(&common::sha256(&tagged), root.digest(), "{works} {refusal}");
+            let touched = server.count("PUT", "/manifests/1");
+            assert!(
+                touched == if works == 0 && refusal != 404 { 0 } else { 2 },
+                "{works} {refusal}: {touched}"
+            );
+        }
+    }
+    let (server, tame, _) = deletes(2, 405);
+    quick().build().unwrap().delete(&server.reference("app:1")).unwrap();
+    assert!(!tame.tags.lock().unwrap().contains_key("1"));
+}
+
+#[test]
+fn a_tag_is_put_back_where_its_deletion_is_cancelled() {
+    let token = CancelToken::new();
+    let tame = Arc::new(Tame::default());
+    let root = tame.memory.image(54, &[100]);
+    tame.tags.lock().unwrap().insert("1".into(), tame.memory.get(root.digest()).unwrap());
+    let (cancel, registry) = (token.clone(), Arc::clone(&tame));
+    let server = Server::start(move |seen, conn| match seen.method.as_str() {
+        "DELETE" if !seen.path().contains("sha256:") => conn.reply(405, &[], b""),
+        method => {
+            if method == "PUT" && seen.path().ends_with("/manifests/1") {
+                cancel.cancel();
+            }
+            registry.answer(seen, conn);
+        }
+    });
+    let client = quick().build().unwrap().with_cancel(&token);
+    assert!(matches!(client.delete(&server.reference("app:1")), Err(Error::Cancelled)));
+    assert_eq!(&common::sha256(&tame.tags.lock().unwrap()["1"]), root.digest());
+    assert_eq!(server.count("PUT", "/manifests/1"), 2);
+}
+
+#[test]
+fn copies_within_a_registry_that_mounts_nothing_do_not_lock_themselves_out() {
+    let tame = Arc::new(Tame::default());
+    let root = tame.memory.image(55, &[100_000; 6]);
+    tame.tags.lock().unwrap().insert("latest".into(), tame.memory.get(root.digest()).unwrap());
+    let registry = Arc::clone(&tame);
+    let server = Server::start(move |seen, conn| {
+        if seen.method == "POST" {
+            let mut uploads = registry.uploads.lock().unwrap();
+            let id = format!("u{}", uploads.len());
+            uploads.insert(id.clone(), Vec::new());
+            return conn.reply(202, &[("location", &format!("{}{id}", seen.path()))], b"");
+        }
+        if seen.path().starts_with("/v2/b") && seen.method == "HEAD" {
+            return conn.reply(404, &[], b"");
+        }
+        registry.answer(seen, conn);
+    });
+    for concurrency in [1, 2, 8] {
+        let mut limits = Limits::default();
+        limits.concurrency = concurrency;
+        let client = quick().limits(limits).build().unwrap();
+        let client = client.with_deadline(Instant::now() + Duration::from_secs(20));
+        let to = server.reference(&format!("b{concurrency}"));
+        assert_eq!(client.copy(&server.reference("a"), &to, Ctx::none()).unwrap().sent, 7);
+    }
 }
 
 #[test]

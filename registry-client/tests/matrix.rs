@@ -81,6 +81,8 @@ const FAULTS: [Fault; 6] =
 impl Fault {
     fn strike(self, seen: &Seen, conn: &mut Conn<'_>) {
         match self {
+            // The reply to a HEAD has no body, which would be taken for the next reply's head.
+            Self::Unavailable if seen.method == "HEAD" => conn.reply(503, &[], b""),
             Self::Unavailable => conn.reply(503, &[], b"<html>"),
             Self::TooMany => conn.reply(429, &[("retry-after", "0")], b""),
             Self::Reset => conn.reset(),
