@@ -92,8 +92,8 @@ impl Default for Retry {
 pub struct Client(pub(crate) Arc<Inner>, pub(crate) CancelToken);
 
 pub(crate) struct Inner {
-    pub(crate) transport: Box<dyn Transport>,
-    pub(crate) credentials: Option<Box<dyn Credentials>>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) credentials: Option<Arc<dyn Credentials>>,
     pub(crate) policy: UrlPolicy,
     pub(crate) proxies: Proxies,
     /// Trust for hosts without any of their own.
@@ -114,9 +114,9 @@ pub(crate) struct Inner {
 #[must_use]
 #[derive(Default)]
 pub struct ClientBuilder {
-    transport: Option<Box<dyn Transport>>,
+    transport: Option<Arc<dyn Transport>>,
     timeouts: Timeouts,
-    credentials: Option<Box<dyn Credentials>>,
+    credentials: Option<Arc<dyn Credentials>>,
     policy: UrlPolicy,
     proxies: Proxies,
     roots: Option<TlsOptions>,
@@ -133,7 +133,7 @@ pub struct ClientBuilder {
 impl ClientBuilder {
     /// Where user names and secrets come from. Without it everything is anonymous.
     pub fn credentials(mut self, credentials: impl Credentials + 'static) -> Self {
-        self.credentials = Some(Box::new(credentials));
+        self.credentials = Some(Arc::new(credentials));
         self
     }
 
@@ -170,7 +170,7 @@ impl ClientBuilder {
 
     /// Another transport than [`UreqTransport`]; [`timeouts`](Self::timeouts) are then its own affair.
     pub fn transport(mut self, transport: impl Transport + 'static) -> Self {
-        self.transport = Some(Box::new(transport));
+        self.transport = Some(Arc::new(transport));
         self
     }
 
@@ -226,7 +226,7 @@ impl ClientBuilder {
 
     /// Builds it.
     pub fn build(self) -> Result<Client> {
-        let transport = self.transport.unwrap_or_else(|| Box::new(UreqTransport::new(self.timeouts)));
+        let transport = self.transport.unwrap_or_else(|| Arc::new(UreqTransport::new(self.timeouts)));
         let inner = Inner {
             transport,
             credentials: self.credentials,

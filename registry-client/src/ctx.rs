@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
@@ -148,6 +149,25 @@ impl CancelToken {
             None => Ok(()),
             Some(TransportErrorKind::Expired) => Err(Error::Deadline),
             Some(_) => Err(Error::Cancelled),
+        }
+    }
+
+    /// Runs what cannot be interrupted on a thread of its own, which is left to its fate when this token ends. `None` if it panicked.
+    pub(crate) fn aside<T: Send + 'static>(
+        &self,
+        name: &str,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        let (tx, rx) = sync_channel(1);
+        let spawned = std::thread::Builder::new().name(name.into()).spawn(move || tx.send(job()));
+        spawned.map_err(|e| Error::Unread { source: e.into() })?;
+        loop {
+            self.check()?;
+            match rx.recv_timeout(CANCEL_POLL) {
+                Ok(done) => return Ok(Some(done)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 

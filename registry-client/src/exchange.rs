@@ -1,6 +1,7 @@
 //! The one way out: every request of every verb passes URL policy, login, redirects and retries here.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use crate::client::Inner;
 use crate::digest::clip;
 use crate::endpoint::{Endpoint, Permit, lock};
 use crate::error::{ApiError, Purpose, is_retryable_status};
+use crate::policy;
 use crate::transport::{
     AddressClasses, Body, Headers, Method, Request, Response, TlsOptions, TransportError, TransportErrorKind,
     classify_io,
@@ -187,7 +189,7 @@ impl Inner {
                 return Err(Error::protocol(&hop.url, "a redirect without a location"));
             };
             let url = hop.url.join(location)?;
-            hop = self.hop_to(endpoint, url, Purpose::Redirect, &hop)?;
+            hop = self.hop_to(endpoint, url, Purpose::Redirect, &hop, call.cancel)?;
         }
         Err(Error::protocol(&hop.url, format!("more than {} redirects", self.limits.redirects)))
     }
@@ -198,8 +200,19 @@ impl Inner {
         endpoint: &Endpoint,
         url: &Url,
         purpose: Purpose,
+        cancel: &CancelToken,
     ) -> Result<AddressClasses> {
-        self.policy.check(&*self.transport, &endpoint.origin(), endpoint.met(), url, purpose)
+        let registry = endpoint.origin();
+        // Where it answered from counts, not what its name says at another time.
+        let own = || match endpoint.met() {
+            met if met.is_empty() => {
+                let (transport, registry) = (Arc::clone(&self.transport), registry.clone());
+                let found = cancel.aside("lookup", move || policy::named(&*transport, &registry))?;
+                Ok(found.unwrap_or(AddressClasses::NONE))
+            }
+            met => Ok(met),
+        };
+        self.policy.check(&own, &registry, url, purpose)
     }
 
     /// How to talk to a URL: the endpoint's own options for itself (and for hosts of the same `owner`), the client's roots and proxy
@@ -226,7 +239,7 @@ impl Inner {
             }
             Target::Named(url, purpose) => {
                 let origin = endpoint.origin();
-                let addresses = self.check_url(endpoint, url, *purpose)?;
+                let addresses = self.check_url(endpoint, url, *purpose, call.cancel)?;
                 // A foreign URL is nobody's home, even where it points to the registry.
                 let home = *url.origin() == origin && *purpose != Purpose::Foreign;
                 Ok(Hop { url: url.clone(), addresses, home })
@@ -234,12 +247,19 @@ impl Inner {
         }
     }
 
-    fn hop_to(&self, endpoint: &Endpoint, url: Url, purpose: Purpose, from: &Hop) -> Result<Hop> {
+    fn hop_to(
+        &self,
+        endpoint: &Endpoint,
+        url: Url,
+        purpose: Purpose,
+        from: &Hop,
+        cancel: &CancelToken,
+    ) -> Result<Hop> {
         let origin = endpoint.origin();
         if from.url.origin().scheme == Scheme::Https && url.origin().scheme == Scheme::Http {
             return Err(Error::Refused { purpose, url: url.to_string(), reason: "it leaves TLS".into() });
         }
-        let mut addresses = self.check_url(endpoint, &url, purpose)?;
+        let mut addresses = self.check_url(endpoint, &url, purpose, cancel)?;
         let returns = !from.home && *url.origin() == origin;
         if returns && origin.ip().is_none() {
             // A stranger may send us back home, but that makes it no inner guide.

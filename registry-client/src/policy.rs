@@ -21,13 +21,12 @@ pub(crate) struct UrlPolicy {
 }
 
 impl UrlPolicy {
-    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to. `met` are the kinds of
-    /// addresses under which the registry itself has answered.
+    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to. `own` tells the kinds of
+    /// addresses that the registry itself has.
     pub(crate) fn check(
         &self,
-        transport: &dyn Transport,
+        own: &dyn Fn() -> Result<AddressClasses>,
         registry: &Origin,
-        met: AddressClasses,
         target: &Url,
         purpose: Purpose,
     ) -> Result<AddressClasses> {
@@ -46,7 +45,7 @@ impl UrlPolicy {
         if listed(&self.inner_hosts, origin) {
             return Ok(AddressClasses::ALL);
         }
-        let allowed = reachable(transport, registry, met);
+        let allowed = reachable(own()?);
         if let Some(ip) = origin.ip()
             && !allowed.contains(ip)
         {
@@ -80,14 +79,14 @@ impl UrlPolicy {
 ///
 /// What counts is where it answered from, not what its name says at another time. One with a public address is public, whatever
 /// inner addresses its name may have beside that.
-fn reachable(transport: &dyn Transport, registry: &Origin, met: AddressClasses) -> AddressClasses {
-    let own = if met.is_empty() {
-        let found = transport.lookup(&registry.host, registry.port).unwrap_or_default();
-        found.into_iter().fold(AddressClasses::NONE, |classes, a| classes.with(class_of(a.ip())))
-    } else {
-        met
-    };
+fn reachable(own: AddressClasses) -> AddressClasses {
     if own.has(AddressClasses::GLOBAL) { AddressClasses::GLOBAL } else { own.with(AddressClasses::GLOBAL) }
+}
+
+/// The kinds of addresses that a registry's name has, for one that has not answered yet.
+pub(crate) fn named(transport: &dyn Transport, registry: &Origin) -> AddressClasses {
+    let found = transport.lookup(&registry.host, registry.port).unwrap_or_default();
+    found.into_iter().fold(AddressClasses::NONE, |classes, a| classes.with(class_of(a.ip())))
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -146,8 +145,8 @@ mod tests {
 
     fn check(registry: &str, target: &str, purpose: Purpose) -> Result<AddressClasses> {
         let registry = Url::parse(registry).unwrap();
-        let met = AddressClasses::NONE;
-        UrlPolicy::default().check(&Names, registry.origin(), met, &Url::parse(target).unwrap(), purpose)
+        let own = || Ok(named(&Names, registry.origin()));
+        UrlPolicy::default().check(&own, registry.origin(), &Url::parse(target).unwrap(), purpose)
     }
 
     #[test]
@@ -182,18 +181,11 @@ mod tests {
 
     #[test]
     fn one_public_address_makes_a_registry_public() {
-        let reach = |host: &str, met| {
-            let registry = Url::parse(&format!("http://{host}/")).unwrap();
-            reachable(&Names, registry.origin(), met)
-        };
-        assert_eq!(reach("both.example", AddressClasses::NONE), AddressClasses::GLOBAL);
-        assert_eq!(
-            reach("inner.example", AddressClasses::GLOBAL),
-            AddressClasses::GLOBAL,
-            "it answered from outside"
-        );
+        let of = |host: &str| named(&Names, Url::parse(&format!("http://{host}/")).unwrap().origin());
+        assert_eq!(reachable(of("both.example")), AddressClasses::GLOBAL);
+        assert_eq!(reachable(AddressClasses::GLOBAL), AddressClasses::GLOBAL);
         let private = AddressClasses::GLOBAL.with(AddressClasses::PRIVATE);
-        assert_eq!(reach("public.example", AddressClasses::PRIVATE), private, "it answered from inside");
+        assert_eq!(reachable(AddressClasses::PRIVATE), private, "it answered from inside");
     }
 
     #[test]

@@ -312,8 +312,12 @@ fn helpers_run_once_and_for_the_exact_host_only() {
     let script = format!(
         "#!/bin/sh\nread host\necho \"$1 $host\" >> {log}\ncase $1-$host in get-reg.example) echo '{{\"Username\":\"u\",\"Secret\":\"p\"}}';;\n\
          get-empty.example) echo '{{\"Username\":\"\",\"Secret\":\"\"}}';;\n\
+         get-slow.example) while [ -e {dir} ] && [ ! -e {dir}/go ]; do sleep 0.05; done;;\n\
+         get-parent.example) (while [ -e {dir} ] && [ ! -e {dir}/go ]; do sleep 0.05; done; touch {dir}/gone) &\n\
+         echo '{{\"Username\":\"u\",\"Secret\":\"p\"}}';;\n\
          get-leak.example) echo '{{\"Secret\":\"s3cret\"}}'; exit 1;; get-*) echo 'credentials not found in native keychain'; exit 1;; esac\n",
-        log = log.display()
+        log = log.display(),
+        dir = dir.path().display(),
     );
     std::fs::write(&helper, script).unwrap();
     std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -358,4 +362,28 @@ fn helpers_run_once_and_for_the_exact_host_only() {
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines[..2], ["get reg.example", "get other.example"]);
     assert!(lines[4].starts_with("store {") && lines.len() == 5, "{log}");
+    helpers_are_not_waited_for(&dir, &name);
+}
+
+/// One registry's helper does not keep others waiting, nor what a helper leaves behind who asked it.
+fn helpers_are_not_waited_for(dir: &std::path::Path, name: &str) {
+    let config = dir.join("more.json");
+    let text = format!(
+        r#"{{"credHelpers":{{"slow.example":"{name}","parent.example":"{name}"}},"auths":{{"plain.example":{{"auth":"dTpw"}}}}}}"#
+    );
+    std::fs::write(&config, text).unwrap();
+    let file = DockerConfigFile::open(&config).unwrap();
+    let asked = || std::fs::read_to_string(dir.join("log")).unwrap().contains("get slow.example");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| file.get("slow.example"));
+        while !asked() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(file.get("plain.example").unwrap(), Some(Credential::basic("u", "p")));
+        assert_eq!(file.get("parent.example").unwrap(), Some(Credential::basic("u", "p")));
+        assert!(!slow.is_finished(), "it is still being asked");
+        assert!(!dir.join("gone").exists(), "the pipe is still held");
+        std::fs::write(dir.join("go"), "").unwrap();
+        assert!(slow.join().unwrap().is_err());
+    });
 }

@@ -304,6 +304,60 @@ fn handshakes_and_lookups_are_interrupted() {
     assert!(matches!(error, Error::Deadline), "{error:?}");
 }
 
+/// Blocks until the test is over.
+#[derive(Clone, Default)]
+struct Blocked(Arc<AtomicBool>, Arc<AtomicBool>);
+
+impl Blocked {
+    fn wait(&self) {
+        for _ in 0..6000 {
+            if self.0.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.1.store(true, Ordering::Relaxed);
+    }
+
+    #[track_caller]
+    fn nobody_waited(&self) {
+        assert!(!self.1.load(Ordering::Relaxed), "it was waited for");
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl longshore_registry_client::Credentials for Blocked {
+    fn get(&self, _: &str) -> longshore_registry_client::Result<Option<Credential>> {
+        self.wait();
+        Ok(None)
+    }
+}
+
+#[test]
+fn what_knows_nothing_of_deadlines_is_not_waited_for() {
+    // A source of credentials.
+    let server = Server::start(|_, conn| conn.reply(401, &[("www-authenticate", "Basic realm=\"x\"")], b""));
+    let blocked = Blocked::default();
+    let client = quick().credentials(blocked.clone()).build().unwrap();
+    let client = client.with_deadline(Instant::now() + Duration::from_millis(200));
+    let error = client.tags(&server.reference("r")).unwrap_err();
+    assert!(matches!(error, Error::Deadline), "{error:?}");
+    blocked.nobody_waited();
+
+    // The look at where a registry is, before one goes where it leads.
+    let blocked = Blocked::default();
+    let lookup = blocked.clone();
+    let transport = UreqTransport::with_lookup(Timeouts::default(), move |_, _| {
+        lookup.wait();
+        Ok(Vec::new())
+    });
+    let client = quick().transport(transport).build().unwrap();
+    let client = client.with_deadline(Instant::now() + Duration::from_millis(200));
+    let error = client.search("docker.io", "x").unwrap_err();
+    assert!(matches!(error, Error::Deadline), "{error:?}");
+    blocked.nobody_waited();
+}
+
 #[test]
 fn a_registry_that_is_started_anew_is_waited_for() {
     use std::io::{Read, Write};

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -24,6 +25,8 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 const FILE_MAX: u64 = 16 << 20;
 const HELPER_OUTPUT_MAX: u64 = 1 << 20;
 const HELPER_PATIENCE: Duration = Duration::from_secs(60);
+/// For the rest of its output to arrive once a helper has ended.
+const HELPER_GRACE: Duration = Duration::from_secs(1);
 
 /// Reads docker's `config.json` (or podman's `auth.json`) and its helpers.
 ///
@@ -34,8 +37,11 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(60);
 pub struct DockerConfigFile {
     path: PathBuf,
     config: Config,
-    asked: Mutex<HashMap<String, Option<Credential>>>,
+    asked: Mutex<HashMap<String, Arc<Asked>>>,
 }
+
+/// What was found for one registry, once somebody has looked.
+type Asked = Mutex<Option<Option<Credential>>>;
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -195,12 +201,7 @@ impl DockerConfigFile {
             // One that does not read its input has answered already.
             let _ = stdin.write_all(input);
         }
-        let stdout = child.stdout.take();
-        let reader = std::thread::spawn(move || {
-            let mut output = Vec::new();
-            let read = stdout.map(|s| s.take(HELPER_OUTPUT_MAX).read_to_end(&mut output));
-            read.unwrap_or(Ok(0)).map(|_| output)
-        });
+        let output = Output::read(child.stdout.take());
         let until = Instant::now() + HELPER_PATIENCE;
         let status = loop {
             match child.try_wait().map_err(failed)? {
@@ -213,8 +214,7 @@ impl DockerConfigFile {
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
-        let output =
-            reader.join().map_err(|_| self.failed("a helper's output was lost", None))?.map_err(failed)?;
+        let output = output.end().map_err(failed)?;
         if status.success() {
             return Ok(Some(output));
         }
@@ -251,20 +251,54 @@ impl DockerConfigFile {
 
 impl Credentials for DockerConfigFile {
     fn get(&self, registry: &str) -> Result<Option<Credential>> {
-        // Held while a helper runs, so that it runs once.
-        let mut asked = lock(&self.asked);
-        if let Some(known) = asked.get(registry) {
+        let asked = Arc::clone(lock(&self.asked).entry(registry.to_owned()).or_default());
+        // Held while a helper runs, so that it runs once; other registries do not wait for it.
+        let mut known = lock(&asked);
+        if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let found = self.look_up(registry)?;
-        asked.insert(registry.to_owned(), found.clone());
-        Ok(found)
+        Ok(known.insert(self.look_up(registry)?).clone())
     }
 }
 
 impl fmt::Debug for DockerConfigFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DockerConfigFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What a helper writes, read on a thread of its own.
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: Receiver<std::io::Result<()>>,
+}
+
+impl Output {
+    fn read(stdout: Option<ChildStdout>) -> Self {
+        let (bytes, (tx, ended)) = (Arc::new(Mutex::new(Vec::new())), sync_channel(1));
+        let into = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            let Some(mut stdout) = stdout.map(|s| s.take(HELPER_OUTPUT_MAX)) else { return };
+            let mut buffer = [0; 4096];
+            let end = loop {
+                match stdout.read(&mut buffer) {
+                    Ok(0) => break Ok(()),
+                    Ok(n) => lock(&into).extend_from_slice(&buffer[..n]),
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) => break Err(e),
+                }
+            };
+            let _ = tx.send(end);
+        });
+        Self { bytes, ended }
+    }
+
+    /// All of it, after the helper has ended; what that started may keep the pipe open for ever.
+    fn end(self) -> std::io::Result<Vec<u8>> {
+        if let Ok(end) = self.ended.recv_timeout(HELPER_GRACE) {
+            end?;
+        }
+        Ok(std::mem::take(&mut *lock(&self.bytes)))
     }
 }
 

@@ -9,6 +9,7 @@ pub use credentials::{Credential, Credentials, StaticCredentials, conformance};
 pub use docker_config::DockerConfigFile;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -130,7 +131,7 @@ impl Inner {
         scopes: &Scopes,
         cancel: &CancelToken,
     ) -> Result<Option<String>> {
-        let credential = self.credential(endpoint, state)?;
+        let credential = self.credential(endpoint, state, cancel)?;
         if let Some(Credential::RegistryToken(token)) = &credential {
             return Ok(Some(format!("Bearer {token}")));
         }
@@ -161,12 +162,27 @@ impl Inner {
         Ok(Some(header))
     }
 
-    fn credential(&self, endpoint: &Endpoint, state: &mut AuthState) -> Result<Option<Credential>> {
+    fn credential(
+        &self,
+        endpoint: &Endpoint,
+        state: &mut AuthState,
+        cancel: &CancelToken,
+    ) -> Result<Option<Credential>> {
         if let Some(known) = &state.credential {
             return Ok(known.clone());
         }
         let found = match &self.credentials {
-            Some(credentials) => credentials.get(endpoint.login())?,
+            Some(credentials) => {
+                let (source, registry) = (Arc::clone(credentials), endpoint.login().to_owned());
+                let got = cancel.aside("login", move || source.get(&registry))?;
+                got.unwrap_or_else(|| {
+                    Err(Error::Auth {
+                        registry: endpoint.name().to_owned(),
+                        reason: "the source of credentials panicked".into(),
+                        source: None,
+                    })
+                })?
+            }
             None => None,
         };
         Ok(state.credential.insert(found).clone())

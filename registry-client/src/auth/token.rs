@@ -48,7 +48,7 @@ impl Inner {
         cancel: &CancelToken,
     ) -> Result<Got> {
         let api = endpoint.origin();
-        let addresses = self.check_url(endpoint, ask.realm, Purpose::Realm)?;
+        let addresses = self.check_url(endpoint, ask.realm, Purpose::Realm, cancel)?;
         let trusted = self.policy.trusts_realm(endpoint.name(), &api, ask.realm);
         let withheld = ask.credential.is_some() && !trusted;
         let credential = ask.credential.as_ref().filter(|_| trusted);
