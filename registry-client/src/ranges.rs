@@ -147,7 +147,8 @@ impl Shared {
 
 /// The parts in their order, after a start that is there already.
 pub(crate) struct Ranges {
-    start: io::Take<Box<dyn Read + Send>>,
+    /// Gone once it is read: it holds a place at the server, which the parts may be waiting for.
+    start: Option<io::Take<Box<dyn Read + Send>>>,
     part: Cursor<Vec<u8>>,
     left: u64,
     shared: Arc<Shared>,
@@ -167,14 +168,17 @@ impl Ranges {
             std::thread::Builder::new().name("range".into()).spawn(move || shared.work()).ok()
         };
         let threads = (0..others).map_while(|_| worker()).collect();
-        Self { start, part: Cursor::default(), left, shared, threads }
+        Self { start: Some(start), part: Cursor::default(), left, shared, threads }
     }
 }
 
 impl Read for Ranges {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.start.limit() > 0 {
-            let n = self.start.read(buf)?;
+        if let Some(start) = &mut self.start {
+            let n = start.read(buf)?;
+            if start.limit() == 0 {
+                self.start = None;
+            }
             return if n == 0 && !buf.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(n) };
         }
         let n = self.part.read(buf)?;

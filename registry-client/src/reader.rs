@@ -43,7 +43,7 @@ pub(crate) struct BlobReader {
 struct Body {
     reader: Box<dyn Read + Send>,
     url: Url,
-    /// The server said how long it is, so that the end comes without waiting.
+    /// The server said that it ends with the blob, so that the end comes without waiting.
     sized: bool,
 }
 
@@ -150,7 +150,8 @@ impl BlobReader {
             return Err(self.wrong_size(length.unwrap_or_default()));
         }
         self.validator = validator;
-        let mut body = Body { reader: reply.body, url, sized: length.is_some() };
+        let sized = length == Some(self.descriptor.size() - start);
+        let mut body = Body { reader: reply.body, url, sized };
         if start < self.position {
             self.skip(&mut body, self.position - start)?;
         }

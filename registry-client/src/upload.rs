@@ -19,6 +19,8 @@ const WORTH_A_LOOK: u64 = 64 << 10;
 /// What GitHub's registry takes in one request, the lowest known cap.
 const CHUNK_SAFE: u64 = 4 << 20;
 const CHUNK_MIN: u64 = 64 << 10;
+/// Less than this part of a request is next to nothing.
+const CRUMB: u64 = 8;
 
 /// What became of a blob that was offered.
 #[derive(Clone)]
@@ -35,6 +37,19 @@ pub(crate) struct Session {
     location: Url,
     /// `OCI-Chunk-Min-Length`.
     chunk_min: u64,
+}
+
+/// How far an upload is.
+#[derive(Default)]
+struct Way {
+    /// The next byte to send.
+    at: u64,
+    /// The registry itself said so.
+    told: bool,
+    /// Bytes of the last request.
+    tried: u64,
+    /// Requests of which next to nothing was taken.
+    crumbs: u32,
 }
 
 impl Push<'_> {
@@ -149,29 +164,29 @@ impl Push<'_> {
 
     fn send(&self, blob: &Descriptor, session: &mut Session, cancel: &CancelToken) -> Result<()> {
         let quirks = &self.endpoint.quirks;
-        let (mut offset, mut failures) = (0, 0);
+        let (mut way, mut failures, mut furthest) = (Way::default(), 0, 0);
         loop {
             let chunk_max = quirks.chunk_max.load(Ordering::Relaxed);
-            let whole = offset == 0 && (chunk_max == 0 || blob.size() <= chunk_max);
+            let whole = way.at == 0 && (chunk_max == 0 || blob.size() <= chunk_max);
             let sent = if whole {
+                way.tried = blob.size();
                 self.put(blob, &session.location, 0, blob.size(), cancel)
             } else {
-                let mut at = offset;
-                let done = self.chunks(blob, session, &mut at, chunk_max, cancel);
-                if at > offset {
-                    // It moved: what counts are failures in a row.
-                    failures = 0;
-                }
-                done
+                self.chunks(blob, session, &mut way, chunk_max, cancel)
             };
             let Err(error) = sent else { return Ok(()) };
+            if way.at > furthest {
+                // It moved: what counts are failures in a row.
+                (furthest, failures) = (way.at, 0);
+            }
             failures += 1;
+            let next = (way.tried / 2).min(CHUNK_SAFE);
+            let smaller = next >= CHUNK_MIN.max(session.chunk_min);
+            // 416 is said of chunks that are too large, too; where one begins the registry itself has said.
             let capped = matches!(error, Error::Status { status: 413, .. })
-                || (matches!(error, Error::Status { status: 416, .. }) && !whole && failures == 1);
+                || (matches!(error, Error::Status { status: 416, .. }) && !whole && way.told && smaller);
             if capped {
-                let tried = if whole { blob.size() } else { chunk_max };
-                let next = (tried / 2).min(CHUNK_SAFE);
-                if next < CHUNK_MIN.max(session.chunk_min) {
+                if !smaller {
                     return Err(error);
                 }
                 quirks.chunk_max.store(next, Ordering::Relaxed);
@@ -180,7 +195,7 @@ impl Push<'_> {
             } else {
                 cancel.sleep(self.inner.backoff(failures))?;
             }
-            (*session, offset) = match self.progress(blob, session, cancel)? {
+            (*session, way.at) = match self.progress(blob, session, cancel)? {
                 Some(resumed) => resumed,
                 None => match self.offer(blob, cancel)? {
                     Offer::Started(fresh) => (fresh, 0),
@@ -188,7 +203,8 @@ impl Push<'_> {
                     Offer::Exists | Offer::Mounted(_) => return Ok(()),
                 },
             };
-            self.ctx.report(Event::Resumed { digest: blob.digest(), offset });
+            way.told = true;
+            self.ctx.report(Event::Resumed { digest: blob.digest(), offset: way.at });
         }
     }
 
@@ -219,20 +235,21 @@ impl Push<'_> {
         Ok(Some((Session { chunk_min: next.chunk_min.max(session.chunk_min), ..next }, offset)))
     }
 
-    /// PATCHes from `at` on, and the closing PUT.
+    /// PATCHes from `way.at` on, and the closing PUT.
     fn chunks(
         &self,
         blob: &Descriptor,
         session: &mut Session,
-        at: &mut u64,
+        way: &mut Way,
         chunk_max: u64,
         cancel: &CancelToken,
     ) -> Result<()> {
         let size = blob.size();
-        let chunk = if chunk_max == 0 { size } else { chunk_max.max(session.chunk_min) };
-        while *at < size {
-            let length = chunk.min(size - *at);
-            let start = *at;
+        let mut chunk = if chunk_max == 0 { size } else { chunk_max.max(session.chunk_min) };
+        while way.at < size {
+            let length = chunk.min(size - way.at);
+            let start = way.at;
+            way.tried = length;
             let open = || self.open(blob, start, length);
             let mut call = Call::new(Method::Patch, "", self.scopes(), cancel);
             call.target = Target::Named(session.location.clone(), Purpose::Upload);
@@ -245,13 +262,25 @@ impl Push<'_> {
             let next = self.session(&reply, &session.location).unwrap_or_else(|_| session.clone());
             *session = Session { chunk_min: next.chunk_min.max(session.chunk_min), ..next };
             // A registry may have taken less than was sent.
-            let taken =
-                reply.headers.get("range").and_then(parse_range_end).map_or(start + length, |e| e + 1);
+            let told = reply.headers.get("range").and_then(parse_range_end);
+            let taken = told.map_or(start + length, |e| e.saturating_add(1));
             if taken <= start || taken > start + length {
                 return Err(Error::protocol(&session.location, "the upload's range is not what was sent"));
             }
-            *at = taken;
+            let step = taken - start;
+            if step < length / CRUMB {
+                way.crumbs += 1;
+                if way.crumbs >= self.inner.retry.attempts {
+                    return Err(Error::protocol(
+                        &session.location,
+                        "next to nothing of what is sent is taken",
+                    ));
+                }
+                chunk = step.max(CHUNK_MIN).max(session.chunk_min);
+            }
+            (way.at, way.told) = (taken, told.is_some());
         }
+        way.tried = 0;
         self.put(blob, &session.location, size, 0, cancel)
     }
 

@@ -531,6 +531,97 @@ fn a_cap_on_request_bodies_is_learned() {
 }
 
 #[test]
+fn a_resumed_upload_learns_the_cap_on_its_chunks() {
+    for status in [413, 416] {
+        let broke = AtomicBool::new(false);
+        let (server, ..) = with_fault(&[10], move |seen, conn, tame, _| {
+            if seen.method == "PUT" && conn.body.len() > 6 << 20 && !broke.swap(true, Ordering::Relaxed) {
+                let id = seen.path().rsplit('/').next().unwrap().to_owned();
+                tame.uploads.lock().unwrap().insert(id, conn.body[..1 << 20].to_vec());
+                conn.reset();
+                return true;
+            }
+            let hit = seen.method == "PATCH" && conn.body.len() > 4 << 20;
+            if hit {
+                conn.reply(status, &[], b"");
+            }
+            hit
+        });
+        let memory = Memory::default();
+        let root = memory.image(12, &[12 << 20]);
+        push(&client(), &server.reference("r:new"), &root, &memory);
+        let sizes: Vec<_> =
+            server.seen().iter().filter(|s| s.method == "PATCH").map(|s| s.body >> 20).collect();
+        assert_eq!(sizes, [11, 4, 4, 3], "{status}");
+    }
+}
+
+#[test]
+fn a_registry_that_takes_crumbs_is_given_up() {
+    // It acknowledges a byte of each request; and takes the rest back after a failure.
+    for back in [false, true] {
+        let turn = AtomicUsize::new(0);
+        let server = Server::start(move |seen, conn| match seen.method.as_str() {
+            "POST" => conn.reply(202, &[("location", "/v2/r/blobs/uploads/u")], b""),
+            "PUT" if conn.body.len() > 600_000 => conn.reply(413, &[], b""),
+            "PUT" => conn.reply(201, &[], b""),
+            "GET" if seen.path().contains("uploads") => conn.reply(204, &[("range", "0-9")], b""),
+            "PATCH" if back && turn.fetch_add(1, Ordering::Relaxed) % 2 == 1 => conn.reply(503, &[], b""),
+            "PATCH" => {
+                let (first, last) = seen.header("content-range").unwrap().split_once('-').unwrap();
+                let end = if back { last } else { first };
+                conn.reply(202, &[("range", &format!("0-{end}"))], b"");
+            }
+            _ => conn.reply(404, &[], b""),
+        });
+        let memory = Memory::default();
+        let root = memory.image(13, &[3 << 20]);
+        let client = client().with_deadline(std::time::Instant::now() + Duration::from_secs(20));
+        let error = client.push(&server.reference("r:v1"), &root, &memory, Ctx::none()).unwrap_err();
+        assert!(!matches!(error, Error::Deadline), "{error:?}");
+        assert!(server.count("PATCH", "") <= 16, "{back}: {}", server.count("PATCH", ""));
+    }
+}
+
+#[test]
+fn the_end_of_a_reply_that_is_too_long_is_not_waited_for() {
+    let (cut, over, late) = (first(1), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (done, waited) = (Arc::clone(&over), Arc::clone(&late));
+    let (server, root, _) = with_fault(&[300_000], move |seen, conn, tame, _| {
+        let digest = seen.path().rsplit('/').next().unwrap().parse();
+        let bytes = digest.ok().and_then(|d| tame.memory.get(&d)).unwrap_or_default();
+        if !is_blob(seen) || bytes.len() < 300_000 {
+            return false;
+        }
+        conn.keep = false;
+        if cut() {
+            conn.head(200, &[], Some(bytes.len()));
+            let _ = conn.stream.write_all(&bytes[..200_000]);
+            return true;
+        }
+        let start = range_start(seen).unwrap();
+        let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+        conn.head(206, &[("content-range", &range)], Some(bytes.len() - start + 1));
+        let _ = conn.stream.write_all(&bytes[start..]);
+        // It holds the connection until the pull is over, or was seen to wait for more.
+        for _ in 0..500 {
+            if done.load(Ordering::Relaxed) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        waited.store(true, Ordering::Relaxed);
+        true
+    });
+    let mut timeouts = Timeouts::default();
+    timeouts.stall = Duration::from_secs(60);
+    let client = quick().timeouts(timeouts).build().unwrap();
+    pull(&client, &server, &root).unwrap();
+    over.store(true, Ordering::Relaxed);
+    assert!(!late.load(Ordering::Relaxed));
+}
+
+#[test]
 fn content_that_fails_is_not_the_networks_fault() {
     struct Bad(Memory);
     impl Content for Bad {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -75,6 +75,24 @@ fn parts_arrive_side_by_side_and_once() {
     let starts = asked.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0);
     assert!(asked.len() == 10 && asked[0].0 == 0 && asked[9].1 == SIZE - 1 && starts, "{asked:?}");
     assert!(busy.1.load(Ordering::Relaxed) >= 3, "{busy:?}");
+}
+
+#[test]
+fn as_many_blobs_as_there_are_places_do_not_lock_each_other_out() {
+    let (server, _, blob, bytes) = server(|_, _, _, _| false);
+    let client = client().with_deadline(Instant::now() + Duration::from_secs(20));
+    let source = client.source(&server.reference("r")).unwrap();
+    let mut readers: Vec<_> = (0..8).map(|_| source.open(&blob, 0).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for reader in &mut readers {
+            let bytes = &bytes;
+            scope.spawn(move || {
+                let mut got = Vec::new();
+                reader.read_to_end(&mut got).unwrap();
+                assert!(got == *bytes);
+            });
+        }
+    });
 }
 
 #[test]
