@@ -331,6 +331,10 @@ impl Inner {
         match sent {
             // A pooled connection that the server closed meanwhile: at once.
             Err(e) if e.kind == TransportErrorKind::Broken && attempt == 1 => Some(Duration::ZERO),
+            // One that held more than the last reply, such as a body after HEAD.
+            Err(e) if e.kind == TransportErrorKind::Protocol && answered && attempt <= 2 => {
+                Some(Duration::ZERO)
+            }
             Err(e) if e.is_retryable() => Some(self.backoff(attempt)),
             Err(_) => None,
             Ok(reply) if is_retryable_status(reply.status) => match retry_after(reply) {

@@ -382,3 +382,24 @@ fn a_registry_that_is_started_anew_is_waited_for() {
     }
     server.join().unwrap();
 }
+
+#[test]
+fn a_body_after_head_does_not_spoil_what_comes_next() {
+    let body = b"{\"schemaVersion\":2,\"config\":{},\"layers\":[]}";
+    let digest = common::sha256(body).to_string();
+    let server = Server::start(move |seen, conn| {
+        if seen.method != "HEAD" {
+            return conn.reply(200, &[], br#"{"tags":["one"]}"#);
+        }
+        let headers = [("content-type", common::OCI_MANIFEST), ("docker-content-digest", &digest)];
+        conn.head(200, &headers, Some(body.len()));
+        // Late enough to be taken for the answer to the next request.
+        std::thread::sleep(Duration::from_millis(30));
+        let _ = conn.stream.write_all(body);
+    });
+    let client = quick().build().unwrap();
+    let reference = format!("{}/a:1", server.address).parse().unwrap();
+    client.tags(&reference).unwrap();
+    client.resolve(&reference).unwrap();
+    assert_eq!(client.tags(&reference).unwrap(), ["one"]);
+}
