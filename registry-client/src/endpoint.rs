@@ -43,6 +43,7 @@ pub(crate) struct Endpoint {
     flexible: bool,
     pub(crate) resolve: bool,
     pub(crate) pull: bool,
+    pub(crate) push: bool,
     /// The registry that this one mirrors (`?ns=`).
     pub(crate) mirror_of: Option<String>,
     auth: Mutex<AuthState>,
@@ -94,6 +95,7 @@ impl Endpoint {
             flexible: host.flexible,
             resolve: host.resolve,
             pull: host.pull,
+            push: host.push,
             mirror_of,
             auth: Mutex::default(),
             editing: Mutex::default(),

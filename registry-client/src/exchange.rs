@@ -85,6 +85,10 @@ struct Hop {
 impl Inner {
     /// Sends a call and returns its reply, whose status is 2xx or among those the call accepts.
     pub(crate) fn call(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response> {
+        let reads = matches!(call.method, Method::Get | Method::Head);
+        if !reads && !endpoint.push {
+            return Err(Error::Unsupported { registry: endpoint.name().to_owned(), what: "pushes" });
+        }
         let permits = match call.body {
             Payload::Open { .. } => &endpoint.uploads,
             Payload::Empty | Payload::Bytes(_) => &endpoint.permits,

@@ -14,6 +14,7 @@ use crate::digest::clip;
 use crate::endpoint::Endpoint;
 use crate::error::Purpose;
 use crate::exchange::{Call, Target};
+use crate::reference::{check_path, check_tag};
 use crate::transport::{Headers, Method, Response};
 use crate::{CancelToken, Client, Error, Reference, Result, Url};
 
@@ -39,7 +40,8 @@ pub struct Found {
 }
 
 impl Client {
-    /// All tags of the reference's repository, in the registry's order, each once.
+    /// All tags of the reference's repository, in the registry's order, each once. What is no tag by the grammar is left out, with a
+    /// [warning](crate::ClientBuilder::warnings).
     ///
     /// Bounded by [`Limits`](crate::Limits): a registry that sends more, or pages that go round in a circle, is an error.
     pub fn tags(&self, reference: &Reference) -> Result<Vec<String>> {
@@ -47,15 +49,17 @@ impl Client {
         let path = format!("/{}/tags/list?n={PAGE}", reference.repository());
         let scopes = Scopes::repository(reference.repository(), "pull");
         let list = List { path: &path, scopes, accept: JSON, cancel: &self.1 };
-        self.0.names(&registry.server, &list, "tags")
+        let found = self.0.names(&registry.server, &list, "tags")?;
+        Ok(self.0.well_formed(&registry.server, found, |tag| check_tag(tag).is_ok()))
     }
 
-    /// All repositories of a registry (`127.0.0.1:5000`). Many registries refuse this.
+    /// All repositories of a registry (`127.0.0.1:5000`), without those whose names are none by the grammar. Many registries refuse this.
     pub fn catalog(&self, registry: &str) -> Result<Vec<String>> {
         let registry = self.0.registry(registry)?;
         let path = format!("/_catalog?n={PAGE}");
         let list = List { path: &path, scopes: Scopes::catalog(), accept: JSON, cancel: &self.1 };
-        self.0.names(&registry.server, &list, "repositories")
+        let found = self.0.names(&registry.server, &list, "repositories")?;
+        Ok(self.0.well_formed(&registry.server, found, |path| check_path(path).is_ok()))
     }
 
     /// Asks the registry for its API's root, logging in if it demands that: whether name and password are right.
@@ -66,7 +70,7 @@ impl Client {
     }
 
     /// Images whose name or description has the term, by the old search API of Docker Hub (`/v1/search`). Hardly any other registry
-    /// has one; those are [`Error::Unsupported`].
+    /// has one; those are [`Error::Unsupported`]. Control characters in what it says are turned into spaces.
     pub fn search(&self, registry: &str, term: &str) -> Result<Vec<Found>> {
         #[derive(Deserialize)]
         struct Reply {
@@ -87,7 +91,12 @@ impl Client {
             Err(Error::Status { status: 404 | 405 | 501, .. }) => return Err(unsupported()),
             other => other?,
         };
-        serde_json::from_slice::<Reply>(&body).map(|r| r.results).map_err(|_| unsupported())
+        let mut found = serde_json::from_slice::<Reply>(&body).map_err(|_| unsupported())?.results;
+        for image in &mut found {
+            image.name = image.name.replace(char::is_control, " ");
+            image.description = image.description.replace(char::is_control, " ");
+        }
+        Ok(found)
     }
 }
 
@@ -114,6 +123,21 @@ impl Inner {
             })
         })?;
         Ok(names.found)
+    }
+
+    /// Without what no name may be (`../x`, what moves a terminal's cursor): callers print names, and make paths of them.
+    fn well_formed(
+        &self,
+        endpoint: &Endpoint,
+        mut names: Vec<String>,
+        fits: fn(&str) -> bool,
+    ) -> Vec<String> {
+        let before = names.len();
+        names.retain(|name| fits(name));
+        if names.len() < before {
+            self.warn(endpoint, "the list has names that are none; they are left out");
+        }
+        names
     }
 
     /// Fetches a list's pages one by one.

@@ -228,7 +228,7 @@ fn check_domain(domain: &str) -> Result<(), String> {
     }
 }
 
-fn check_path(path: &str) -> Result<(), String> {
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() {
         return Err("the repository is missing".into());
     }
@@ -271,7 +271,7 @@ fn is_path_component(component: &str) -> bool {
 }
 
 /// `[\w][\w.-]{0,127}`
-fn check_tag(tag: &str) -> Result<(), String> {
+pub(crate) fn check_tag(tag: &str) -> Result<(), String> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     match tag.as_bytes() {
         [] => Err("the tag is empty".into()),

@@ -131,6 +131,11 @@ impl Source {
     ) -> Result<T> {
         let mut last = None;
         for endpoint in self.endpoints(by_digest) {
+            if !(endpoint.pull && (by_digest || endpoint.resolve)) {
+                let what = if endpoint.pull { "tags" } else { "pulls" };
+                last = last.or(Some(Error::Unsupported { registry: endpoint.name().to_owned(), what }));
+                continue;
+            }
             match ask(endpoint) {
                 Err(e @ (Error::Cancelled | Error::Deadline)) => return Err(e),
                 Err(e) => {

@@ -14,8 +14,8 @@ use common::fault::{Server, Tame};
 use common::{Memory, OCI_MANIFEST, push, quick};
 use longshore_registry_client::transport::{AddressClasses, Body, Headers, Method, Request, Response};
 use longshore_registry_client::{
-    CancelToken, Client, Credential, Error, HostConfig, HostsDir, StaticCredentials, Timeouts, Transport,
-    TransportError, TransportErrorKind, UreqTransport, Url,
+    CancelToken, Client, Credential, Ctx, Error, HostConfig, HostsDir, StaticCredentials, Timeouts,
+    Transport, TransportError, TransportErrorKind, UreqTransport, Url,
 };
 use oci_spec::image::Descriptor;
 
@@ -215,4 +215,46 @@ fn configured_headers_are_not_printed() {
     config.server.headers.push("accept", "shown");
     let text = format!("{config:?}");
     assert!(!text.contains("s3cret") && text.contains("private-token") && text.contains("shown"), "{text}");
+}
+
+#[test]
+fn names_that_are_none_are_left_out() {
+    let server = Server::start(|seen, conn| {
+        conn.reply(
+            200,
+            &[],
+            match seen.path() {
+                "/v2/x/tags/list" => br#"{"tags":["\u001b]0;owned\u0007","../../x","good"]}"#,
+                "/v2/_catalog" => br#"{"repositories":["a/../b","ok/one","\u009b2J"]}"#,
+                _ => br#"{"results":[{"name":"a\u001b[2J","description":"b\u001b[31m\nc"}]}"#,
+            },
+        );
+    });
+    let warned = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&warned);
+    let client = quick().warnings(move |_, _| *count.lock().unwrap() += 1).build().unwrap();
+    assert_eq!(client.tags(&server.reference("x")).unwrap(), ["good"]);
+    assert_eq!(client.catalog(&server.address.to_string()).unwrap(), ["ok/one"]);
+    assert_eq!(*warned.lock().unwrap(), 2);
+    let found = &client.search(&server.address.to_string(), "x").unwrap()[0];
+    assert_eq!((found.name.as_str(), found.description.as_str()), ("a [2J", "b [31m c"));
+}
+
+#[test]
+fn a_server_is_asked_for_what_it_can_only() {
+    let (tame, memory) = (Tame::default(), Memory::default());
+    let root = tame.memory.image(3, &[100]);
+    let server = Server::start(move |seen, conn| tame.answer(seen, conn));
+    let mut config = HostConfig::default_for(&server.address.to_string(), false).unwrap();
+    (config.server.resolve, config.server.push) = (false, false);
+    let client = quick().host(&server.address.to_string(), config).build().unwrap();
+    let by_digest = server.reference("x").with_digest(root.digest().clone());
+    client.manifest(&by_digest).unwrap();
+    let asked = server.seen().len();
+    let mine = memory.image(4, &[100]);
+    let unsupported = |e: Error| assert!(matches!(e, Error::Unsupported { .. }), "{e}");
+    unsupported(client.resolve(&server.reference("x:latest")).unwrap_err());
+    unsupported(client.delete(&by_digest).unwrap_err());
+    unsupported(client.push(&server.reference("x:1"), &mine, &memory, Ctx::none()).unwrap_err());
+    assert!(server.seen()[asked..].iter().all(|s| s.method == "HEAD" || s.method == "GET"));
 }
