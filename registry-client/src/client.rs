@@ -198,8 +198,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Lets `registry`'s logins go to the token server at `host` (or `host:port`), which is neither the registry itself nor, by its
-    /// name, of the same owner.
+    /// Lets `registry`'s logins go to the token server at `host` (or `host:port`), which by its name is not surely of the
+    /// registry's owner: `auth.example.com` for `registry.example.com` has to be named here, `example.com` not.
     pub fn trust_realm(mut self, registry: &str, host: &str) -> Self {
         self.policy.trusted_realms.push((registry.to_owned(), host.to_owned()));
         self

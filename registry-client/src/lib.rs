@@ -64,7 +64,8 @@
 //!   [`ClientBuilder::allow_inner`] makes exceptions. (Where a proxy looks names up, only addresses in the URL itself are seen.)
 //! - Credentials, and configured headers, go to the very origin of the registry: scheme, host *and* port. A token server gets a login
 //!   if it is that origin, or over TLS the same host, a domain above it, or one of a domain known to have one owner (as `docker.io`), or
-//!   named by [`ClientBuilder::trust_realm`]; otherwise it is asked anonymously, and if that is not enough the error names it. Redirects of token servers are not followed.
+//!   named by [`ClientBuilder::trust_realm`]; otherwise it is asked anonymously, and if that is not enough the error names it. Redirects
+//!   of token servers are not followed.
 //! - Next pages stay on the registry. Foreign layers are left out unless [`ClientBuilder::foreign_layers`], and never see a login.
 //! - Errors and `Debug` show no query, no token, no password.
 //!
