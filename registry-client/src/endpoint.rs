@@ -167,6 +167,11 @@ impl Endpoint {
         self.quirks.proven.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is asked by plain HTTP, and might speak TLS.
+    pub(crate) fn may_turn_to_tls(&self) -> bool {
+        self.flexible && !self.is_proven() && self.origin().scheme == Scheme::Http
+    }
+
     /// After plain HTTP failed: whether to try TLS instead. A guess may turn out wrong.
     pub(crate) fn turn_to_tls(&self, guess: bool) -> bool {
         let mut root = lock(&self.root);

@@ -94,14 +94,18 @@ impl Inner {
             Payload::Empty | Payload::Bytes(_) => &endpoint.permits,
         };
         let permit = permits.take(call.cancel)?;
-        let mut authorization = self.authorization(endpoint, &call.scopes, call.cancel)?;
+        let mut authorization = match self.authorization(endpoint, &call.scopes, call.cancel) {
+            // What is open to all needs no login, whatever another repository asked for.
+            Err(e) if e.is_auth() => None,
+            known => known?,
+        };
         let (mut attempt, mut logins) = (0, 0);
         loop {
             call.cancel.check()?;
             attempt += 1;
             let (hop, mut sent) = self.follow(endpoint, call, authorization.as_deref())?;
             if !endpoint.is_proven() {
-                let change = match speaks_tls(&mut sent, call.method) {
+                let change = match self.speaks_tls(endpoint, &mut sent, call.method) {
                     Tls::Surely => endpoint.turn_to_tls(false),
                     Tls::Perhaps if attempt == 1 => endpoint.turn_to_tls(true),
                     // It was a bad network, not another protocol.
@@ -137,7 +141,7 @@ impl Inner {
                 // Of other replies nobody reads the body, and their callers go on to ask for more.
                 return Ok(if call.method == Method::Get { hold(reply, permit) } else { reply });
             }
-            return Err(status_error(call.method, &hop.url, reply, attempt));
+            return Err(status_error(call.method, &hop.url, reply, attempt, self.error_patience()));
         }
     }
 
@@ -373,30 +377,48 @@ impl Inner {
         }
     }
 
+    /// Whether the other side does not seem to speak plain HTTP. What Go's, nginx's and Apache's servers say to it on a TLS port is a
+    /// 400 whose body names HTTPS; others just hang up.
+    fn speaks_tls(
+        &self,
+        endpoint: &Endpoint,
+        sent: &mut Result<Response, TransportError>,
+        method: Method,
+    ) -> Tls {
+        match sent {
+            Err(e) if matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol) => {
+                Tls::Perhaps
+            }
+            // Without a body it cannot say why.
+            Ok(reply) if reply.status == 400 && method == Method::Head => Tls::Perhaps,
+            Ok(reply) if reply.status == 400 && endpoint.may_turn_to_tls() => {
+                let until = Instant::now() + self.error_patience();
+                let (mut start, mut some) = (Vec::new(), [0; 512]);
+                // What cannot be read says nothing, here or later; no more does what drips.
+                while start.len() < 4096
+                    && Instant::now() < until
+                    && let Ok(n @ 1..) = reply.body.read(&mut some)
+                {
+                    start.extend_from_slice(&some[..n]);
+                }
+                let text = String::from_utf8_lossy(&start).to_ascii_uppercase();
+                let rest = std::mem::replace(&mut reply.body, Box::new(std::io::empty()));
+                reply.body = Box::new(std::io::Cursor::new(start).chain(rest));
+                if text.contains("HTTPS") || text.contains("SSL-ENABLED") { Tls::Surely } else { Tls::No }
+            }
+            _ => Tls::No,
+        }
+    }
+
+    /// How long an error's message is waited for.
+    pub(crate) fn error_patience(&self) -> Duration {
+        self.limits.patience.min(ERROR_PATIENCE)
+    }
+
     pub(crate) fn warn(&self, endpoint: &Endpoint, text: &str) {
         if let Some(sink) = &self.warnings {
             sink(endpoint.name(), text);
         }
-    }
-}
-
-/// Whether the other side does not seem to speak plain HTTP. What Go's, nginx's and Apache's servers say to it on a TLS port is a 400
-/// whose body names HTTPS; others just hang up.
-fn speaks_tls(sent: &mut Result<Response, TransportError>, method: Method) -> Tls {
-    match sent {
-        Err(e) if matches!(e.kind, TransportErrorKind::Broken | TransportErrorKind::Protocol) => Tls::Perhaps,
-        // Without a body it cannot say why.
-        Ok(reply) if reply.status == 400 && method == Method::Head => Tls::Perhaps,
-        Ok(reply) if reply.status == 400 => {
-            let mut start = Vec::new();
-            // What cannot be read says nothing, here or later.
-            let _ = reply.body.by_ref().take(4096).read_to_end(&mut start);
-            let text = String::from_utf8_lossy(&start).to_ascii_uppercase();
-            let rest = std::mem::replace(&mut reply.body, Box::new(std::io::empty()));
-            reply.body = Box::new(std::io::Cursor::new(start).chain(rest));
-            if text.contains("HTTPS") || text.contains("SSL-ENABLED") { Tls::Surely } else { Tls::No }
-        }
-        _ => Tls::No,
     }
 }
 
@@ -454,9 +476,15 @@ impl Error {
     }
 }
 
-pub(crate) fn status_error(method: Method, url: &Url, reply: Response, attempts: u32) -> Error {
+pub(crate) fn status_error(
+    method: Method,
+    url: &Url,
+    reply: Response,
+    attempts: u32,
+    patience: Duration,
+) -> Error {
     let (status, retry_after) = (reply.status, retry_after(&reply));
-    let codes = read_capped(reply, ERROR_MAX, ERROR_PATIENCE, "an error message", url)
+    let codes = read_capped(reply, ERROR_MAX, patience, "an error message", url)
         .map(|b| parse_errors(&b))
         .unwrap_or_default();
     Error::Status { method: method.as_str(), url: url.to_string(), status, codes, attempts, retry_after }

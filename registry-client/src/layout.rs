@@ -1,7 +1,8 @@
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use oci_spec::image::{Descriptor, Digest};
 
@@ -15,13 +16,12 @@ use crate::{Content, Error, Result, Sink, digest};
 #[derive(Debug)]
 pub struct Layout {
     root: PathBuf,
-    next: AtomicU64,
 }
 
 impl Layout {
     /// Opens the directory, which is made a layout if it is none yet.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let layout = Self { root: root.into(), next: AtomicU64::new(0) };
+        let layout = Self { root: root.into() };
         let made = fs::create_dir_all(layout.root.join("blobs/sha256")).and_then(|()| {
             let marker = layout.root.join("oci-layout");
             if marker.exists() { Ok(()) } else { fs::write(marker, br#"{"imageLayoutVersion":"1.0.0"}"#) }
@@ -52,14 +52,14 @@ impl Layout {
         manifests.push(entry);
         let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
         let beside = self.temporary();
-        fs::write(&beside, index.to_string())
-            .and_then(|()| fs::rename(&beside, &path))
+        place(&beside, &path, &mut index.to_string().as_bytes())
             .map_err(|e| self.failed("its index cannot be written", e))
     }
 
     fn temporary(&self) -> PathBuf {
-        let n = self.next.fetch_add(1, Ordering::Relaxed);
-        self.root.join(format!(".part-{}-{n}", std::process::id()))
+        // Others may write here too, of this process or of one with the same number elsewhere.
+        let chance = RandomState::new().hash_one(Instant::now());
+        self.root.join(format!(".part-{}-{chance:016x}", std::process::id()))
     }
 
     fn failed(&self, reason: &str, source: io::Error) -> Error {
@@ -92,21 +92,23 @@ impl Sink for Layout {
 
     fn put(&self, descriptor: &Descriptor, reader: &mut dyn Read) -> Result<(), BoxError> {
         let path = self.path(descriptor.digest());
-        let beside = self.temporary();
-        let written = write(&beside, reader).and_then(|()| {
-            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-            fs::rename(&beside, &path)
-        });
-        if written.is_err() {
-            // A clean-up failure must not hide the first error.
-            let _ = fs::remove_file(&beside);
-        }
-        Ok(written?)
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(place(&self.temporary(), &path, reader)?)
     }
 }
 
-fn write(path: &Path, reader: &mut dyn Read) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
+/// Writes a file beside its place first. Only what was made here is removed where that fails.
+fn place(beside: &Path, path: &Path, reader: &mut dyn Read) -> io::Result<()> {
+    let file = File::create_new(beside)?;
+    let placed = write(file, reader).and_then(|()| fs::rename(beside, path));
+    if placed.is_err() {
+        // A clean-up failure must not hide the first error.
+        let _ = fs::remove_file(beside);
+    }
+    placed
+}
+
+fn write(mut file: File, reader: &mut dyn Read) -> io::Result<()> {
     // Large enough that system calls do not count, small enough for eight of them.
     let mut buffer = vec![0; 128 * 1024];
     loop {

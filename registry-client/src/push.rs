@@ -84,7 +84,8 @@ impl Client {
     /// Pushes the manifest (or index) `root` and all that it names; `content` opens what is not there yet. Returns what was done.
     ///
     /// Nothing is sent twice: a blob is offered by one `POST ?mount=&from=`, which finds it, mounts it or starts its upload. Blobs go in
-    /// parallel, largest first, then child manifests, then `root`. A blob whose upload breaks goes on where the registry has it.
+    /// parallel, largest first, then child manifests, then `root`. A blob whose upload breaks goes on where the registry has it. A
+    /// reference with a digest must have that of `root`.
     pub fn push(
         &self,
         reference: &Reference,
@@ -92,6 +93,11 @@ impl Client {
         content: &dyn Content,
         ctx: Ctx<'_>,
     ) -> Result<Pushed> {
+        if let Some(named) = reference.digest()
+            && named != root.digest()
+        {
+            return Err(Error::Mismatch { expected: named.clone(), actual: root.digest().clone() });
+        }
         let registry = self.0.registry(reference.registry())?;
         parallel::watched(ctx, &self.1, |cancel| {
             let push = Push::new(&self.0, &registry, reference.repository(), content, ctx, cancel);

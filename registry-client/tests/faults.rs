@@ -14,7 +14,7 @@ use common::{
     Memory, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, chain, descriptor, noise, push, quick, read_all,
 };
 use longshore_registry_client::{
-    CancelToken, Client, Content, Ctx, Error, Event, Layout, Limits, Platforms, Timeouts,
+    CancelToken, Client, Content, Ctx, Error, Event, Layout, Limits, Platforms, Sink as _, Timeouts,
 };
 use oci_spec::image::Descriptor;
 
@@ -619,6 +619,79 @@ fn the_end_of_a_reply_that_is_too_long_is_not_waited_for() {
     pull(&client, &server, &root).unwrap();
     over.store(true, Ordering::Relaxed);
     assert!(!late.load(Ordering::Relaxed));
+}
+
+#[test]
+fn an_error_that_drips_is_not_read_to_its_end() {
+    let (over, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (done, waited) = (Arc::clone(&over), Arc::clone(&late));
+    let server = Server::start(move |_, conn| {
+        conn.keep = false;
+        conn.head(400, &[], Some(4096));
+        for _ in 0..150 {
+            if conn.stream.write_all(b"x").is_err() || done.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        waited.store(true, Ordering::Relaxed);
+    });
+    let mut limits = Limits::default();
+    limits.patience = Duration::from_millis(200);
+    let error = quick().limits(limits).build().unwrap().tags(&server.reference("r")).unwrap_err();
+    over.store(true, Ordering::Relaxed);
+    assert!(matches!(error, Error::Status { status: 400, .. }), "{error:?}");
+    assert!(!late.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_private_repository_does_not_close_the_public_ones() {
+    let server = Server::start(|seen, conn| {
+        let challenge =
+            format!("Bearer realm=\"http://{}/token\",service=\"x\"", seen.header("host").unwrap());
+        match seen.path() {
+            "/token" => conn.reply(401, &[], b"{}"),
+            path if path.contains("/private/") => conn.reply(401, &[("www-authenticate", &challenge)], b""),
+            _ => conn.reply(200, &[], br#"{"tags":["a"]}"#),
+        }
+    });
+    let client = client();
+    for _ in 0..2 {
+        assert_eq!(client.tags(&server.reference("public")).unwrap(), ["a"]);
+        assert!(client.tags(&server.reference("private")).unwrap_err().is_auth());
+    }
+}
+
+#[test]
+fn two_layouts_of_one_directory_keep_out_of_each_others_way() {
+    /// Lets the other layout write while this one's file is open.
+    struct Between<'a>(&'a Layout, std::io::Cursor<Vec<u8>>);
+    impl std::io::Read for Between<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let other = noise(22, 5000);
+            self.0.put(&descriptor(OCI_LAYER, &other), &mut other.as_slice()).unwrap();
+            self.1.read(buf)
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (Layout::open(dir.path()).unwrap(), Layout::open(dir.path()).unwrap());
+    let bytes = noise(21, 5000);
+    let blob = descriptor(OCI_LAYER, &bytes);
+    one.put(&blob, &mut Between(&two, std::io::Cursor::new(bytes.clone()))).unwrap();
+    assert!(std::fs::read(one.path(blob.digest())).unwrap() == bytes);
+    assert!(two.has(&descriptor(OCI_LAYER, &noise(22, 5000))).unwrap());
+}
+
+#[test]
+fn a_push_is_of_what_its_reference_names() {
+    let (server, root, _) = with_fault(&[10], |_, _, _, _| false);
+    let memory = Memory::default();
+    let other = memory.image(14, &[10]);
+    let named = server.reference("r").with_digest(root.digest().clone());
+    let error = client().push(&named, &other, &memory, Ctx::none()).unwrap_err();
+    assert!(matches!(&error, Error::Mismatch { expected, .. } if expected == root.digest()), "{error:?}");
+    assert!(server.seen().is_empty());
+    push(&client(), &named.with_digest(other.digest().clone()), &other, &memory);
 }
 
 #[test]

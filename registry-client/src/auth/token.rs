@@ -100,7 +100,7 @@ impl Inner {
                 }
                 status => {
                     let reason = why(ask, status, withheld);
-                    let source = status_error(method, &url, reply, attempt);
+                    let source = status_error(method, &url, reply, attempt, self.error_patience());
                     return Err(refused(endpoint, &url, &reason, Some(source)));
                 }
             }
