@@ -205,6 +205,11 @@ fn links_lead_nowhere_outside() {
             case("path through a file", &[file("f", "x"), file("f/x", "x")], Refused("f/x")),
             case("hard link to a directory", &[dir("d"), hard("h", "d")], Refused("\"h\"")),
             case("hard link to itself", &[hard("h", "h")], Refused("\"h\"")),
+            case(
+                "hard link in place of its directory",
+                &[file("d/f", "x"), hard("d", "d/f")],
+                Refused("\"d\""),
+            ),
             case("root as a link", &[symlink(".", victim.display().to_string())], Refused("\".\"")),
             case("root as a file", &[file("./", "x")], Refused("./")),
             case("empty path", &[file("", "x")], Refused("empty path")),

@@ -29,7 +29,7 @@ const CAPABILITIES: [Capability; 14] = [
 ];
 
 /// Kernel files that tell of, or act on, the whole machine.
-const MASKED: [&str; 10] = [
+const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -40,9 +40,10 @@ const MASKED: [&str; 10] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/sys/firmware",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle",
 ];
-const MASKED_TOO: [&str; 3] =
-    ["/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/devices/system/cpu/cpu0/thermal_throttle"];
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The search path that a container without `PATH` gets.
@@ -50,7 +51,7 @@ pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 
 /// What [`default_spec`] masks.
 pub(crate) fn masked_paths() -> Vec<String> {
-    MASKED.iter().chain(&MASKED_TOO).map(ToString::to_string).collect()
+    MASKED.map(str::to_owned).to_vec()
 }
 
 /// What [`default_spec`] makes read-only.

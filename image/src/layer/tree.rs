@@ -273,12 +273,23 @@ impl Tree {
         if target_dir == parent && last == name {
             return Ok(Placed::Nowhere);
         }
+        let old = self.dir(parent).and_then(|dir| dir.children.get(name.as_slice()));
+        // It would take the place of a directory that its target lies in: whoever unpacks has no target left by then.
+        if old.is_some_and(|old| self.holds(*old, target_dir)) {
+            return Err(missing());
+        }
         self.nodes[node as usize].links += 1;
         let from = (target_dir, last.to_vec());
         let Placed::At { node, parent, name, replaced, .. } = self.put(parent, name, node) else {
             unreachable!("put always places");
         };
         Ok(Placed::At { node, parent, name, replaced, linked: Some(from) })
+    }
+
+    /// Whether `below` is the directory `top` or lies in it.
+    fn holds(&self, top: Id, below: Id) -> bool {
+        let up = |id: &Id| self.dir(*id).map(|dir| dir.parent).filter(|_| *id != ROOT);
+        std::iter::successors(Some(below), up).any(|id| id == top)
     }
 
     fn describe_dir(&mut self, id: Id, entry: Entry) {

@@ -75,7 +75,12 @@ pub(super) fn mend(to: &Path, layers: &[Opened], root: RootMeta, owner: Owner) -
         describe(&path, said, owner).map_err(at("describe", path))?;
     }
     let dir = open_dir(to)?;
-    own(&dir, root.uid, root.gid, root.mode.into(), owner).map_err(at("describe", to))?;
+    let speaks = layers.iter().find(|layer| layer.says.is_some()).or(layers.first());
+    let finish = || {
+        own(&dir, root.uid, root.gid, root.mode.into(), owner)?;
+        speaks.map_or(Ok(()), |layer| keep_time(&dir, &rfs::fstat(&layer.root)?))
+    };
+    finish().map_err(at("describe", to))?;
     Ok(true)
 }
 
@@ -88,8 +93,12 @@ fn describe(path: &Path, said: &Said, owner: Owner) -> rustix::io::Result<()> {
             Err(e) => return Err(e),
         }
     }
-    let time = Timespec { tv_sec: said.stat.st_mtime, tv_nsec: said.stat.st_mtime_nsec as i64 };
-    rfs::futimens(&dir, &Timestamps { last_access: time, last_modification: time })
+    keep_time(&dir, &said.stat)
+}
+
+fn keep_time(dir: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
+    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as i64 };
+    rfs::futimens(dir, &Timestamps { last_access: time, last_modification: time })
 }
 
 fn own(dir: &OwnedFd, uid: u32, gid: u32, mode: u32, owner: Owner) -> rustix::io::Result<()> {

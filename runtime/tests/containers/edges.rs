@@ -106,16 +106,16 @@ fn a_borrowed_volume_outlives_its_first_container() {
 fn links_to_nothing_are_made_inside() {
     let Some(world) = World::new() else { return };
     let id = world.create("links", &["sh", "-c", "pwd -P; cat /etc/resolv.conf; echo x > /vol/x"], |r| {
-        r.config.working_dir = "/work/here".into();
+        r.config.working_dir = "/app/here".into();
         r.host.binds = vec!["data:/vol".into()];
     });
     let root = world.dir.join("roots").join(id);
     symlink("/run/missing/stub.conf", root.join("etc/resolv.conf")).unwrap();
-    symlink("../../../srv/work", root.join("work")).unwrap();
+    symlink("../../../srv/app", root.join("app")).unwrap();
     symlink("/srv/volume", root.join("vol")).unwrap();
     world.all.start("links", &StartOptions::default()).unwrap();
     assert_eq!(world.all.wait("links", WaitFor::NotRunning).unwrap(), 0);
-    assert_eq!(world.log("links"), "/srv/work/here\nnameserver 192.0.2.1\n");
+    assert_eq!(world.log("links"), "/srv/app/here\nnameserver 192.0.2.1\n");
     let volume = world.all.volumes().inspect("data").unwrap();
     assert_eq!(std::fs::read_to_string(format!("{}/x", volume.mountpoint)).unwrap(), "x\n");
 }
