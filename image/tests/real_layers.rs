@@ -111,6 +111,7 @@ fn odd_but_honest_layers_are_what_umoci_unpacks() {
         Raw { mode: 0o2770, ids: (3, 4), ..dir("srv") },
         pax(&[("SCHILY.xattr.user.a", b"b")]),
         Raw { mode: 0o700, ids: (3, 4), ..dir("srv/www") },
+        Raw { mode: 0o710, ids: (3, 4), ..dir("opt/tool") },
         Raw { mode: 0o1777, ..dir("tmp") },
         Raw { mode: 0o4711, ids: (5, 6), ..file("suid", "s") },
     ]);
@@ -124,6 +125,7 @@ fn odd_but_honest_layers_are_what_umoci_unpacks() {
         file("was-dir/again", "a directory"),
         file(".wh.nothing", ""),
         file("srv/www/html/x", "implies three"),
+        file("opt/tool/x", "implies two, of which nobody speaks of the first"),
     ]);
     let top = archive(&[
         file("seven", "back"),

@@ -28,7 +28,7 @@ pub(super) struct Opened {
 struct Said {
     stat: Stat,
     kept: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether the topmost layer that has it only implies it.
+    /// Whether a layer above only implies it.
     shadowed: bool,
 }
 
@@ -108,21 +108,26 @@ fn own(dir: &OwnedFd, uid: u32, gid: u32, mode: u32, owner: Owner) -> rustix::io
     rfs::fchmod(dir, Mode::from_raw_mode(mode))
 }
 
-/// The topmost word on a directory; `None` where the layers have none, or only imply it.
+/// The topmost word on a directory; where the layers only imply it, what that is; `None` where they do not have it.
 fn said(layers: &[Opened], path: &str) -> Result<Option<Said>> {
-    let mut shadowed = false;
+    let mut implied = None;
     for layer in layers {
         match look(layer, path)? {
             Found::Nothing => {}
-            Found::Hidden => return Ok(None),
+            Found::Hidden => break,
             Found::Dir { stat, attributes, .. } if !layer.implied.contains(path) => {
+                let shadowed = implied.is_some();
                 return Ok(Some(Said { stat, kept: attributes.kept, shadowed }));
             }
-            Found::Dir { hides: true, .. } => return Ok(None),
-            Found::Dir { .. } => shadowed = true,
+            Found::Dir { stat, hides, .. } => {
+                implied.get_or_insert(Said { stat, kept: Vec::new(), shadowed: false });
+                if hides {
+                    break;
+                }
+            }
         }
     }
-    Ok(None)
+    Ok(implied)
 }
 
 fn look(layer: &Opened, path: &str) -> Result<Found> {
