@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 use crate::container::Container;
 use crate::created::Running;
 use crate::error::{Error, Result};
+use crate::landlock::Landlock;
 use crate::runtime::{CreateOptions, Runtime};
 use crate::spec;
 use crate::stdio::Stdio;
@@ -51,6 +52,7 @@ pub struct Builder {
     pids: Option<u64>,
     cpus: Option<f64>,
     seccomp: Seccomp,
+    landlock: Option<Landlock>,
     mounts: Vec<Mount>,
     stdio: [Stdio; 3],
 }
@@ -96,6 +98,7 @@ impl Container {
             pids: None,
             cpus: None,
             seccomp: Seccomp::default(),
+            landlock: None,
             mounts: Vec::new(),
             stdio: [Stdio::Null, Stdio::Inherit, Stdio::Inherit],
         }
@@ -195,6 +198,13 @@ impl Builder {
         self
     }
 
+    /// Which files and TCP ports its processes may use, by Landlock; otherwise all that the rest leaves them.
+    #[must_use]
+    pub fn landlock(mut self, policy: Landlock) -> Self {
+        self.landlock = Some(policy);
+        self
+    }
+
     /// Mounts a directory or file of the host; `options` as in the OCI spec (`rbind`, `ro`, `nosuid`...).
     #[must_use]
     pub fn bind(
@@ -254,6 +264,9 @@ impl Builder {
         }
         if let Some(mounts) = spec.mounts_mut() {
             mounts.extend(self.mounts.iter().cloned());
+        }
+        if let Some(policy) = &self.landlock {
+            policy.add_to(&mut spec);
         }
         let profile = spec.process().as_ref().map(spec::default_seccomp);
         if let Some(process) = spec.process_mut() {

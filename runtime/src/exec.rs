@@ -12,6 +12,7 @@ use crate::children::Child;
 use crate::container::Container;
 use crate::created::Exit;
 use crate::error::{Error, Result};
+use crate::landlock::Ruleset;
 use crate::launch::{Launch, Launched, launch, status_socket};
 use crate::plan::{Input, Mode, RootSource, compile};
 use crate::runtime::{id_maps, no_capabilities};
@@ -54,6 +55,8 @@ impl Container {
         let linux = record.spec.linux().as_ref();
         let filters = &self.runtime.inner.filters;
         let filter = linux.and_then(|l| l.seccomp().as_ref()).map(|s| filters.get(s)).transpose()?;
+        // What this kernel lacks was said when the container was made.
+        let landlock = Ruleset::of(&record.spec, &mut Vec::new())?;
         let joins = [(init.as_raw_fd(), record.namespaces)];
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let mut keep: Vec<RawFd> = preserve_numbers.clone();
@@ -83,6 +86,7 @@ impl Container {
             caps: Some(sets),
             available_caps: available,
             filter: filter.as_deref(),
+            landlock: landlock.as_ref(),
             sync_hooks: false,
             listener: None,
             status: theirs.as_raw_fd(),

@@ -52,6 +52,7 @@ pub fn plan(json: &[u8]) {
             caps: Some(sets),
             available_caps: caps::all(),
             filter: filter.as_ref(),
+            landlock: None,
             sync_hooks: true,
             listener: Some(13),
             status: 14,

@@ -53,7 +53,7 @@
 //! | [`console`] | terminals |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
-//! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, checkpoints, Landlock.
+//! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, checkpoints.
 #![deny(unsafe_code)]
 
 mod builder;
@@ -72,6 +72,7 @@ mod features;
 pub mod fuzzing;
 mod hooks;
 mod idmap;
+mod landlock;
 mod launch;
 mod namespaces;
 mod plan;
@@ -93,6 +94,7 @@ pub use created::{Created, Exit, Running};
 pub use error::{Error, Result};
 pub use exec::{ExecOptions, ExecProcess};
 pub use features::features;
+pub use landlock::Landlock;
 pub use probe::{Capabilities, Support};
 pub use runtime::{CreateOptions, Rootfs, Runtime};
 pub use state::{State, Status};

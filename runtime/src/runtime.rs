@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::caps;
@@ -17,6 +17,7 @@ use crate::created::Created;
 use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::idmap::{self, Maps};
+use crate::landlock::Ruleset;
 use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
@@ -156,12 +157,11 @@ impl Runtime {
         let mut warnings: Vec<String> = namespaces.warning.map(str::to_owned).into_iter().collect();
         let path = self.groups(making, linux, without_devices, &mut warnings)?;
         let available = if in_user_namespace { caps::all() } else { caps::own() };
-        let (sets, missing) =
-            caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
-        warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
+        let sets = grantable(process, available, &mut warnings);
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
         let filter =
             linux.and_then(|l| l.seccomp().as_ref()).map(|s| self.inner.filters.get(s)).transpose()?;
+        let landlock = Ruleset::of(spec, &mut warnings)?;
         let sources = Sources::new(spec, options.mount_sources, &bundle, &self.inner.helper, least)?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
@@ -194,6 +194,7 @@ impl Runtime {
             caps: Some(sets),
             available_caps: available,
             filter: filter.as_deref(),
+            landlock: landlock.as_ref(),
             sync_hooks: ["prestart", "createRuntime", "createContainer"]
                 .iter()
                 .any(|kind| !hooks::of(spec, kind).is_empty()),
@@ -439,6 +440,14 @@ fn time_offsets(linux: Option<&Linux>) -> String {
         .collect();
     lines.sort();
     lines.concat()
+}
+
+/// The capabilities that it gets, of those that it is to get.
+fn grantable(process: &Process, available: u64, warnings: &mut Vec<String>) -> caps::Sets {
+    let (sets, missing) =
+        caps::sets(&process.capabilities().clone().unwrap_or_else(no_capabilities), available);
+    warnings.extend(missing.into_iter().map(|name| format!("{name} cannot be granted, and is dropped")));
+    sets
 }
 
 /// Lowering the score below its present value is for `CAP_SYS_RESOURCE`.

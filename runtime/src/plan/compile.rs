@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::{Arg, Builder, Plan, StepExt, attributes, devices, hooks, mounts, options, process, slot};
+use super::{
+    Arg, Builder, Plan, StepExt, attributes, devices, hooks, landlock, mounts, options, process, slot,
+};
 use crate::caps;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
+use crate::landlock::Ruleset;
 use crate::seccomp::Filter;
 use crate::state::Status;
 use crate::sys::wire::{msg, op};
@@ -74,6 +77,7 @@ pub(crate) struct Input<'a> {
     /// What the process has before it drops.
     pub(crate) available_caps: u64,
     pub(crate) filter: Option<&'a Filter>,
+    pub(crate) landlock: Option<&'a Ruleset>,
     /// Wait for the parent's hooks.
     pub(crate) sync_hooks: bool,
     /// Where a created container waits for its start.
@@ -422,6 +426,9 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         attributes::affinity(b, input, true)?;
     }
     attributes::labels(b, input)?;
+    if let Some(rules) = input.landlock {
+        landlock::landlock(b, rules)?;
+    }
     let early_filter = input.process.no_new_privileges() != Some(true);
     if early_filter && let Some(filter) = input.filter {
         filter.load(b);

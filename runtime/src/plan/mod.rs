@@ -6,6 +6,7 @@ mod attributes;
 mod compile;
 mod devices;
 mod hooks;
+mod landlock;
 mod mounts;
 mod options;
 mod process;

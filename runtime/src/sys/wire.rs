@@ -76,6 +76,8 @@ pub(crate) mod op {
     pub(crate) const NOT_FS: u32 = 15;
     /// Fail unless both fds are the same file: fd, fd.
     pub(crate) const SAME_FILE: u32 = 16;
+    /// Permit what lies at a path, if that exists, in a Landlock ruleset: ruleset, path, `LANDLOCK_ACCESS_FS_*`.
+    pub(crate) const PERMIT_PATH: u32 = 17;
 }
 
 /// A program that the helper runs: `createContainer` and `startContainer` hooks.

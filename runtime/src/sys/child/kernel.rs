@@ -38,6 +38,7 @@ pub(crate) mod nr {
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;
     pub(crate) const MOUNT_SETATTR: u64 = 442;
+    pub(crate) const LANDLOCK_ADD_RULE: u64 = 445;
     pub(crate) const WAITID: u64 = 247;
 }
 #[cfg(target_arch = "aarch64")]
@@ -70,6 +71,7 @@ pub(crate) mod nr {
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;
     pub(crate) const MOUNT_SETATTR: u64 = 442;
+    pub(crate) const LANDLOCK_ADD_RULE: u64 = 445;
     pub(crate) const WAITID: u64 = 95;
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
             e => e,
         },
         op::SAME_FILE => same_file(a[0], a[1]),
+        op::PERMIT_PATH => permit_path(a[0], a[1], a[2]),
         _ => -EINVAL,
     }
 }
@@ -81,6 +82,7 @@ const ENAMETOOLONG: i64 = 36;
 /// As many links as the kernel follows.
 const MAX_LINKS: u32 = 40;
 const O_NOFOLLOW: u64 = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
@@ -488,6 +490,36 @@ fn look_up(mut paths: *const u64) -> i64 {
         // SAFETY: within the array, as it has not ended.
         paths = unsafe { paths.add(1) };
     }
+}
+
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed: u64,
+    parent: i32,
+}
+
+/// What can be done to a file that is no directory: execute, write, read, truncate, ioctl. The kernel refuses a rule with more.
+const FILE_RIGHTS: u64 = 1 | 2 | 4 | 1 << 14 | 1 << 15;
+
+fn permit_path(ruleset: u64, path: u64, rights: u64) -> i64 {
+    // No link of /proc: one that the image has put there could name a descriptor of this process.
+    let fd = open(AT_FDCWD, path, O_PATH, 0, RESOLVE_NO_MAGICLINKS);
+    if fd < 0 {
+        return if fd == -ENOENT || fd == -ENOTDIR { 0 } else { fd };
+    }
+    let result = match stat(fd as u64) {
+        Err(e) => e,
+        Ok(s) => {
+            let directory = s.mode & 0o170_000 == 0o040_000;
+            let allowed = if directory { rights } else { rights & FILE_RIGHTS };
+            let rule = PathBeneath { allowed, parent: fd as i32 };
+            // LANDLOCK_RULE_PATH_BENEATH
+            call(nr::LANDLOCK_ADD_RULE, &[ruleset, 1, &raw const rule as u64, 0])
+        }
+    };
+    close(fd);
+    result
 }
 
 fn reset_signals() -> i64 {
