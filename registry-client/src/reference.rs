@@ -7,7 +7,8 @@ use crate::{Error, Result, digest};
 
 /// Docker's default registry.
 pub(crate) const DOCKER_HUB: &str = "docker.io";
-const NAME_MAX: usize = 255;
+/// Of the repository's path. Older versions of the grammar (Docker 20.10) counted the registry too.
+const PATH_MAX: usize = 255;
 const TAG_MAX: usize = 128;
 
 /// An image's name: registry, repository, tag and/or digest, normalised as Docker does.
@@ -166,8 +167,8 @@ fn parse(input: &str) -> Result<Reference, String> {
         check_tag(tag)?;
     }
     let (registry, repository) = split_domain(name)?;
-    if registry.len() + 1 + repository.len() > NAME_MAX {
-        return Err(format!("the name is longer than {NAME_MAX} characters"));
+    if repository.len() > PATH_MAX {
+        return Err(format!("the repository is longer than {PATH_MAX} characters"));
     }
     Ok(Reference { registry, repository, tag: tag.map(str::to_owned), digest })
 }
@@ -360,7 +361,24 @@ mod tests {
         }
         assert!(format!("a:{}", "x".repeat(129)).parse::<Reference>().is_err());
         assert!(format!("a:{}", "x".repeat(128)).parse::<Reference>().is_ok());
-        assert!("x/".repeat(128).trim_end_matches('/').parse::<Reference>().is_err());
+    }
+
+    #[test]
+    fn the_path_is_bounded_and_the_domain_is_not_counted() {
+        // As distribution/reference has it since its change "Exclude domain from name length check".
+        let parse =
+            |domain: &str, path: usize| format!("{domain}{}:tag", "a".repeat(path)).parse::<Reference>();
+        assert!(parse("example.com/", 255).is_ok());
+        let error = parse("example.com/", 256).unwrap_err().to_string();
+        assert!(error.contains("longer than 255"), "{error}");
+        assert!(parse("domain/", 256).is_err());
+        let long = format!("{}.example.com:5000/", "d".repeat(60));
+        assert!(parse(&long, 255).is_ok());
+        // What Docker adds counts.
+        assert!(parse("", 255 - "library/".len()).is_ok());
+        assert!(parse("", 256 - "library/".len()).is_err());
+        assert!(format!("{}a", "a/".repeat(127)).parse::<Reference>().is_ok());
+        assert!(format!("{}a", "a/".repeat(128)).parse::<Reference>().is_err());
     }
 
     proptest! {

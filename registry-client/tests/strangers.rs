@@ -189,21 +189,63 @@ fn what_one_registry_shows_another_may_refuse() {
 #[test]
 fn a_pooled_connection_keeps_to_the_addresses_of_each_request() {
     let server = Server::start(|_, conn| conn.reply(200, &[], b"hi"));
-    let first = AtomicBool::new(true);
+    // Where the name is now, and how often it was asked for. Both lead to this machine, and are of different kinds.
+    let (loopback, special) = ([127, 0, 0, 1], [0, 0, 0, 0]);
+    let name = Arc::new(Mutex::new((loopback, 0)));
+    let asked = Arc::clone(&name);
     let transport = UreqTransport::with_lookup(Timeouts::default(), move |_, port| {
-        let inner = first.swap(false, Ordering::Relaxed);
-        Ok(vec![SocketAddr::from((if inner { [127, 0, 0, 1] } else { [93, 184, 216, 34] }, port))])
+        let mut name = asked.lock().unwrap();
+        name.1 += 1;
+        Ok(vec![SocketAddr::from((name.0, port))])
     });
     let url = Url::parse(&format!("http://both.example:{}/", server.address.port())).unwrap();
     let (headers, cancel) = (Headers::new(), CancelToken::new());
-    let mut request = Request::new(Method::Get, &url, &headers, &cancel);
-    let mut reply = transport.send(&request, Body::Empty).unwrap();
-    reply.body.read_to_end(&mut Vec::new()).unwrap();
-    drop(reply);
-    request.addresses = AddressClasses::GLOBAL;
-    let error = transport.send(&request, Body::Empty).map(|r| r.peer).unwrap_err();
-    assert_eq!(error.kind, TransportErrorKind::Forbidden);
-    assert_eq!(server.seen().len(), 1);
+    let send = |addresses: AddressClasses| {
+        let mut request = Request::new(Method::Get, &url, &headers, &cancel);
+        request.addresses = addresses;
+        let mut reply = transport.send(&request, Body::Empty).map_err(|e| e.kind)?;
+        reply.body.read_to_end(&mut Vec::new()).unwrap();
+        Ok(())
+    };
+    let asked = || name.lock().unwrap().1;
+    // Pooled, and looked up once.
+    for _ in 0..3 {
+        assert_eq!(send(AddressClasses::LOOPBACK), Ok(()));
+    }
+    assert_eq!((asked(), server.connections()), (1, 1));
+    // What is pooled and what is known are out of reach, and so is what the name is now.
+    assert_eq!(send(AddressClasses::SPECIAL), Err(TransportErrorKind::Forbidden));
+    assert_eq!(
+        (asked(), server.seen().len()),
+        (2, 3),
+        "no request was sent, but the name was asked for anew"
+    );
+    // It has moved into reach: the pooled connection is not used, another is made.
+    name.lock().unwrap().0 = special;
+    assert_eq!(send(AddressClasses::SPECIAL), Ok(()));
+    assert_eq!((asked(), server.connections()), (3, 2));
+    // And back: what is known now does not let a request through that may not go there.
+    assert_eq!(send(AddressClasses::GLOBAL), Err(TransportErrorKind::Forbidden));
+    assert_eq!(server.seen().len(), 4);
+}
+
+#[test]
+fn a_name_that_moves_is_found_again() {
+    let server = Server::start(|_, conn| conn.reply(200, &[], b"hi"));
+    let port = server.address.port();
+    let moved = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&moved);
+    let transport = UreqTransport::with_lookup(Timeouts::default(), move |_, port| {
+        // First where nobody listens.
+        Ok(vec![SocketAddr::from(([127, 0, 0, if now.load(Ordering::Relaxed) { 1 } else { 2 }], port))])
+    });
+    let url = Url::parse(&format!("http://moves.example:{port}/")).unwrap();
+    let (headers, cancel) = (Headers::new(), CancelToken::new());
+    let request = Request::new(Method::Get, &url, &headers, &cancel);
+    let error = transport.send(&request, Body::Empty).map(|r| r.status).unwrap_err();
+    assert_eq!(error.kind, TransportErrorKind::Connect);
+    moved.store(true, Ordering::Relaxed);
+    assert_eq!(transport.send(&request, Body::Empty).unwrap().status, 200);
 }
 
 #[test]

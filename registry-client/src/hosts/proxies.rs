@@ -47,11 +47,12 @@ impl Proxies {
         self
     }
 
-    /// Hosts to reach directly, separated by commas: a name (with all below it), an address, a network (`10.0.0.0/8`), each with
-    /// `:port` if only that is meant, or `*` for all.
+    /// Hosts to reach directly, separated by commas, as Go's programs (so Docker's) read them: `example.com` with all names below it,
+    /// `.example.com` or `*.example.com` for those below it only, an address, a network (`10.0.0.0/8`), each with `:port` if only that
+    /// is meant, or `*` for all.
     #[must_use]
     pub fn except(mut self, hosts: &str) -> Self {
-        let hosts = hosts.split(',').map(|h| h.trim().trim_start_matches('.').to_ascii_lowercase());
+        let hosts = hosts.split(',').map(|h| h.trim().to_ascii_lowercase());
         self.except.extend(hosts.filter(|h| !h.is_empty()));
         self
     }
@@ -93,7 +94,15 @@ fn matches(pattern: &str, host: &str, ip: Option<IpAddr>, port: u16) -> bool {
             None => bare.parse() == Ok(ip),
         };
     }
-    host == bare || host.strip_suffix(bare).is_some_and(|rest| rest.ends_with('.'))
+    let domain = bare.strip_prefix('*').filter(|d| d.starts_with('.')).unwrap_or(bare);
+    match domain.strip_prefix('.') {
+        Some(domain) => is_below(host, domain),
+        None => host == domain || is_below(host, domain),
+    }
+}
+
+fn is_below(host: &str, domain: &str) -> bool {
+    !domain.is_empty() && host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 fn within(ip: IpAddr, net: Option<IpAddr>, bits: Option<u32>) -> Option<bool> {
@@ -131,7 +140,9 @@ mod tests {
             let value = match name {
                 "http_proxy" => "http://user:s3cret@p:1",
                 "HTTPS_PROXY" => "socks5://s:2",
-                "no_proxy" => "Example.com, .inner, 10.0.0.0/8,192.0.2.7,other:5000,[2001:db8::1],fd00::/8",
+                "no_proxy" => {
+                    "Example.com, .inner, *.corp.example, *.port.example:5000, 10.0.0.0/8,192.0.2.7,other:5000,[2001:db8::1],fd00::/8"
+                }
                 _ => return None,
             };
             Some(value.to_owned())
@@ -144,6 +155,9 @@ mod tests {
             "https://example.com/",
             "https://a.b.example.com/",
             "https://x.inner/",
+            "https://reg.corp.example/",
+            "https://a.reg.corp.example:5000/",
+            "http://reg.port.example:5000/",
             "http://10.1.2.3/",
             "http://192.0.2.7:5000/",
             "http://other:5000/",
@@ -154,9 +168,16 @@ mod tests {
         ] {
             assert_eq!(get(direct), None, "{direct}");
         }
-        for proxied in
-            ["https://badexample.com/", "http://11.0.0.1/", "http://other:80/", "http://[2001:db8::2]/"]
-        {
+        for proxied in [
+            "https://badexample.com/",
+            "https://inner/",
+            "https://corp.example/",
+            "https://badcorp.example/",
+            "http://reg.port.example/",
+            "http://11.0.0.1/",
+            "http://other:80/",
+            "http://[2001:db8::2]/",
+        ] {
             assert!(get(proxied).is_some(), "{proxied}");
         }
         assert!(Proxies::new().http("h").except("*").get(&Url::parse("http://x/").unwrap()).is_none());

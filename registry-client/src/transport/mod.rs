@@ -1,5 +1,6 @@
 //! The seam to HTTP: one exchange, no policy.
 
+mod addresses;
 mod classes;
 pub mod conformance;
 mod socks;

@@ -1,10 +1,10 @@
 //! SOCKS5 (RFC 1928) with user names and passwords (RFC 1929).
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::tcp::Lookup;
+use super::addresses::Addresses;
 use crate::ctx::CANCEL_POLL;
 
 /// A proxy to connect through.
@@ -65,16 +65,15 @@ impl Socks {
     /// A connection through the proxy.
     pub(super) fn connect(
         &self,
-        lookup: &Lookup,
+        addresses: &Addresses,
         target: &Target,
         patience: Duration,
     ) -> io::Result<TcpStream> {
         let until = Instant::now() + patience;
-        let address = match self.host.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, self.port),
-            Err(_) => *lookup(&self.host, self.port)?.first().ok_or(io::ErrorKind::HostUnreachable)?,
-        };
-        let stream = TcpStream::connect_timeout(&address, patience)?;
+        let found = addresses.get(&self.host, self.port)?;
+        let address = found.first().ok_or(io::ErrorKind::HostUnreachable)?;
+        let stream = TcpStream::connect_timeout(address, patience)
+            .inspect_err(|_| addresses.forget(&self.host, self.port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(CANCEL_POLL))?;
         stream.set_write_timeout(Some(patience))?;

@@ -16,12 +16,10 @@ use ureq::unversioned::transport::{
 };
 
 use super::AddressClasses;
+use super::addresses::Addresses;
 use super::socks::{Socks, Target};
 use crate::CancelToken;
 use crate::ctx::CANCEL_POLL;
-
-/// Looks a name up.
-pub(super) type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 thread_local! {
     /// What the exchange on this thread may do. ureq's connections outlive exchanges and know nothing of them, and its traits
@@ -67,7 +65,7 @@ pub(super) struct Forbidden;
 
 #[derive(Clone)]
 pub(super) struct GuardedResolver {
-    pub(super) lookup: Arc<Lookup>,
+    pub(super) addresses: Arc<Addresses>,
     /// A proxy looks names up: there is nothing to do here.
     pub(super) elsewhere: bool,
 }
@@ -79,7 +77,8 @@ impl std::fmt::Debug for GuardedResolver {
 }
 
 impl Resolver for GuardedResolver {
-    /// Called for each exchange, also when a pooled connection serves it.
+    /// Called for each exchange, also when a pooled connection serves it: mostly the addresses are known. The classes are looked at
+    /// each time, and what is returned is what is connected to.
     fn resolve(
         &self,
         uri: &Uri,
@@ -91,38 +90,42 @@ impl Resolver for GuardedResolver {
             addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
             return Ok(addresses);
         }
-        let host = uri.host().ok_or(Error::HostNotFound)?;
-        let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let found = self.lookup(host, uri.port_u16().unwrap_or(default), timeout)?;
+        let (host, port) = place(uri).ok_or(Error::HostNotFound)?;
         // With an HTTP proxy it is the proxy that is asked for, which the caller chose.
         let free = config.proxy().is_some();
         let allowed =
             SCOPE.with_borrow(|s| s.as_ref().filter(|_| !free).map_or(AddressClasses::ALL, |s| s.addresses));
-        let any = !found.is_empty();
+        let fits = |found: &[SocketAddr]| found.iter().any(|a| allowed.contains(a.ip()));
+        let found = match self.addresses.known(host, port) {
+            Some(known) if fits(&known) => known,
+            // What is known is out of reach, but the name may have moved since.
+            _ => self.find(host, port, timeout)?,
+        };
+        if found.is_empty() {
+            return Err(Error::HostNotFound);
+        }
         for address in found.into_iter().filter(|a| allowed.contains(a.ip())).take(16) {
             addresses.push(address);
         }
-        match (addresses.is_empty(), any) {
-            (false, _) => Ok(addresses),
-            (true, true) => Err(Error::Other(Box::new(Forbidden))),
-            (true, false) => Err(Error::HostNotFound),
-        }
+        if addresses.is_empty() { Err(Error::Other(Box::new(Forbidden))) } else { Ok(addresses) }
     }
 }
 
 impl GuardedResolver {
-    fn lookup(&self, host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
-        let bare = host.trim_matches(['[', ']']);
-        if let Ok(ip) = bare.parse() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        let (lookup, name) = (Arc::clone(&self.lookup), bare.to_owned());
-        match aside("lookup", *timeout.after, move || lookup(&name, port)) {
+    fn find(&self, host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
+        let (addresses, name) = (Arc::clone(&self.addresses), host.to_owned());
+        match aside("lookup", *timeout.after, move || addresses.find(&name, port)) {
             Ok(found) => found.map_err(|_| Error::HostNotFound),
             Err(Aside::TimedOut) => Err(Error::Timeout(timeout.reason)),
             Err(Aside::Io(e)) => Err(Error::Io(e)),
         }
     }
+}
+
+/// Host and port.
+fn place(uri: &Uri) -> Option<(&str, u16)> {
+    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    Some((uri.host()?, uri.port_u16().unwrap_or(default)))
 }
 
 enum Aside {
@@ -158,7 +161,7 @@ fn aside<T: Send + 'static>(
 
 /// Connects by TCP, through a SOCKS proxy if there is one.
 pub(super) struct PatientConnector {
-    pub(super) lookup: Arc<Lookup>,
+    pub(super) addresses: Arc<Addresses>,
     pub(super) socks: Option<Arc<Socks>>,
 }
 
@@ -174,8 +177,8 @@ impl PatientConnector {
             None => Box::new(move || TcpStream::connect_timeout(&address, patience)),
             Some(socks) => {
                 let target = if socks.resolves { named(uri) } else { Target::Address(address) };
-                let (socks, lookup) = (Arc::clone(socks), Arc::clone(&self.lookup));
-                Box::new(move || socks.connect(&*lookup, &target, patience))
+                let (socks, addresses) = (Arc::clone(socks), Arc::clone(&self.addresses));
+                Box::new(move || socks.connect(&addresses, &target, patience))
             }
         };
         match aside("connect", patience + CANCEL_POLL, job) {
@@ -188,8 +191,8 @@ impl PatientConnector {
 
 /// The URI's host as it is, for a proxy to look up.
 fn named(uri: &Uri) -> Target {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let (host, port) = place(uri).unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
     match host.parse() {
         Ok(ip) => Target::Address(SocketAddr::new(ip, port)),
         Err(_) => Target::Name(host.to_owned(), port),
@@ -227,6 +230,9 @@ impl<In: Transport> Connector<In> for PatientConnector {
                 Err(e) => last = Some(e),
             }
         }
+        if let Some((host, port)) = place(details.uri) {
+            self.addresses.forget(host, port);
+        }
         Err(Error::Io(last.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into())))
     }
 }
@@ -248,6 +254,12 @@ impl PatientTcp {
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         let peer = stream.peer_addr().ok().map(|a| a.ip());
         Ok(Self { stream, peer, host, buffers })
+    }
+
+    /// Whether the exchange on this thread may use it. A pooled connection was made for another, which may have been allowed more.
+    fn is_allowed(&self) -> bool {
+        let allowed = SCOPE.with_borrow(|s| s.as_ref().map_or(AddressClasses::ALL, |s| s.addresses));
+        self.host.is_none_or(|ip| allowed.contains(ip))
     }
 }
 
@@ -281,9 +293,8 @@ impl Transport for PatientTcp {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
-        // A pooled connection was made for another exchange, which may have been allowed more.
-        let allowed = SCOPE.with_borrow(|s| s.as_ref().map_or(AddressClasses::ALL, |s| s.addresses));
-        if self.host.is_some_and(|ip| !allowed.contains(ip)) {
+        // The pool has asked `is_open` before. This is the last door, and does not rely on that.
+        if !self.is_allowed() {
             return Err(Error::Other(Box::new(Forbidden)));
         }
         PEER.set(self.peer);
@@ -307,7 +318,11 @@ impl Transport for PatientTcp {
         Ok(amount > 0)
     }
 
+    /// Asked before it is taken from the pool: one that may not be used is as good as closed, and another is made.
     fn is_open(&mut self) -> bool {
+        if !self.is_allowed() {
+            return false;
+        }
         let probe = || -> io::Result<bool> {
             self.stream.set_nonblocking(true)?;
             let open =

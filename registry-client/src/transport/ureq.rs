@@ -8,8 +8,9 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, SendBody, http};
 
+use super::addresses::Addresses;
 use super::socks::Socks;
-use super::tcp::{Forbidden, GuardedResolver, Lookup, PatientConnector, Scope, peer, scoped};
+use super::tcp::{Forbidden, GuardedResolver, PatientConnector, Scope, peer, scoped};
 use super::{
     Body, Headers, Method, Request, Response, TlsOptions, Transport, TransportError, TransportErrorKind,
 };
@@ -48,23 +49,25 @@ pub struct UreqTransport(Arc<Inner>);
 
 struct Inner {
     timeouts: Timeouts,
-    lookup: Arc<Lookup>,
+    addresses: Arc<Addresses>,
     /// One agent per set of TLS options: its pool must not be shared with requests that trust others.
     agents: Mutex<Vec<(Option<TlsOptions>, Agent)>>,
 }
 
 impl UreqTransport {
-    /// With the system's resolver.
+    /// With the system's resolver. What it finds is used again for 15 seconds, unless nothing answers there.
     pub fn new(timeouts: Timeouts) -> Self {
         Self::with_lookup(timeouts, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
     }
 
-    /// With another resolver of host names; addresses in URLs do not go through it.
+    /// With another resolver of host names; addresses in URLs do not go through it. What it finds is used again for 15 seconds, unless
+    /// nothing answers there.
     pub fn with_lookup(
         timeouts: Timeouts,
         lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(Inner { timeouts, lookup: Arc::new(lookup), agents: Mutex::default() }))
+        let addresses = Arc::new(Addresses::new(lookup));
+        Self(Arc::new(Inner { timeouts, addresses, agents: Mutex::default() }))
     }
 
     fn agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
@@ -106,12 +109,12 @@ impl UreqTransport {
                 }
             }
         }
-        let lookup = Arc::clone(&self.0.lookup);
+        let addresses = Arc::clone(&self.0.addresses);
         let elsewhere = socks.as_ref().is_some_and(|s| s.resolves);
-        let resolver = GuardedResolver { lookup: Arc::clone(&lookup), elsewhere };
+        let resolver = GuardedResolver { addresses: Arc::clone(&addresses), elsewhere };
         let connector =
             ().chain(ConnectProxyConnector::default())
-                .chain(PatientConnector { lookup, socks })
+                .chain(PatientConnector { addresses, socks })
                 .chain(RustlsConnector::default());
         Ok(Agent::with_parts(config.build(), connector, resolver))
     }
@@ -149,11 +152,7 @@ impl Transport for UreqTransport {
     }
 
     fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let bare = host.trim_matches(['[', ']']);
-        match bare.parse() {
-            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
-            Err(_) => (self.0.lookup)(bare, port),
-        }
+        self.0.addresses.get(host, port)
     }
 }
 
