@@ -21,7 +21,7 @@ struct Args {
     /// Logins, as `docker login` writes them [default: config.json of $DOCKER_CONFIG or ~/.docker]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// Registries to talk plain HTTP to (loopback needs no mention)
+    /// Registries to talk unverified TLS to, or plain HTTP where that fails (loopback needs no mention)
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     insecure: Vec<String>,
     /// Token servers that may see a registry's login although they look like strangers

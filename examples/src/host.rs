@@ -29,6 +29,8 @@ pub struct HostOptions {
     pub docker_config: Option<PathBuf>,
     /// Directories with what is to be known about registries: `hosts.toml`, `certs.d`.
     pub registry_hosts: Vec<PathBuf>,
+    /// Registries that are talked to by TLS without verification, or by plain HTTP where that fails.
+    pub insecure: Vec<String>,
     /// Certificates to trust, in PEM, usually `/etc/ssl/certs/ca-certificates.crt`; Mozilla's if there is no such file.
     pub trusted: PathBuf,
     /// The proxies of the environment.
@@ -41,8 +43,11 @@ impl HostOptions {
     /// # Errors
     /// When the certificates cannot be read.
     pub fn registry(&self) -> Result<ClientBuilder> {
-        let builder =
+        let mut builder =
             Client::builder().hosts(HostsDir::new(&self.registry_hosts)).proxies(self.proxies.clone());
+        for host in &self.insecure {
+            builder = builder.insecure(host);
+        }
         Ok(if self.trusted.is_file() { builder.roots_pem(std::fs::read(&self.trusted)?) } else { builder })
     }
 }

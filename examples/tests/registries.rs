@@ -109,6 +109,8 @@ fn logins_are_tried_kept_and_forgotten() {
 
     let right = run(&login, "s3cret\n");
     assert_eq!(text(&right.stdout), "Login Succeeded\n", "{}", text(&right.stderr));
+    let warning = format!("WARNING! Your password will be stored unencrypted in {}.\n", config.display());
+    assert!(text(&right.stderr).starts_with(&warning), "{}", text(&right.stderr));
     let kept = std::fs::read_to_string(&config).expect("it is kept");
     assert!(kept.contains(&address), "{kept}");
     let mode =
@@ -132,7 +134,10 @@ fn logins_are_tried_kept_and_forgotten() {
     assert!(text(&left.stdout).starts_with("Removing login credentials for"), "{left:?}");
     let kept = std::fs::read_to_string(&config).expect("the file stays");
     assert!(!kept.contains(&address), "{kept}");
-    assert!(text(&run(&["logout", &address], "").stderr).contains("Not logged in"));
+    // Docker says so each time.
+    let again = run(&["logout", &address], "");
+    let words = format!("Removing login credentials for {address}\n");
+    assert_eq!((text(&again.stdout), text(&again.stderr)), (words, String::new()));
     assert!(!run(&["pull", &image], "").status.success());
 }
 
@@ -167,6 +172,112 @@ fn a_registry_with_a_certificate_of_its_own_is_known_by_its_directory() {
         std::fs::copy(certificate, own.join("ca.crt")).expect("ca.crt");
         let said = with_input(&longshore, dir.path(), &login, "s3cret");
         assert_eq!(said.status.success(), taken, "{said:?}");
+        assert_eq!(text(&said.stderr).contains(&format!("certs.d/{address}/ca.crt")), !taken, "{said:?}");
+    }
+}
+
+#[test]
+fn a_registry_without_a_certificate_has_to_be_named() {
+    if !have(&["docker-registry", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    // This machine too, though not by a loopback address, for which there would be no need.
+    let elsewhere = address.replace("127.0.0.1", "0.0.0.0");
+    let image = format!("{elsewhere}/app:1");
+    import(&longshore, dir.path(), &image, 1000);
+    let refused = longshore.command(&["push", &image]).output().expect("it runs");
+    assert!(!refused.status.success() && text(&refused.stderr).contains("TLS"), "{refused:?}");
+    let pushed = longshore.ok(&[
+        "--insecure-registry",
+        "other.test",
+        "--insecure-registry",
+        &elsewhere,
+        "push",
+        &image,
+    ]);
+    assert!(pushed.contains("1: digest: sha256:"), "{pushed}");
+    longshore.ok(&["pull", "--insecure-registry", &elsewhere, &image]);
+}
+
+#[test]
+fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
+    if !have(&["docker-registry", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let image = format!("{address}/app:1");
+    import(&longshore, dir.path(), &image, 1000);
+    longshore.ok(&["tag", &image, &format!("{address}/app:2")]);
+    let pushed = longshore.ok(&["push", "-a", &format!("{address}/app")]);
+    assert_eq!(pushed.matches("The push refers to repository").count(), 1, "{pushed}");
+    assert!(pushed.contains("1: digest:") && pushed.contains("2: digest:"), "{pushed}");
+
+    let missing = longshore.command(&["pull", &format!("{address}/app:none")]).output().expect("it runs");
+    let said = text(&missing.stderr);
+    assert!(said.contains(&format!("no such manifest {address}/app:none")), "{said}");
+    let tool = example("registry");
+    for (what, wanted) in [
+        (
+            vec!["delete".to_owned(), format!("{address}/app:none")],
+            format!("no such manifest {address}/app:none"),
+        ),
+        (
+            vec!["blob".to_owned(), format!("{address}/app@sha256:{}", "0".repeat(64))],
+            format!("no such blob {address}/app@sha256:{}", "0".repeat(64)),
+        ),
+    ] {
+        let output = Command::new(&tool).args(&what).output().expect("it runs");
+        assert!(!output.status.success() && text(&output.stderr).contains(&wanted), "{output:?}");
+    }
+}
+
+#[test]
+fn manifests_are_shown_as_docker_shows_them() {
+    if !have(&["docker-registry", "tar", "skopeo", "curl", "docker"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let (image, converted, list) =
+        (format!("{address}/app:1"), format!("{address}/app:docker"), format!("{address}/app:list"));
+    import(&longshore, dir.path(), &image, 1000);
+    longshore.ok(&["push", &image]);
+    let shown = longshore.ok(&["manifest", "inspect", &image]);
+    assert!(shown.starts_with("{\n\t\"") && shown.ends_with("\n}\n"), "{shown}");
+
+    // Docker 20.10 knows only its own formats.
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "-q", "--insecure-policy", "--format", "v2s2"]).env("HOME", dir.path());
+    skopeo.args(["--src-tls-verify=false", "--dest-tls-verify=false"]);
+    skopeo.args([format!("docker://{image}"), format!("docker://{converted}")]);
+    succeed(&mut skopeo, 60);
+    let descriptor =
+        succeed(Command::new(example("registry")).args(["manifest", "--descriptor", &converted]), 30);
+    let [media_type, size, digest] = descriptor.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("{descriptor}")
+    };
+    let kind = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let platforms = [
+        r#"{"architecture":"amd64","os":"linux"}"#,
+        r#"{"architecture":"arm64","os":"linux","variant":"v8"}"#,
+    ];
+    let entries = platforms.map(|p| {
+        format!(r#"{{"mediaType":"{media_type}","size":{size},"digest":"{digest}","platform":{p}}}"#)
+    });
+    let index = format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{}]}}"#, entries.join(","));
+    let mut put = Command::new("curl");
+    put.args(["-sf", "-X", "PUT", "-H", &format!("Content-Type: {kind}"), "-d", &index]);
+    succeed(put.arg(format!("http://{address}/v2/app/manifests/list")), 30);
+    for name in [&converted, &list] {
+        let mut docker = Command::new("/usr/bin/docker");
+        docker.args(["manifest", "inspect", "--insecure", name]).env("DOCKER_CONFIG", dir.path());
+        assert_eq!(longshore.ok(&["manifest", "inspect", name]), succeed(&mut docker, 60), "{name}");
     }
 }
 

@@ -115,6 +115,11 @@ impl Endpoint {
         &self.login
     }
 
+    /// Of which registry a directory of certificates, or of mirrors, is about it.
+    pub(crate) fn directory(&self) -> &str {
+        self.mirror_of.as_deref().unwrap_or(&self.name)
+    }
+
     pub(crate) fn origin(&self) -> Origin {
         lock(&self.root).origin().clone()
     }

@@ -55,7 +55,7 @@ pub enum Error {
         reason: String,
     },
     /// The request did not get through, or the connection broke too often.
-    #[error("{method} {url} failed after {attempts} attempt(s)")]
+    #[error("{method} {url} failed{}", AfterAttempts(*attempts))]
     Transport {
         /// The HTTP method.
         method: &'static str,
@@ -67,7 +67,7 @@ pub enum Error {
         source: crate::TransportError,
     },
     /// The registry answered with an error.
-    #[error("{method} {url}: {status}{}{}", Codes(codes), AfterAttempts(*attempts))]
+    #[error("{}{method} {url}: {status}{}{}{}", Missing(*status, url), Codes(codes), AfterAttempts(*attempts), Missing::end(*status, url))]
     Status {
         /// The HTTP method.
         method: &'static str,
@@ -292,10 +292,85 @@ impl fmt::Display for Codes<'_> {
     }
 }
 
+/// In front of a 404: what there is none of, by the URL that was asked. Replies to `HEAD` cannot say it.
+struct Missing<'a>(u16, &'a str);
+
+impl Missing<'_> {
+    fn end(status: u16, url: &str) -> &'static str {
+        if status == 404 && named(url).is_some() { ")" } else { "" }
+    }
+}
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match named(self.1) {
+            Some((kind, name)) if self.0 == 404 => write!(f, "no such {kind} {name} ("),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The manifest or blob of an API's URL.
+fn named(url: &str) -> Option<(&'static str, String)> {
+    let (host, path) = url.split_once("://")?.1.split_once("/v2/")?;
+    let (place, selector) = path.rsplit_once('/')?;
+    let (repository, kind) = place.rsplit_once('/')?;
+    let kind = match kind {
+        "manifests" => "manifest",
+        "blobs" => "blob",
+        _ => return None,
+    };
+    let mark = if selector.contains(':') { '@' } else { ':' };
+    Some((kind, format!("{host}/{repository}{mark}{selector}")))
+}
+
 struct AfterAttempts(u32);
 
 impl fmt::Display for AfterAttempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 > 1 { write!(f, " after {} attempts", self.0) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(method: &'static str, url: &str, status: u16, attempts: u32) -> String {
+        let codes = Vec::new();
+        Error::Status { method, url: url.into(), status, codes, attempts, retry_after: None }.to_string()
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (url, wanted) in [
+            (
+                "http://h:5/v2/a/b/manifests/v1",
+                "no such manifest h:5/a/b:v1 (HEAD http://h:5/v2/a/b/manifests/v1: 404)",
+            ),
+            (
+                "https://h/v2/a/blobs/sha256:0",
+                "no such blob h/a@sha256:0 (HEAD https://h/v2/a/blobs/sha256:0: 404)",
+            ),
+            ("https://h/v2/a/tags/list", "HEAD https://h/v2/a/tags/list: 404"),
+            ("https://h/v2/a/blobs/uploads/x", "HEAD https://h/v2/a/blobs/uploads/x: 404"),
+            ("https://h/", "HEAD https://h/: 404"),
+        ] {
+            assert_eq!(status("HEAD", url, 404, 1), wanted);
+        }
+        assert_eq!(
+            status("GET", "http://h/v2/a/manifests/v1", 500, 3),
+            "GET http://h/v2/a/manifests/v1: 500 after 3 attempts"
+        );
+    }
+
+    #[test]
+    fn one_attempt_is_not_counted() {
+        let failed = |attempts| {
+            let source = crate::TransportErrorKind::Connect.into();
+            Error::Transport { method: "GET", url: "http://h/".into(), attempts, source }.to_string()
+        };
+        assert_eq!(failed(1), "GET http://h/ failed");
+        assert_eq!(failed(2), "GET http://h/ failed after 2 attempts");
     }
 }

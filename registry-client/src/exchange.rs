@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::advice::advise;
 use crate::auth::Scopes;
 use crate::client::Inner;
 use crate::digest::clip;
@@ -123,7 +124,10 @@ impl Inner {
                 call.cancel.sleep(pause)?;
                 continue;
             }
-            let reply = sent.map_err(|e| Error::from_transport(call.method, &hop.url, attempt, e))?;
+            let reply = sent.map_err(|e| {
+                let e = if hop.home { advise(endpoint.directory(), e) } else { e };
+                Error::from_transport(call.method, &hop.url, attempt, e)
+            })?;
             endpoint.prove();
             if reply.status == 401 && hop.home && logins < 2 {
                 logins += 1;

@@ -80,6 +80,7 @@
 //! HTTP/2; cloud providers' own logins (their helper programs do).
 #![forbid(unsafe_code)]
 
+mod advice;
 mod auth;
 mod client;
 mod ctx;

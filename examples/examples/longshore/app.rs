@@ -15,6 +15,7 @@ use crate::failure::{Failure, Result};
 
 pub(crate) struct App {
     root: PathBuf,
+    insecure: Vec<String>,
     host: OnceCell<Host>,
     containers: OnceCell<Containers>,
     cancel: Arc<AtomicBool>,
@@ -22,23 +23,28 @@ pub(crate) struct App {
 
 impl App {
     /// With `cleans_up` the first SIGINT, SIGTERM or SIGHUP raises the cancel flag, and a second one ends the program;
-    /// else the first one does.
-    pub(crate) fn new(root: Option<PathBuf>, cleans_up: bool) -> Result<Self> {
+    /// else the first one does. `insecure`: registries without a certificate that can be verified.
+    pub(crate) fn new(root: Option<PathBuf>, insecure: Vec<String>, cleans_up: bool) -> Result<Self> {
         let cancel = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|_| cleans_up) {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&cancel))?;
             signal_hook::flag::register(signal, Arc::clone(&cancel))?;
         }
         let root = std::path::absolute(root.map_or_else(default_root, Ok)?)?;
-        Ok(Self { root, host: OnceCell::new(), containers: OnceCell::new(), cancel })
+        Ok(Self { root, insecure, host: OnceCell::new(), containers: OnceCell::new(), cancel })
     }
 
     pub(crate) fn host(&self) -> Result<&Host> {
         if let Some(host) = self.host.get() {
             return Ok(host);
         }
-        let host = open_host(&self.root).map_err(|e| Failure::from(&*e))?;
+        let host = Host::open(Layout::new(&self.root), self.options()?).map_err(|e| Failure::from(&*e))?;
         Ok(self.host.get_or_init(|| host))
+    }
+
+    /// What the host, its files, the environment and the command line say.
+    pub(crate) fn options(&self) -> std::io::Result<HostOptions> {
+        Ok(HostOptions { insecure: self.insecure.clone(), ..options()? })
     }
 
     pub(crate) fn containers(&self) -> Result<&Containers> {
@@ -85,13 +91,13 @@ impl App {
     }
 }
 
-/// Opens everything below `root`: for a command and, in a process of its own, for a container's shim.
+/// Opens everything below `root` for a container's shim, which asks no registry.
 pub(crate) fn open_host(root: &Path) -> longshore_examples::Result<Host> {
     Host::open(Layout::new(root), options()?)
 }
 
 /// What the host, its files and the environment say.
-pub(crate) fn options() -> std::io::Result<HostOptions> {
+fn options() -> std::io::Result<HostOptions> {
     let etc = ["/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
     let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|d| d.is_absolute());
     let config = config.or_else(|| Some(home()?.join(".config")));
@@ -102,6 +108,7 @@ pub(crate) fn options() -> std::io::Result<HostOptions> {
         shim: std::env::current_exe()?,
         docker_config: docker_config(),
         registry_hosts: config.map(|c| c.join("docker/certs.d")).into_iter().chain(etc).collect(),
+        insecure: Vec::new(),
         trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
         proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
     })

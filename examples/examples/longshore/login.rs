@@ -65,7 +65,7 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
     let credential = Credential::basic(username, password);
     let registry = host(args.server.as_deref().unwrap_or("docker.io"));
     let known = StaticCredentials::new().with(registry, credential.clone());
-    let builder = app::options()?.registry().map_err(|e| Failure::from(&*e))?.credentials(known);
+    let builder = app.options()?.registry().map_err(|e| Failure::from(&*e))?.credentials(known);
     // Only a login that the registry takes is kept.
     builder.cancel(app.token()).build()?.ping(registry).map_err(|e| {
         Failure::new(format!("login attempt to {registry} failed: {}", crate::failure::chain(&e)))
@@ -74,6 +74,14 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
         return Err(Failure::new("cancelled"));
     }
     DockerConfigFile::login(&file, registry, &credential)?;
+    if !DockerConfigFile::open(&file)?.has_helper(registry) {
+        output::note(&format!(
+            "WARNING! Your password will be stored unencrypted in {}.\n\
+             Configure a credential helper to remove this warning. See\n\
+             https://docs.docker.com/engine/reference/commandline/login/#credentials-store\n",
+            file.display()
+        ));
+    }
     output::line("Login Succeeded");
     Ok(())
 }
@@ -81,9 +89,8 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
 pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {
     let server = args.server.as_deref().unwrap_or(HUB);
     output::line(&format!("Removing login credentials for {server}"));
-    if !DockerConfigFile::logout(config()?, host(args.server.as_deref().unwrap_or("docker.io")))? {
-        output::note(&format!("Not logged in to {server}"));
-    }
+    // Like docker, whether there are any or not.
+    DockerConfigFile::logout(config()?, host(args.server.as_deref().unwrap_or("docker.io")))?;
     Ok(())
 }
 

@@ -38,6 +38,9 @@ struct Cli {
     /// Store and state (default /var/lib/longshore; for an ordinary user $XDG_DATA_HOME/longshore)
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// Registry without a certificate that can be verified: unverified TLS, or else plain HTTP (may be repeated)
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -300,7 +303,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let done = App::new(cli.root, cleans_up(&cli.command)).and_then(|app| {
+    let done = App::new(cli.root, cli.insecure_registry, cleans_up(&cli.command)).and_then(|app| {
         let done = dispatch(&app, cli.command);
         app.settle();
         done

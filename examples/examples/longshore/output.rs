@@ -73,6 +73,40 @@ pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     text
 }
 
+/// A JSON document, indented anew with nothing else changed.
+pub(crate) fn indented(document: &str, indent: &str) -> String {
+    let (mut text, mut depth, mut quoted, mut escaped, mut last) =
+        (String::new(), 0_usize, false, false, ' ');
+    for c in document.chars() {
+        if quoted {
+            text.push(c);
+            quoted = escaped || c != '"';
+            escaped = c == '\\' && !escaped;
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        let (opened, closes) = (matches!(last, '{' | '['), matches!(c, '}' | ']'));
+        depth = match (opened, closes) {
+            (true, false) => depth + 1,
+            (false, true) => depth.saturating_sub(1),
+            _ => depth,
+        };
+        // What is empty stays on its line.
+        if opened != closes || last == ',' {
+            text.push('\n');
+            text.push_str(&indent.repeat(depth));
+        }
+        text.push(c);
+        if c == ':' {
+            text.push(' ');
+        }
+        (quoted, last) = (c == '"', c);
+    }
+    text
+}
+
 /// JSON with docker's four spaces.
 pub(crate) fn pretty(value: &impl serde::Serialize) -> String {
     let mut out = Vec::new();

@@ -130,7 +130,7 @@ pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
         if !args.quiet && !has_tag(&args.name) {
             output::line("Using default tag: latest");
         }
-        return push_image(app, &reference, args.quiet);
+        return push_image(app, &reference, args.quiet, true);
     }
     if has_tag(&args.name) {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
@@ -139,7 +139,7 @@ pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
     for (name, _) in app.host()?.store().names()? {
         let Ok(local) = name.parse::<Reference>() else { continue };
         if (local.registry(), local.repository()) == (reference.registry(), reference.repository()) {
-            push_image(app, &local, args.quiet)?;
+            push_image(app, &local, args.quiet, pushed == 0)?;
             pushed += 1;
         }
     }
@@ -149,7 +149,8 @@ pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
     Ok(())
 }
 
-fn push_image(app: &App, reference: &Reference, quiet: bool) -> Result<()> {
+/// `first`: of its repository, which is then said.
+fn push_image(app: &App, reference: &Reference, quiet: bool, first: bool) -> Result<()> {
     let blobs = Blobs::new(quiet);
     let repository = format!("{}/{}", reference.registry(), reference.repository());
     let image = match app.host()?.store().image(&reference.to_string()) {
@@ -159,7 +160,9 @@ fn push_image(app: &App, reference: &Reference, quiet: bool) -> Result<()> {
         }
         found => found?,
     };
-    blobs.line(&format!("The push refers to repository [{repository}]"));
+    if first {
+        blobs.line(&format!("The push refers to repository [{repository}]"));
+    }
     let layers: Vec<String> = image.manifest().layers().iter().map(|l| l.digest().to_string()).collect();
     let registry = |event: Event<'_>| {
         if digest_of(&event).is_some_and(|digest| layers.contains(&digest.to_string())) {
@@ -228,13 +231,14 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
     Ok(())
 }
 
-/// `manifest inspect`: the manifest or index as the registry has it.
+/// `manifest inspect`: the manifest or index as the registry has it, indented.
 pub(crate) fn manifest(app: &App, name: &str) -> Result<()> {
     let reference = parse_reference(name)?;
     let client = app.registry()?;
-    let (_, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
-    output::bytes(&bytes);
-    output::line("");
+    let (descriptor, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
+    // As docker does.
+    let indent = if descriptor.media_type().as_ref().contains("manifest.v") { "\t" } else { "   " };
+    output::line(&output::indented(&String::from_utf8_lossy(&bytes), indent));
     Ok(())
 }
 

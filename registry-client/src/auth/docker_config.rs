@@ -125,6 +125,11 @@ impl DockerConfigFile {
         Ok(found)
     }
 
+    /// Whether the logins of this registry are kept by a helper program, and not in the file, which holds them unencrypted.
+    pub fn has_helper(&self, registry: &str) -> bool {
+        self.helper(registry).is_some()
+    }
+
     fn helper(&self, registry: &str) -> Option<&str> {
         let own = self.config.cred_helpers.iter().find(|(k, _)| host_of(k) == registry).map(|(_, h)| h);
         own.or(self.config.creds_store.as_ref()).map(String::as_str).filter(|h| !h.is_empty())
@@ -417,6 +422,21 @@ mod tests {
         assert_eq!(f.get("bearer.example").unwrap(), Some(Credential::RegistryToken("rt".into())));
         for none in ["empty.example", "example", "evil.reg.example", "reg.example.evil", "reg.example:5000"] {
             assert_eq!(f.get(none).unwrap(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn it_knows_who_has_a_helper() {
+        let some = file(r#"{"credHelpers":{"reg.example":"x","plain.example":""}}"#);
+        let all = file(r#"{"credsStore":"y","credHelpers":{"plain.example":""}}"#);
+        for (registry, by_some, by_all) in
+            [("reg.example", true, true), ("plain.example", false, false), ("docker.io", false, true)]
+        {
+            assert_eq!(
+                (some.has_helper(registry), all.has_helper(registry)),
+                (by_some, by_all),
+                "{registry}"
+            );
         }
     }
 
