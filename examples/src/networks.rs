@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use longshore_network::{
     Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, Error, PortMapping, Protocol,
 };
-use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port};
+use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port, parse};
 
 /// The network of containers that ask for no other.
 const DEFAULT: &str = "bridge";
@@ -143,8 +143,15 @@ impl Networks for HostNetworks {
         for port in &request.ports {
             endpoint = endpoint.port(mapping(port)?);
         }
+        if request.ip.is_some() && bridge.name() == DEFAULT {
+            return Err("user specified IP address is supported on user defined networks only".into());
+        }
         if let Some(ip) = &request.ip {
             endpoint = endpoint.address(ip.parse::<std::net::IpAddr>()?);
+        }
+        if let Some(mac) = &request.mac {
+            endpoint =
+                endpoint.mac(parse::mac(mac).ok_or_else(|| format!("{mac} is not a valid mac address"))?);
         }
         for name in request.aliases.iter().chain([&request.name]).filter(|n| !n.is_empty()) {
             endpoint = endpoint.name(name);

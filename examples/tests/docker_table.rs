@@ -18,13 +18,10 @@ const NOUNS: [&str; 5] = ["container", "image", "network", "system", "volume"];
 const DIFFERENT: &[(&str, &str, &str)] = &[
     ("build", "--isolation", "for Windows"),
     ("run", "--disable-content-trust", "no signatures are checked"),
-    ("run", "--ipc", "`container:` shares the namespace, not yet `/dev/shm`"),
     ("run", "--isolation", "for Windows"),
     ("run", "--kernel-memory", "given up by the kernel"),
     ("run", "--log-driver", "`json-file` and `none`; `local` writes `json-file`"),
-    ("run", "--mac-address", "shown, not set"),
     ("run", "--runtime", "accepted: there is one"),
-    ("run", "--userns", "`host` alone"),
     ("run", "--volume-driver", "`local` alone"),
 ];
 

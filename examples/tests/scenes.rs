@@ -140,6 +140,21 @@ const SCENES: &[(&str, &str)] = &[
         $D exec nothing true > /dev/null 2>&1; echo $?"##,
     ),
     (
+        "what cannot be is refused in the same words",
+        r##"
+        $D run -d $n --name own bb sleep 1000 > $W/id; $D create $n --name still bb true > $W/id; set -f
+        say() {
+            grep -v "^See\|^Run \|^Usage\|^time=\|^$" | sed -e 's/^docker: //' -e 's/^longshore: //' -e 's/^Error response from daemon: //' \
+                -e 's/^invalid argument ".*" for ".*" flag: //' -e "s/^invalid value '.*' for '.*': //" -e "s/ (see 'longshore --help')//" -e 's/[0-9a-f]\{64\}/ID/g' -e 's/\.$//' | tr A-Z a-z
+        }
+        tr '|' '\n' <<'EOF' > $W/flags
+--pid foo|--uts foo|--userns keep-id|--cgroupns foo|--uts host -h x|--network container:own -h x|--network container:own --dns 1.1.1.1|--network container:own --add-host a:1.1.1.1|--network container:own -p 80:80|--network container:own --expose 80|--network container:own -P|--network container:|--mac-address zz|-m 1k|--memory-swap 10m|-m 20m --memory-swap 10m|-m 10m --memory-reservation 20m|--memory-swappiness 200|--cpus 1 --cpu-period 1000|--cpus 1 --cpu-quota 1000|--cpus x|--cpu-period 10|--cpu-quota 10|--cpuset-cpus 99|--cpuset-cpus x|--oom-score-adj 2000|--shm-size -1|--ulimit foo=1|--ulimit nofile=5:1|--ulimit nofile|--tmpfs relative|-v /a:/b:zz|-v /a:/|--mount type=foo,target=/x|--mount type=bind,target=/x|--mount type=bind,src=/nonexist,target=/x|--mount type=volume,src=/abs,target=/x|--mount type=tmpfs,src=a,target=/x|--mount source=x|--mount foo|-v /a:/x -v /b:/x|--volumes-from nope|--volumes-from own:zz|--cap-add foo|--cap-drop foo|--security-opt foo|--security-opt foo=bar|--security-opt seccomp=/nonexist|--security-opt no-new-privileges:maybe|--device /dev/null:rel|--device /dev/null:/dev/x:q|--device-cgroup-rule foo|--env =x|--env-file /nonexist|--workdir rel|--stop-signal FOO|--health-interval 1us --health-cmd x|--health-retries -1 --health-cmd x|--no-healthcheck --health-cmd x|--log-driver foo|--log-opt foo=bar|--log-driver none --log-opt max-size=1m|--name a|--ip foo|-p foo|-p 99999:80|-p 1-3:1-2|-p x:80:80|--dns-search ???|--add-host foo|--add-host foo:bar|--cidfile /etc/passwd|--runtime foo|--attach foo|--pid container:nope|--ipc container:nope|--user nosuchuser|--group-add nosuch|--device /nonexist
+EOF
+        while read -r flags; do echo "$flags"; case "$flags" in *--network*) none=;; *) none=$n;; esac; $D run --rm $none $flags bb true 2>&1 < /dev/null | say; done < $W/flags
+        for mode in "--pid container:still $n" "--ipc container:still $n" "--network container:still"; do $D run --rm $mode bb true 2>&1 | say; done
+        $D rm -f own still"##,
+    ),
+    (
         "a closed pipe ends the client alone",
         r##"
         $D run $n --name yes bb yes 2> $W/err | head -1; grep -ci 'write /dev/stdout: broken pipe' $W/err; $D inspect -f '{{.State.Running}}' yes; $D rm -f yes"##,
@@ -182,6 +197,14 @@ const SCENES: &[(&str, &str)] = &[
         $D run -d $n --name host --ipc shareable bb sleep 1000 > $W/id
         $D run --rm --network container:host --pid container:host bb sh -c 'tr "\0" " " < /proc/1/cmdline; echo; ls /sys/class/net'
         $D run --rm $n --ipc container:host bb readlink /proc/self/ns/ipc > $W/a; $D exec host readlink /proc/self/ns/ipc > $W/b; cmp $W/a $W/b && echo joined
+        $D exec host sh -c 'echo given > /dev/shm/f'; $D run --rm $n --ipc container:host bb sh -c 'cat /dev/shm/f; echo back > /dev/shm/g; grep -c " /dev/shm tmpfs " /proc/mounts'
+        $D exec host cat /dev/shm/g; $D run --rm $n --ipc none bb sh -c 'grep -c " /dev/shm " /proc/mounts'
+        $D run -d $n --name own --ipc private bb sleep 1000 > $W/id; $D run --rm $n --ipc container:own bb true 2>&1 | grep -o "can't join IPC of container"
+        $D inspect -f '{{.HostConfig.IpcMode}}' host own; $D rm -f own
+        test "$($D run --rm $n --ipc host bb readlink /proc/self/ns/ipc)" = "$(readlink /proc/self/ns/ipc)" && echo the host
+        for mode in host private; do $D run --rm $n --cgroupns $mode bb readlink /proc/self/ns/cgroup > $W/c; test "$(cat $W/c)" = "$(readlink /proc/self/ns/cgroup)" && echo same || echo other; done
+        test "$($D run --rm $n --userns host bb readlink /proc/self/ns/user)" = "$(readlink /proc/self/ns/user)" && echo same user
+        $D run --rm $n --pid host bb sh -c 'test $$ != 1 && test -d /proc/2 && echo all processes'
         $D run --rm $n --device /dev/null:/dev/mine bb sh -c 'echo x > /dev/mine && stat -c "%t %T" /dev/mine'
         $D run --rm $n --uts host bb hostname > $W/h; test "$(cat $W/h)" = "$(uname -n)" && echo same; $D rm -f host"##,
     ),

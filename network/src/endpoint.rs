@@ -17,6 +17,8 @@ pub struct Endpoint {
     pub ports: Vec<PortMapping>,
     /// A fixed address.
     pub address: Option<IpAddr>,
+    /// A fixed MAC address; else it follows from the address.
+    pub mac: Option<[u8; 6]>,
     /// DNS names on this network.
     pub names: Vec<String>,
 }
@@ -43,6 +45,11 @@ impl Endpoint {
     /// Asks for a fixed address.
     pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
         self.address = Some(address.into());
+        self
+    }
+    /// Asks for this MAC address: that of one interface, so no group's.
+    pub fn mac(mut self, mac: [u8; 6]) -> Self {
+        self.mac = Some(mac);
         self
     }
     pub(crate) fn id_or_random(&self) -> Result<String> {

@@ -23,7 +23,7 @@ use crate::namespaces::Namespaces;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
 use crate::seccomp::Filters;
-use crate::sources::Sources;
+use crate::sources::{Given, Sources};
 use crate::state::{Dir, Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::sys;
@@ -61,6 +61,9 @@ pub struct CreateOptions<'a> {
     /// Bind mounts, by destination, whose source is this open file or directory (`O_PATH` will do), whatever the spec's `source` says and
     /// whoever may have renamed things on the way there since. Without privileges its path must still lead to it.
     pub mount_sources: Vec<(PathBuf, OwnedFd)>,
+    /// Bind mounts, by destination, that are there already, detached (`open_tree(2)`, `fsmount(2)`): they are moved into the container as they
+    /// are, with the options of the spec, and die with it.
+    pub mount_trees: Vec<(PathBuf, OwnedFd)>,
     /// Move the root with `mount --move` and `chroot` instead of `pivot_root` (an initramfs host). Less safe: avoid it.
     pub no_pivot: bool,
 }
@@ -162,7 +165,8 @@ impl Runtime {
         let filter =
             linux.and_then(|l| l.seccomp().as_ref()).map(|s| self.inner.filters.get(s)).transpose()?;
         let landlock = Ruleset::of(spec, &mut warnings)?;
-        let sources = Sources::new(spec, options.mount_sources, &bundle, &self.inner.helper, least)?;
+        let given = Given { files: options.mount_sources, trees: options.mount_trees };
+        let sources = Sources::new(spec, given, &bundle, &self.inner.helper, least)?;
         let rootfs = root_source(&options.rootfs, spec, &bundle, least)?;
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
         let joins = namespaces.joins();

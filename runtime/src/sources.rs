@@ -23,17 +23,26 @@ pub(crate) struct Sources {
     pub(crate) list: Vec<OpenSource>,
 }
 
+/// What the caller has opened, by destination.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// Files and directories, to be bound.
+    pub(crate) files: Vec<(PathBuf, OwnedFd)>,
+    /// Detached mounts, to be moved.
+    pub(crate) trees: Vec<(PathBuf, OwnedFd)>,
+}
+
 impl Sources {
     pub(crate) fn new(
         spec: &Spec,
-        given: Vec<(PathBuf, OwnedFd)>,
+        given: Given,
         bundle: &Path,
         helper: &OwnedFd,
         least: RawFd,
     ) -> Result<Self> {
         let mut sources = Self::default();
         for mount in spec.mounts().iter().flatten() {
-            if !given.iter().any(|(at, _)| at == mount.destination())
+            if !given.files.iter().chain(&given.trees).any(|(at, _)| at == mount.destination())
                 && let Some((tree, is_dir)) = idmapped(spec, mount, bundle, helper)?
             {
                 let tree = at_least(tree, least)?;
@@ -42,10 +51,17 @@ impl Sources {
                 sources.list.push(OpenSource { destination: mount.destination().clone(), is_dir, kind });
             }
         }
-        for (destination, fd) in given {
+        for (destination, fd) in given.trees {
+            mount_at(spec, &destination)?;
+            let is_dir = is_dir(&fd)?;
+            let fd = at_least(fd, least)?;
+            let kind = SourceKind::Tree(fd.as_raw_fd());
+            sources.fds.push(fd);
+            sources.list.push(OpenSource { destination, is_dir, kind });
+        }
+        for (destination, fd) in given.files {
             let mount = mount_at(spec, &destination)?;
-            let mode = fstat(&fd).context("stat a mount's source")?.st_mode;
-            let is_dir = FileType::from_raw_mode(mode).is_dir();
+            let is_dir = is_dir(&fd)?;
             let (fd, kind) = kind(at_least(fd, least)?, binds_tree(mount), least)?;
             sources.fds.push(fd);
             sources.list.push(OpenSource { destination, is_dir, kind });
@@ -79,10 +95,15 @@ fn idmapped(spec: &Spec, mount: &Mount, bundle: &Path, helper: &OwnedFd) -> Resu
     let flags = if binds_tree(mount) { flags | OpenTreeFlags::AT_RECURSIVE } else { flags };
     let what = |what: &str| format!("{what} {}", source.display());
     let tree = open_tree(rustix::fs::CWD, &source, flags).context(&what("bind source"))?;
-    let mode = fstat(&tree).context(&what("bind source"))?.st_mode;
+    let is_dir = is_dir(&tree)?;
     let users = user_namespace(helper, &Maps::new(uid, gid))?;
     sys::idmap(&tree, &users, recursive.unwrap_or(false)).map_err(Error::os(what("map the IDs of")))?;
-    Ok(Some((tree, FileType::from_raw_mode(mode).is_dir())))
+    Ok(Some((tree, is_dir)))
+}
+
+fn is_dir(fd: &OwnedFd) -> Result<bool> {
+    let mode = fstat(fd).context("stat a mount's source")?.st_mode;
+    Ok(FileType::from_raw_mode(mode).is_dir())
 }
 
 /// A user namespace with these maps and no process.

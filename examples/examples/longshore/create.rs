@@ -293,7 +293,7 @@ struct LifeArgs {
     #[arg(long, value_name = "int")]
     health_retries: Option<i64>,
     /// Disable any container-specified HEALTHCHECK
-    #[arg(long, conflicts_with = "health_cmd")]
+    #[arg(long)]
     no_healthcheck: bool,
     /// Logging driver for the container
     #[arg(long, default_value = "")]
@@ -319,6 +319,17 @@ impl CreateArgs {
         // What follows the image is not parsed, so an unknown flag before it arrives here as the image.
         if self.image().starts_with('-') {
             return Err(Failure::new(format!("unknown flag: {}, see 'longshore run --help'", self.image())));
+        }
+        self.security.check()?;
+        self.life.check(self.rm)?;
+        let stream = |s: &String| ["stdin", "stdout", "stderr"].contains(&s.to_ascii_lowercase().as_str());
+        if !self.attach.iter().all(stream) {
+            return Err(Failure::new("valid streams are STDIN, STDOUT and STDERR"));
+        }
+        let user_defined =
+            !matches!(self.network.network.as_deref(), None | Some("default" | "bridge" | "host" | "none"));
+        if !user_defined && !self.network.network_alias.is_empty() {
+            return Err(Failure::new("network-scoped aliases are only supported for user-defined networks"));
         }
         match &self.cidfile {
             Some(file) if file.exists() => Err(Failure::new(format!(
@@ -432,7 +443,12 @@ fn with_lines(files: &[PathBuf], arguments: &[String]) -> Result<Vec<String>> {
 }
 
 fn read(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|e| Failure::new(format!("open {}: {e}", file.display())))
+    std::fs::read_to_string(file).map_err(|e| {
+        let why = e.to_string();
+        // As docker writes it: without the number.
+        let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
+        Failure::new(format!("open {}: {why}", file.display()))
+    })
 }
 
 /// `seccomp=FILE` hands on the file's content, as docker's client does.
@@ -443,8 +459,10 @@ fn security_option(text: &str) -> Result<String> {
     if ["unconfined", "builtin", "default"].contains(&file) {
         return Ok(text.to_owned());
     }
-    let profile: serde_json::Value = serde_json::from_str(&read(Path::new(file))?)
-        .map_err(|e| Failure::new(format!("opening seccomp profile ({file}) failed: {e}")))?;
+    let failed =
+        |why: &dyn std::fmt::Display| Failure::new(format!("opening seccomp profile ({file}) failed: {why}"));
+    let text = read(Path::new(file)).map_err(|failure| failed(&failure.message))?;
+    let profile: serde_json::Value = serde_json::from_str(&text).map_err(|e| failed(&e))?;
     Ok(format!("seccomp={profile}"))
 }
 
@@ -475,6 +493,26 @@ impl StorageArgs {
 }
 
 impl SecurityArgs {
+    /// As docker's own command line, which looks at these before its daemon does.
+    fn check(&self) -> Result<()> {
+        let joins = |mode: &str| mode.strip_prefix("container:").is_some_and(|other| !other.is_empty());
+        let own = |mode: &str| matches!(mode, "" | "host");
+        for (right, what) in [
+            (own(&self.pid) || joins(&self.pid), "--pid: invalid PID mode"),
+            (own(&self.uts), "--uts: invalid UTS mode"),
+            (own(&self.userns), "--userns: invalid USER mode"),
+            (own(&self.cgroupns) || self.cgroupns == "private", "--cgroupns: invalid CGROUP mode"),
+        ] {
+            if !right {
+                return Err(Failure::new(what));
+            }
+        }
+        match self.runtime.as_str() {
+            "" | "longshore" | "runc" | "io.containerd.runc.v2" => Ok(()),
+            other => Err(Failure::new(format!("Unknown runtime specified {other}"))),
+        }
+    }
+
     fn apply(&self, host: &mut HostConfig) -> Result<()> {
         host.privileged = self.privileged;
         host.cap_add.clone_from(&self.cap_add);
@@ -514,6 +552,27 @@ impl LimitArgs {
 }
 
 impl LifeArgs {
+    fn check(&self, rm: bool) -> Result<()> {
+        let health = self.health_cmd.is_some()
+            || [self.health_interval, self.health_timeout, self.health_start_period, self.health_retries]
+                .iter()
+                .any(Option::is_some);
+        let negative = |n: Option<i64>| n.is_some_and(|n| n < 0);
+        for (wrong, what) in [
+            (rm && self.restart.name != "no", "conflicting options: cannot specify both --restart and --rm"),
+            (self.no_healthcheck && health, "--no-healthcheck conflicts with --health-* options"),
+            (negative(self.health_interval), "--health-interval cannot be negative"),
+            (negative(self.health_timeout), "--health-timeout cannot be negative"),
+            (negative(self.health_retries), "--health-retries cannot be negative"),
+            (negative(self.health_start_period), "--health-start-period cannot be negative"),
+        ] {
+            if wrong {
+                return Err(Failure::new(what));
+            }
+        }
+        Ok(())
+    }
+
     fn health(&self) -> Option<HealthConfig> {
         if self.no_healthcheck {
             return Some(HealthConfig { test: vec!["NONE".into()], ..HealthConfig::default() });

@@ -112,7 +112,7 @@ impl RunArgs {
 
 pub(crate) fn run(app: &App, args: &RunArgs) -> Result<u8> {
     if args.detach && !args.create.attach.is_empty() {
-        return Err(Failure::new("Conflicting options: -a and -d").code(125));
+        return Err(Failure::new("conflicting options: cannot specify both --attach and --detach").code(125));
     }
     check_terminal(args.create.tty && args.create.interactive && !args.detach)?;
     let id = create_container(app, &args.create, args.detach).map_err(|f| f.code(125))?;

@@ -144,7 +144,7 @@ impl Inner {
             let address = self.ipam.allocate(*subnet, &self.gateways(), &endpoint.id, wanted)?;
             record.addresses.push(with_address(*subnet, address));
         }
-        record.mac = mac(record.addresses[0].addr());
+        record.mac = endpoint.mac.unwrap_or_else(|| mac(record.addresses[0].addr()));
         Ok(record)
     }
 

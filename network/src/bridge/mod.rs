@@ -205,6 +205,11 @@ impl Bridge {
     pub fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Lease> {
         let endpoint = Endpoint { id: endpoint.id_or_random()?, ..endpoint.clone() };
         endpoint.names.iter().try_for_each(|name| check_name("dns name", name))?;
+        // The lowest bit of the first byte marks a group's.
+        if endpoint.mac.is_some_and(|mac| mac[0] & 1 != 0 || mac == [0; 6]) {
+            let reason = "a MAC address of one interface is wanted".to_owned();
+            return Err(Error::InvalidOption { network: self.name().to_owned(), reason });
+        }
         let record = self.0.attach(netns, &endpoint)?;
         let attachment = Attachment {
             id: record.id,

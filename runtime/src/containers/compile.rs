@@ -17,6 +17,9 @@ pub(super) use security::{check as check_security, masked, readonly};
 /// Bytes of `/dev/shm` where nobody says.
 pub(super) const SHM_SIZE: i64 = 64 << 20;
 
+/// Where POSIX shared memory is.
+pub(super) const SHM: &str = "/dev/shm";
+
 /// What a start knows beside the record.
 pub(super) struct Facts<'a> {
     pub(super) identity: &'a Identity,
@@ -271,11 +274,24 @@ fn mounts(record: &Record, facts: &Facts<'_>, rootless: bool) -> Result<Vec<Valu
         }
     }
     if host.ipc_mode == "host" {
-        list.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
-        list.retain(|m| m["destination"] != "/dev/mqueue");
-        list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+        list.push(mount(SHM, "bind", SHM, &["rbind", "nosuid", "noexec", "nodev"]));
+        if rootless {
+            // The host's own message queues are not this user's to mount; where the host shows them, they can be bound.
+            list.retain(|m| m["destination"] != "/dev/mqueue");
+            if Path::new("/dev/mqueue").is_dir() {
+                list.push(mount(
+                    "/dev/mqueue",
+                    "bind",
+                    "/dev/mqueue",
+                    &["rbind", "nosuid", "noexec", "nodev"],
+                ));
+            }
+        }
+    } else if host.ipc_mode.starts_with("container:") {
+        // The other container's, handed over as a mount.
+        list.push(mount(SHM, "bind", SHM, &["bind", "nosuid", "noexec", "nodev"]));
     } else if host.ipc_mode != "none" {
-        list.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
+        list.push(mount(SHM, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
     }
     for (file, target) in super::files::NAMES {
         if !record.mounts.iter().any(|m| m.shown.destination == target) {

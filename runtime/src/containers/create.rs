@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use super::merge::merge;
 use super::record::{Record, StoredMount, VERSION, now};
 use super::{
-    Config, Containers, CreateOutcome, CreateRequest, Error, HostConfig, MountPoint, Result, compile, dir,
-    log, names, parse,
+    Config, Containers, CreateOutcome, CreateRequest, Error, HostConfig, MountPoint, Result, check, compile,
+    dir, names, parse,
 };
 
 impl Containers {
     /// Makes a container; nothing runs yet.
     pub fn create(&self, request: &CreateRequest) -> Result<CreateOutcome> {
         let inner = &self.0;
-        check(&request.host, &request.config)?;
+        check::request(request)?;
         let image = inner
             .images
             .config(&request.image)
@@ -208,67 +208,6 @@ fn command(config: &Config) -> Result<(String, Vec<String>)> {
         Some(path) if !path.is_empty() => Ok((path, all.collect())),
         _ => Err(Error::invalid("No command specified")),
     }
-}
-
-/// What cannot be, whatever the image says.
-fn check(host: &HostConfig, config: &Config) -> Result<()> {
-    let no = |message: String| Err(Error::Invalid(message));
-    compile::check_security(host)?;
-    log::limits(&host.log_config)?;
-    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
-        return no("can't create 'AutoRemove' container with restart policy".into());
-    }
-    if host.memory != 0 && host.memory < 6 << 20 {
-        return no("Minimum memory limit allowed is 6MB".into());
-    }
-    if host.memory == 0 && host.memory_swap > 0 {
-        return no("You should always set the Memory limit when using Memoryswap limit, see usage".into());
-    }
-    if host.memory_swap > 0 && host.memory_swap < host.memory {
-        return no("Minimum memoryswap limit should be larger than memory limit, see usage".into());
-    }
-    if host.memory_reservation > 0 && host.memory > 0 && host.memory < host.memory_reservation {
-        return no("Minimum memory limit can not be less than memory reservation limit, see usage".into());
-    }
-    if host.memory_swappiness.is_some_and(|n| !(-1..=100).contains(&n)) {
-        return no(format!(
-            "invalid value: {}, valid memory swappiness range is 0-100",
-            host.memory_swappiness.unwrap_or(0)
-        ));
-    }
-    if host.nano_cpus < 0 || (host.nano_cpus > 0 && (host.cpu_quota != 0 || host.cpu_period != 0)) {
-        return no("Conflicting options: Nano CPUs and CPU Period cannot both be set.".into());
-    }
-    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
-        return no("Range of blkio weight is from 10 to 1000".into());
-    }
-    if !(-1000..=1000).contains(&host.oom_score_adj) {
-        return no(format!("Invalid value {}, range for oom score adj is [-1000, 1000]", host.oom_score_adj));
-    }
-    if host.shm_size < 0 {
-        return no("SHM size can not be less than 0".into());
-    }
-    let modes = [
-        ("PID", &host.pid_mode, &["", "host"][..]),
-        ("IPC", &host.ipc_mode, &["", "none", "private", "shareable", "host"]),
-        ("UTS", &host.uts_mode, &["", "host"]),
-        ("cgroup namespace", &host.cgroupns_mode, &["", "private", "host"]),
-        ("user namespace", &host.userns_mode, &["", "host"]),
-    ];
-    for (what, mode, known) in modes {
-        let joins = matches!(what, "PID" | "IPC") && mode.starts_with("container:");
-        if !joins && !known.contains(&mode.as_str()) {
-            return no(format!("invalid {what} mode: {mode}"));
-        }
-    }
-    if !config.hostname.is_empty() && host.uts_mode == "host" {
-        return no("conflicting options: hostname and the UTS mode".into());
-    }
-    let shared = host.network_mode.starts_with("container:");
-    if shared && (!host.port_bindings.is_empty() || host.publish_all_ports) {
-        return no("conflicting options: port publishing and the container type network mode".into());
-    }
-    Ok(())
 }
 
 fn warn(record: &mut Record) {

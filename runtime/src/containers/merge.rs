@@ -76,8 +76,10 @@ fn health(own: Option<&HealthConfig>, image: Option<&HealthConfig>) -> Result<Op
             return Err(Error::invalid(format!("{what} in Healthcheck cannot be less than 1ms")));
         }
     }
-    if h.retries < 0 || h.start_period < 0 {
-        return Err(Error::invalid("Retries and StartPeriod in Healthcheck cannot be negative"));
+    for (what, n) in [("Retries", h.retries), ("StartPeriod", h.start_period)] {
+        if n < 0 {
+            return Err(Error::invalid(format!("{what} in Healthcheck cannot be negative")));
+        }
     }
     Ok(Some(h))
 }

@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use oci_spec::image::ImageConfiguration;
 
 mod api;
+mod check;
 mod compile;
 mod config;
 mod copy;

@@ -72,7 +72,7 @@ fn identify(passwd: &str, group: &str, user: &str, more_groups: &[String]) -> Re
     let find_group = |name: &str| match id(name)? {
         Some(gid) => Ok(gid),
         None => groups(group).find(|(n, _, _)| *n == name).map(|(_, gid, _)| gid).ok_or_else(|| {
-            Error::invalid(format!("unable to find group {name}: no matching entries in group file"))
+            Error::invalid(format!("Unable to find group {name}: no matching entries in group file"))
         }),
     };
     if group_name.is_empty() {

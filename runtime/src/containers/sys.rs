@@ -7,7 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fork {
-    Parent,
+    /// With the child.
+    Parent(rustix::process::Pid),
     Child,
 }
 
@@ -21,7 +22,28 @@ pub(super) fn fork_alone() -> io::Result<Fork> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
-        _ => Ok(Fork::Parent),
+        child => rustix::process::Pid::from_raw(child)
+            .map(Fork::Parent)
+            .ok_or_else(|| io::Error::other("fork gave no process")),
+    }
+}
+
+/// Runs `work` in a child of its own, for what would change this process for good, and returns the code that it ends with. As [`fork_alone`],
+/// for a process with one thread.
+pub(super) fn in_child(work: impl FnOnce() -> i32) -> io::Result<i32> {
+    match fork_alone()? {
+        Fork::Child => {
+            let code = work();
+            // SAFETY: ends this process at once; neither destructors nor exit handlers, which are the parent's, run.
+            unsafe { libc::_exit(code) }
+        }
+        Fork::Parent(child) => loop {
+            match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()) {
+                Ok(Some((_, status))) => return Ok(status.exit_status().unwrap_or(libc::EIO)),
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        },
     }
 }
 

@@ -11,7 +11,9 @@ use longshore_runtime::containers::{
 use crate::harness::Test;
 use crate::world::{World, until};
 
-pub(crate) const TESTS: [Test; 8] = [
+pub(crate) const TESTS: [Test; 10] = [
+    ("edges::shared_memory_of_another_container", shared_memory_of_another_container),
+    ("edges::private_memory_is_not_shared", private_memory_is_not_shared),
     ("edges::a_volume_that_comes_into_use_stays", a_volume_that_comes_into_use_stays),
     ("edges::a_borrowed_volume_outlives_its_first_container", a_borrowed_volume_outlives_its_first_container),
     ("edges::links_to_nothing_are_made_inside", links_to_nothing_are_made_inside),
@@ -199,4 +201,63 @@ fn lost_output_is_no_detach() {
     let error = Terminal::new(write.as_fd(), write.as_fd()).attach(stream).unwrap_err();
     assert!(error.is_broken_pipe(), "{error}");
     assert_eq!(world.status("talker"), "running");
+}
+
+/// `--ipc container:X`: what one writes to `/dev/shm` the other reads, and it is no mount of the host's.
+fn shared_memory_of_another_container() {
+    let Some(world) = World::new() else { return };
+    let donor = world.run("donor", &["sh", "-c", "echo given > /dev/shm/from; echo up; sleep 1000"], |r| {
+        r.host.ipc_mode = "shareable".into();
+        r.host.shm_size = 3 << 20;
+    });
+    until("it has written", || world.log("donor") == "up\n");
+    let join = |name: &str, script: &str, other: &str| {
+        let (code, log) = world.run_to_end(name, script, |r| r.host.ipc_mode = format!("container:{other}"));
+        assert_eq!(code, 0, "{log}");
+        log
+    };
+    let script = "cat /dev/shm/from; echo back > /dev/shm/back; grep -c ' /dev/shm ' /proc/self/mountinfo; \
+         grep ' /dev/shm ' /proc/self/mountinfo | grep -o 'nosuid,nodev,noexec\\|size=[0-9a-z]*'; readlink /proc/self/ns/ipc";
+    let said = join("guest", script, "donor");
+    let inside = "given\n1\nnosuid,nodev,noexec\nsize=3072k\n";
+    assert!(said.starts_with(inside), "{said}");
+    let pid = world.all.inspect(&donor).unwrap().state.pid;
+    assert_eq!(
+        said[inside.len()..].trim_end(),
+        std::fs::read_link(format!("/proc/{pid}/ns/ipc")).unwrap().to_string_lossy()
+    );
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/root/dev/shm/back")).unwrap(), "back\n");
+    // Of a guest, too, as long as that lives.
+    world.run("middle", &["sleep", "1000"], |r| r.host.ipc_mode = "container:donor".into());
+    assert_eq!(join("third", "cat /dev/shm/back", "middle"), "back\n");
+    world.all.stop("middle", &StopOptions::timeout(0)).unwrap();
+    assert_eq!(join("fourth", "cat /dev/shm/from", "donor"), "given\n");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*world.dir.to_string_lossy()), "{mounts}");
+}
+
+/// As with Docker, a container's IPC namespace is its own unless it says otherwise.
+fn private_memory_is_not_shared() {
+    let Some(world) = World::new() else { return };
+    let id = world.run("mine", &["sleep", "1000"], |_| {});
+    let guest = world.create("guest", &["true"], |r| r.host.ipc_mode = "container:mine".into());
+    let error = world.all.start(&guest, &StartOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "can't join IPC of container {id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+        )
+    );
+    let (_, log) = world.run_to_end(
+        "none",
+        "ls /dev/shm 2>&1 | wc -l; grep -c ' /dev/shm ' /proc/self/mountinfo",
+        |r| {
+            r.host.ipc_mode = "none".into();
+        },
+    );
+    assert_eq!(log, "1\n0\n");
+    let script = "readlink /proc/self/ns/ipc; grep -c ' /dev/shm ' /proc/self/mountinfo";
+    let (code, log) = world.run_to_end("host", script, |r| r.host.ipc_mode = "host".into());
+    let own = std::fs::read_link("/proc/self/ns/ipc").unwrap();
+    assert_eq!((code, log), (0, format!("{}\n1\n", own.display())));
 }

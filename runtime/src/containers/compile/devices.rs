@@ -33,8 +33,8 @@ pub(super) fn rules(host: &HostConfig) -> Result<Vec<Value>> {
     Ok(list)
 }
 
-fn parse_rule(text: &str) -> Result<Value> {
-    let bad = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
+pub(super) fn parse_rule(text: &str) -> Result<Value> {
+    let bad = || Error::invalid(format!("invalid device cgroup format '{text}'"));
     let mut parts = text.split_ascii_whitespace();
     let (Some(kind @ ("a" | "b" | "c")), Some(numbers), Some(access), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())

@@ -98,24 +98,29 @@ pub(in crate::containers) fn check(host: &HostConfig) -> Result<()> {
             _ => false,
         };
         if !known {
-            return Err(Error::invalid(format!("invalid --security-opt: {o:?}")));
+            return Err(Error::invalid(if o.contains(['=', ':']) {
+                format!("invalid --security-opt 2: {o:?}")
+            } else {
+                format!("Invalid --security-opt: {o:?}")
+            }));
         }
     }
+    host.device_cgroup_rules.iter().try_for_each(|rule| super::devices::parse_rule(rule).map(drop))?;
     capabilities(host, 0).map(drop)
 }
 
 pub(super) fn capabilities(host: &HostConfig, uid: u32) -> Result<Value> {
-    let name = |text: &String| {
+    let name = |flag: &str, text: &String| {
         let upper = text.to_ascii_uppercase();
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
         if full == "CAP_ALL" || ALL.contains(&full.as_str()) {
             Ok(full)
         } else {
-            Err(Error::invalid(format!("invalid CapAdd: unknown capability: \"{full}\"")))
+            Err(Error::invalid(format!("invalid {flag}: unknown capability: \"{full}\"")))
         }
     };
-    let add: Vec<String> = host.cap_add.iter().map(name).collect::<Result<_>>()?;
-    let drop: Vec<String> = host.cap_drop.iter().map(name).collect::<Result<_>>()?;
+    let add: Vec<String> = host.cap_add.iter().map(|c| name("CapAdd", c)).collect::<Result<_>>()?;
+    let drop: Vec<String> = host.cap_drop.iter().map(|c| name("CapDrop", c)).collect::<Result<_>>()?;
     let all = |list: &[String]| list.iter().any(|c| c == "CAP_ALL");
     let mut set: Vec<&str> = if host.privileged || all(&add) {
         ALL.to_vec()

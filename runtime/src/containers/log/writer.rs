@@ -136,9 +136,14 @@ impl Writer {
 /// Size in bytes and number of files; `None` for the driver `none`.
 pub(in crate::containers) fn limits(config: &LogConfig) -> Result<Option<(u64, u32)>> {
     match config.driver.as_str() {
-        "none" => return Ok(None),
+        "none" if config.options.is_empty() => return Ok(None),
+        "none" => return Err(Error::invalid("invalid logging opts for driver none")),
         "" | "json-file" | "local" => {}
-        other => return Err(Error::invalid(format!("logger: no log driver named '{other}' is registered"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "error looking up logging plugin {other}: plugin \"{other}\" not found"
+            )));
+        }
     }
     let mut limits = (u64::MAX, 1);
     for (key, value) in &config.options {

@@ -10,8 +10,8 @@ mod ports;
 
 pub(super) use mounts::{Bind, check as check_mount, clean, parse_bind, volume_name};
 pub use mounts::{tmpfs, volumes};
-pub use ports::ports;
 pub(super) use ports::requested;
+pub use ports::{mac, ports};
 
 /// Bytes: `512`, `64m`, `1.5g`, `2GiB`, in units of 1024.
 pub fn bytes(text: &str) -> Result<i64> {

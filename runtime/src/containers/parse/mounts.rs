@@ -32,7 +32,10 @@ pub fn volumes(args: &[String], cwd: &Path) -> Result<(Vec<String>, Set)> {
 fn absolute(path: &str, whole: &str) -> Result<()> {
     if path.starts_with('/') && !path.contains('\0') {
         return if clean(Path::new(path)) == "/" {
-            Err(Error::invalid("invalid volume specification: destination can't be '/'"))
+            Err(Error::invalid(format!(
+                "invalid volume specification: '{whole}': invalid mount config for type \"bind\": \
+                 invalid specification: destination can't be '/'"
+            )))
         } else {
             Ok(())
         };
@@ -213,7 +216,7 @@ pub(in crate::containers) fn check(mount: &Mount) -> Result<()> {
         "tmpfs" if !mount.source.is_empty() => no("field Source must not be specified"),
         "volume" if !mount.source.is_empty() => volume_name(&mount.source),
         "bind" | "tmpfs" | "volume" => Ok(()),
-        kind => Err(Error::invalid(format!("mount type unknown: \"{kind}\""))),
+        kind => Err(Error::invalid(format!("invalid mount config for type \"{kind}\": mount type unknown"))),
     }
 }
 

@@ -22,6 +22,17 @@ pub fn ports(publish: &[String], expose: &[String]) -> Result<(Set, BTreeMap<Str
     Ok((exposed, bindings))
 }
 
+/// A MAC address: `02:42:ac:11:00:02`.
+pub fn mac(text: &str) -> Option<[u8; 6]> {
+    let digits = |part: &str| {
+        (part.len() == 2)
+            .then(|| u8::from_str_radix(part, 16).ok().filter(|_| !part.starts_with('+')))
+            .flatten()
+    };
+    let bytes: Vec<u8> = text.split([':', '-']).map(digits).collect::<Option<_>>()?;
+    bytes.try_into().ok()
+}
+
 fn protocol(text: &str) -> Result<(&str, String)> {
     let (ports, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
@@ -53,14 +64,14 @@ fn published(text: &str) -> Result<Vec<(String, PortBinding)>> {
     }
     let inside = range(container)
         .filter(|r| r.0 > 0)
-        .ok_or_else(|| Error::invalid(format!("Invalid containerPort: {container}")))?;
+        .ok_or_else(|| Error::invalid(format!("invalid containerPort: {container}")))?;
     let binding = |port: u16, host_port: String| {
         (format!("{port}/{protocol}"), PortBinding { host_ip: ip.into(), host_port })
     };
     if host.is_empty() {
         return Ok((inside.0..=inside.1).map(|p| binding(p, String::new())).collect());
     }
-    let outside = range(host).ok_or_else(|| Error::invalid(format!("Invalid hostPort: {host}")))?;
+    let outside = range(host).ok_or_else(|| Error::invalid(format!("invalid hostPort: {host}")))?;
     if outside.1 - outside.0 == inside.1 - inside.0 {
         return Ok((inside.0..=inside.1).zip(outside.0..).map(|(p, h)| binding(p, h.to_string())).collect());
     }
@@ -69,7 +80,7 @@ fn published(text: &str) -> Result<Vec<(String, PortBinding)>> {
         return Ok(vec![binding(inside.0, outside.0.to_string())]);
     }
     Err(Error::invalid(format!(
-        "Invalid ranges specified for container and host Ports: {container} and {host}"
+        "invalid ranges specified for container and host Ports: {container} and {host}"
     )))
 }
 
@@ -123,6 +134,16 @@ mod tests {
         assert_eq!(one("7000-7001:80-81"), [s("80/tcp", "", "7000"), s("81/tcp", "", "7001")]);
         for bad in ["", "x", "80:", "1:2:3", "0:0", "70000:80", "1-3:1-2", "80/foo", "a:80", "-:80"] {
             assert!(published(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!(mac("02:42:ac:11:00:0F"), Some([2, 0x42, 0xac, 0x11, 0, 15]));
+        for bad in
+            ["", "zz", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "2:42:ac:11:00:02", "02:42:ac:11:00:+2"]
+        {
+            assert_eq!(mac(bad), None, "{bad}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::ipc;
 use crate::containers::compile::{self, Facts};
 use crate::containers::files;
 use crate::containers::handle::wants_network;
@@ -46,9 +47,10 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         view.make_dirs(&record.config.working_dir).map_err(io)?;
     }
     mend_targets(&view, record)?;
-    let others = joined(all, record)?;
+    let mut others = joined(all, record)?;
     // In this process the descriptors are paths, too: nobody can put another namespace in their place.
     let join: Vec<(String, String)> = others
+        .namespaces
         .iter()
         .map(|(kind, fd)| ((*kind).to_owned(), format!("/proc/self/fd/{}", fd.as_raw_fd())))
         .collect();
@@ -64,7 +66,7 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
     )?;
     files::write_all(&dir, record, None, &inner.options)?;
     let (streams, ours) = streams(record, &identity)?;
-    let mut created = create(all, record, &spec, &source, streams)?;
+    let mut created = create(all, record, &spec, &source, streams, others.shared_memory.take())?;
     drop((view, source, spec, others));
     let attached = attach(all, record, &created, &dir)?;
     let (mut stdin, mut outputs) = ours;
@@ -102,6 +104,7 @@ fn create(
     spec: &oci_spec::runtime::Spec,
     source: &RootfsSource,
     stdio: [Stdio; 3],
+    shared_memory: Option<OwnedFd>,
 ) -> Result<Created> {
     let mut spec = std::borrow::Cow::Borrowed(spec);
     let rootfs = match source {
@@ -124,6 +127,12 @@ fn create(
             .mounts
             .iter()
             .filter_map(|m| Some((m.shown.destination.clone().into(), compile::inside_source(m)?.into())))
+            .collect(),
+        // A mount of the user's own at that place wins.
+        mount_trees: shared_memory
+            .filter(|_| !record.mounts.iter().any(|m| m.shown.destination == compile::SHM))
+            .map(|tree| (compile::SHM.into(), tree))
+            .into_iter()
             .collect(),
         ..CreateOptions::default()
     };
@@ -164,34 +173,94 @@ fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> R
     Ok(Some(attached))
 }
 
-/// Namespaces of other containers: kind (as in the OCI spec) and descriptor.
-fn joined(all: &Containers, record: &Record) -> Result<Vec<(&'static str, File)>> {
+/// What this container has of others.
+#[derive(Default)]
+struct Joined {
+    /// Kind (as in the OCI spec) and descriptor.
+    namespaces: Vec<(&'static str, File)>,
+    /// With the IPC namespace comes `/dev/shm`, as a detached mount.
+    shared_memory: Option<OwnedFd>,
+}
+
+fn joined(all: &Containers, record: &Record) -> Result<Joined> {
     let modes = [
-        ("network", "network", "net", record.network.mode.as_str()),
-        ("pid", "PID", "pid", record.host.pid_mode.as_str()),
-        ("ipc", "IPC", "ipc", record.host.ipc_mode.as_str()),
+        ("network", "net", record.network.mode.as_str()),
+        ("pid", "pid", record.host.pid_mode.as_str()),
+        ("ipc", "ipc", record.host.ipc_mode.as_str()),
     ];
-    let mut namespaces = Vec::new();
-    for (kind, word, file, mode) in modes {
+    let mut joined = Joined::default();
+    for (kind, file, mode) in modes {
         let Some(other) = mode.strip_prefix("container:") else { continue };
         let id = all.id(other)?;
-        let refused = || Error::Conflict(format!("cannot join {word} of a non running container: {id}"));
-        // Loading mends what a killed shim left; the runtime's own record tells its process from a later one with its number.
-        let (_, state) = all.load(&id)?;
-        let container = all.0.runtime.open(&id).ok().filter(|_| state.shown.running).ok_or_else(refused)?;
-        let init = container.state()?;
-        if !matches!(init.status, crate::Status::Running | crate::Status::Paused) {
-            return Err(refused());
+        let donor = Donor::new(all, kind, &id)?;
+        joined.namespaces.push((kind, donor.open(file)?));
+        if kind == "ipc" {
+            let (mounts, owner) = (donor.open("mnt")?, donor.owner()?);
+            let memory = ipc::shared_memory(mounts.as_fd(), owner.as_ref().map(File::as_fd));
+            joined.shared_memory = Some(memory.map_err(Error::io("share the memory of container", &id))?);
         }
-        let path = format!("/proc/{}/ns/{file}", init.pid.ok_or_else(refused)?);
+    }
+    Ok(joined)
+}
+
+/// A running container that others join.
+struct Donor<'a> {
+    kind: &'a str,
+    id: &'a str,
+    container: crate::Container,
+    pid: u32,
+}
+
+impl<'a> Donor<'a> {
+    fn new(all: &Containers, kind: &'a str, id: &'a str) -> Result<Self> {
+        // Loading mends what a killed shim left; the runtime's own record tells its process from a later one with its number.
+        let (record, state) = all.load(id)?;
+        let gone = || not_running(kind, id);
+        if state.shown.restarting {
+            return Err(refused(kind, id, &format!("container {id} is restarting")));
+        }
+        let container = all.0.runtime.open(id).ok().filter(|_| state.shown.running).ok_or_else(gone)?;
+        if kind == "ipc" && matches!(record.host.ipc_mode.as_str(), "private" | "none") {
+            let hint = "non-shareable IPC (hint: use IpcMode:shareable for the donor container)";
+            return Err(refused(kind, id, hint));
+        }
+        let init = container.state()?;
+        let lives = matches!(init.status, crate::Status::Running | crate::Status::Paused);
+        let pid = init.pid.filter(|_| lives).ok_or_else(gone)?;
+        Ok(Self { kind, id, container, pid })
+    }
+
+    /// One of its namespaces.
+    fn open(&self, kind: &str) -> Result<File> {
+        let path = format!("/proc/{}/ns/{kind}", self.pid);
         let opened = File::open(&path);
         // Alive after it was opened: the number was no other's meanwhile.
-        if container.state()?.pid != init.pid {
-            return Err(refused());
+        if self.container.state()?.pid != Some(self.pid) {
+            return Err(not_running(self.kind, self.id));
         }
-        namespaces.push((kind, opened.map_err(Error::io("open", &path))?));
+        opened.map_err(Error::io("open", &path))
     }
-    Ok(namespaces)
+
+    /// The user namespace that an ordinary user's container has.
+    fn owner(&self) -> Result<Option<File>> {
+        if rustix::process::geteuid().is_root() { Ok(None) } else { self.open("user").map(Some) }
+    }
+}
+
+fn not_running(kind: &str, id: &str) -> Error {
+    match kind {
+        "network" => Error::Conflict(format!("cannot join network of a non running container: {id}")),
+        _ => refused(kind, id, &format!("container {id} is not running")),
+    }
+}
+
+/// In Docker's words, which are others for each kind.
+fn refused(kind: &str, id: &str, why: &str) -> Error {
+    Error::Conflict(if kind == "ipc" {
+        format!("can't join IPC of container {id}: {why}")
+    } else {
+        why.to_owned()
+    })
 }
 
 type Ours = (Option<OwnedFd>, [Option<OwnedFd>; 2]);

@@ -13,6 +13,7 @@ use super::{AttachOptions, BoxError, Containers, Error, Result};
 mod clients;
 mod health;
 mod io;
+mod ipc;
 mod launch;
 mod policy;
 mod supervise;
@@ -40,7 +41,7 @@ pub fn shim_main(
             }
             return Some(0);
         }
-        Ok(Fork::Parent) => return Some(0),
+        Ok(Fork::Parent(_)) => return Some(0),
         Ok(Fork::Child) => {}
     }
     let Ok(mut starter) = starter() else { return Some(125) };
