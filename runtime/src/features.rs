@@ -53,6 +53,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "strictatime",
     "suid",
     "symfollow",
+    "tmpcopyup",
     "unbindable",
 ];
 

@@ -1,5 +1,7 @@
 //! Landlock on top of everything else: what a policy does not name is refused, in the container's process and in those that join it.
 
+#![expect(clippy::unwrap_used, reason = "test code")]
+
 mod common;
 
 use std::net::TcpListener;

@@ -193,3 +193,48 @@ fn ids_of_a_mount() {
     assert_eq!(fs::metadata(data.join("made")).unwrap().uid(), 0);
     also_unprivileged("ids_of_a_mount");
 }
+
+/// `tmpcopyup`: what the image has there is in the tmpfs that covers it, and stays untouched itself.
+#[test]
+fn a_tmpfs_begins_with_what_it_covers() {
+    let Some(world) = World::new() else { return };
+    let var = world.rootfs().join("var");
+    fs::create_dir_all(var.join("deep/er")).unwrap();
+    fs::create_dir(world.dir.path().join("outside")).unwrap();
+    fs::write(world.dir.path().join("outside/file"), "outside").unwrap();
+    fs::write(var.join("deep/er/file"), "x".repeat(100_000)).unwrap();
+    fs::write(var.join("program"), "").unwrap();
+    symlink(world.dir.path().join("outside"), var.join("link")).unwrap();
+    for (name, mode) in [("program", 0o4755), ("deep", 0o1770), ("", 0o750)] {
+        fs::set_permissions(var.join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for n in 0..300 {
+        fs::write(var.join(format!("deep/a-name-that-takes-its-place-{n}")), "").unwrap();
+    }
+    let script = "mkfifo /etc/fifo 2>/dev/null; cd /var; stat -c '%a %F %s %u:%g %n' . program deep deep/er/file; readlink link; ls deep | wc -l; \
+                  wc -c <deep/er/file; touch new 2>/dev/null && echo writable; stat -f -c %T . ; exit 0";
+    for (options, writable) in [(&["tmpcopyup", "nosuid"][..], true), (&["tmpcopyup", "ro"], false)] {
+        let mut spec = world.spec(&["sh", "-c", script]);
+        mount(&mut spec, "tmpfs", "tmpfs", "/var", options);
+        let (code, out, err) = world.run(&id("copyup"), &spec);
+        let out: Vec<_> = out.lines().collect();
+        assert_eq!(code, 0, "{out:?} {err}");
+        assert!(out[0].starts_with("750 directory") && out[0].ends_with("0:0 ."), "{out:?} {err}");
+        assert_eq!(out[1], "4755 regular empty file 0 0:0 program");
+        assert!(out[2].starts_with("1770 directory"), "{out:?}");
+        assert_eq!(out[3], "644 regular file 100000 0:0 deep/er/file");
+        assert_eq!(out[4..7], [world.dir.path().join("outside").to_str().unwrap(), "301", "100000"]);
+        assert_eq!((out.contains(&"writable"), out.last()), (writable, Some(&"tmpfs")), "{out:?}");
+        assert!(!var.join("new").exists());
+    }
+    let failing = |kind, options| {
+        let mut spec = world.spec(&["true"]);
+        mount(&mut spec, kind, kind, "/var", options);
+        world.runtime.create(&id("copyup"), &spec, CreateOptions::default()).unwrap_err().to_string()
+    };
+    let full = failing("tmpfs", &["tmpcopyup", "size=64k"]);
+    assert_eq!(full, "mount tmpfs at /var: tmpcopyup");
+    assert!(failing("mqueue", &["tmpcopyup"]).contains("for tmpfs only"));
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("a_tmpfs_begins_with_what_it_covers");
+}

@@ -52,10 +52,30 @@ fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
     let source = mount.source().as_deref().unwrap_or(Path::new(kind)).to_string_lossy().into_owned();
     // /proc and /sys must be what they seem: a symbolic link there would let the image choose where masks and writes go.
     let resolve = if matches!(kind, "proc" | "sysfs") { IN_ROOT | NO_SYMLINKS } else { IN_ROOT };
-    create(b, kind, &source, &options, slot::A)?;
+    if options.copy_up && kind != "tmpfs" {
+        return Err(Error::spec(
+            format!("mounts[{}].options", destination.display()),
+            "tmpcopyup is for tmpfs only",
+        ));
+    }
+    // Read-only only when all is in it.
+    let later = if options.copy_up { options.set & attr::RDONLY } else { 0 };
+    let at_once = Options { set: options.set & !later, ..options.clone() };
+    create(b, kind, &source, &at_once, slot::A)?;
     target(b, &path, false, resolve, slot::B)?;
     if !on_proc {
         not_on_proc(b, slot::B);
+    }
+    if options.copy_up {
+        let attributes = !options.data.iter().any(|(key, _)| key == "mode");
+        b.op(
+            "tmpcopyup",
+            op::COPY_UP,
+            [Arg::Slot(slot::B), Arg::Slot(slot::A), u64::from(attributes).into()],
+        );
+    }
+    if later != 0 {
+        set_attributes(b, slot::A, later, 0, 0, false);
     }
     attach(b, slot::A, slot::B);
     propagate(b, slot::A, &options);

@@ -78,6 +78,8 @@ pub(crate) mod op {
     pub(crate) const SAME_FILE: u32 = 16;
     /// Permit what lies at a path, if that exists, in a Landlock ruleset: ruleset, path, `LANDLOCK_ACCESS_FS_*`.
     pub(crate) const PERMIT_PATH: u32 = 17;
+    /// Copy what is in a directory into another: from, to, whether mode and owner of the directory itself as well.
+    pub(crate) const COPY_UP: u32 = 18;
 }
 
 /// A program that the helper runs: `createContainer` and `startContainer` hooks.

@@ -18,6 +18,12 @@ pub(crate) mod nr {
     pub(crate) const RT_SIGACTION: u64 = 13;
     pub(crate) const RT_SIGPROCMASK: u64 = 14;
     pub(crate) const SENDMSG: u64 = 46;
+    pub(crate) const SENDFILE: u64 = 40;
+    pub(crate) const FCHMOD: u64 = 91;
+    pub(crate) const GETDENTS64: u64 = 217;
+    pub(crate) const MKNODAT: u64 = 259;
+    pub(crate) const FCHOWNAT: u64 = 260;
+    pub(crate) const SYMLINKAT: u64 = 266;
     pub(crate) const EXECVE: u64 = 59;
     pub(crate) const EXIT_GROUP: u64 = 231;
     pub(crate) const KILL: u64 = 62;
@@ -51,6 +57,12 @@ pub(crate) mod nr {
     pub(crate) const RT_SIGACTION: u64 = 134;
     pub(crate) const RT_SIGPROCMASK: u64 = 135;
     pub(crate) const SENDMSG: u64 = 211;
+    pub(crate) const SENDFILE: u64 = 71;
+    pub(crate) const FCHMOD: u64 = 52;
+    pub(crate) const GETDENTS64: u64 = 61;
+    pub(crate) const MKNODAT: u64 = 33;
+    pub(crate) const FCHOWNAT: u64 = 54;
+    pub(crate) const SYMLINKAT: u64 = 36;
     pub(crate) const EXECVE: u64 = 221;
     pub(crate) const EXIT_GROUP: u64 = 94;
     pub(crate) const KILL: u64 = 129;

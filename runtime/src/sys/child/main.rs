@@ -7,6 +7,8 @@
 #![no_std]
 #![no_main]
 
+#[path = "copy.rs"]
+mod copy;
 #[path = "kernel.rs"]
 mod kernel;
 #[path = "ops.rs"]

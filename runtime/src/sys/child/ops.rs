@@ -6,21 +6,21 @@ use crate::wire::{Hook, PID_DIGITS, msg, op};
 
 const EPERM: i64 = 1;
 const EINTR: i64 = 4;
-const ENOENT: i64 = 2;
+pub(crate) const ENOENT: i64 = 2;
 const EIO: i64 = 5;
 const EACCES: i64 = 13;
 const EEXIST: i64 = 17;
-const ENOTDIR: i64 = 20;
-const EINVAL: i64 = 22;
+pub(crate) const ENOTDIR: i64 = 20;
+pub(crate) const EINVAL: i64 = 22;
 const ETIMEDOUT: i64 = 110;
 const ESTALE: i64 = 116;
 
-const O_WRONLY: u64 = 1;
-const O_CREAT: u64 = 0o100;
-const O_DIRECTORY: u64 = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200_000 };
+pub(crate) const O_WRONLY: u64 = 1;
+pub(crate) const O_CREAT: u64 = 0o100;
+pub(crate) const O_DIRECTORY: u64 = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200_000 };
 const O_CLOEXEC: u64 = 0o2_000_000;
-const O_PATH: u64 = 0o10_000_000;
-const AT_EMPTY_PATH: u64 = 0x1000;
+pub(crate) const O_PATH: u64 = 0o10_000_000;
+pub(crate) const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_FDCWD: u64 = -100i64 as u64;
 
 /// Runs one operation: its result, or `-errno`.
@@ -46,12 +46,13 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
             e => e,
         },
         op::SAME_FILE => same_file(a[0], a[1]),
+        op::COPY_UP => crate::copy::copy(a[0], a[1], a[2] == 1),
         op::PERMIT_PATH => permit_path(a[0], a[1], a[2]),
         _ => -EINVAL,
     }
 }
 
-fn call(nr: u64, args: &[u64]) -> i64 {
+pub(crate) fn call(nr: u64, args: &[u64]) -> i64 {
     let mut a = [0; 6];
     for (to, from) in a.iter_mut().zip(args) {
         *to = *from;
@@ -60,12 +61,12 @@ fn call(nr: u64, args: &[u64]) -> i64 {
     unsafe { syscall(nr, a) }
 }
 
-fn close(fd: i64) {
+pub(crate) fn close(fd: i64) {
     call(nr::CLOSE, &[fd as u64]);
 }
 
 /// `openat2(2)` with its `open_how`.
-fn open(dir: u64, path: u64, flags: u64, mode: u64, resolve: u64) -> i64 {
+pub(crate) fn open(dir: u64, path: u64, flags: u64, mode: u64, resolve: u64) -> i64 {
     let how = [flags | O_CLOEXEC, mode, resolve];
     loop {
         // RESOLVE_IN_ROOT answers EAGAIN when a rename raced with it.
@@ -76,12 +77,12 @@ fn open(dir: u64, path: u64, flags: u64, mode: u64, resolve: u64) -> i64 {
     }
 }
 
-const PATH_MAX: usize = 4096;
+pub(crate) const PATH_MAX: usize = 4096;
 const ELOOP: i64 = 40;
 const ENAMETOOLONG: i64 = 36;
 /// As many links as the kernel follows.
 const MAX_LINKS: u32 = 40;
-const O_NOFOLLOW: u64 = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
+pub(crate) const O_NOFOLLOW: u64 = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
@@ -383,20 +384,24 @@ fn move_onto(tree: u64, at: u64) -> i64 {
     call(nr::MOVE_MOUNT, &[tree, c"".as_ptr() as u64, at, c"".as_ptr() as u64, 0x44])
 }
 
-struct Stat {
-    mode: u16,
-    major: u32,
-    minor: u32,
+pub(crate) struct Stat {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
 }
 
-fn stat(fd: u64) -> Result<Stat, i64> {
+pub(crate) fn stat(fd: u64) -> Result<Stat, i64> {
     let mut buffer = [0u32; 64];
-    let r = call(nr::STATX, &[fd, c"".as_ptr() as u64, AT_EMPTY_PATH, 3, &raw mut buffer as u64]);
+    // STATX_TYPE | STATX_MODE | STATX_UID | STATX_GID
+    let r = call(nr::STATX, &[fd, c"".as_ptr() as u64, AT_EMPTY_PATH, 0x1b, &raw mut buffer as u64]);
     if r < 0 {
         return Err(r);
     }
-    // struct statx: stx_mode is the u16 at offset 28, stx_rdev_{major,minor} at 128 and 132.
-    Ok(Stat { mode: (buffer[7] & 0xffff) as u16, major: buffer[32], minor: buffer[33] })
+    // struct statx: stx_uid and stx_gid are at offsets 20 and 24, stx_mode is the u16 at 28, stx_rdev_{major,minor} are at 128 and 132.
+    let mode = (buffer[7] & 0xffff) as u16;
+    Ok(Stat { mode, uid: buffer[5], gid: buffer[6], major: buffer[32], minor: buffer[33] })
 }
 
 fn is_device(fd: u64, major: u64, minor: u64) -> i64 {
