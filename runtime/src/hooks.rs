@@ -64,6 +64,13 @@ pub(crate) fn run(spec: &Spec, kind: &str, input: &str) -> Result<()> {
     of(spec, kind).iter().try_for_each(|hook| one(hook, kind, input))
 }
 
+/// Runs those for the moment when the namespaces exist.
+pub(crate) fn with_namespaces(spec: &Spec, id: &str, pid: u32, bundle: &Path) -> Result<()> {
+    let state = document(spec, id, Status::Creating, Some(&pid.to_string()), bundle);
+    run(spec, "prestart", &state)?;
+    run(spec, "createRuntime", &state)
+}
+
 /// Runs all of a kind, whatever comes of them: the first failure.
 pub(crate) fn run_all(spec: &Spec, kind: &str, input: &str) -> Result<()> {
     let results: Vec<Result<()>> = of(spec, kind).iter().map(|hook| one(hook, kind, input)).collect();

@@ -53,7 +53,7 @@
 //! | [`console`] | terminals |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
-//! Not yet: the systemd cgroup driver, Intel RDT, network devices of the spec, `tmpcopyup`, checkpoints.
+//! Not yet: the systemd cgroup driver, Intel RDT, checkpoints.
 #![deny(unsafe_code)]
 
 mod builder;
@@ -75,6 +75,7 @@ mod idmap;
 mod landlock;
 mod launch;
 mod namespaces;
+mod netdev;
 mod plan;
 mod probe;
 mod process;

@@ -20,6 +20,7 @@ use crate::idmap::{self, Maps};
 use crate::landlock::Ruleset;
 use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
+use crate::netdev::Devices;
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
 use crate::seccomp::Filters;
@@ -164,6 +165,7 @@ impl Runtime {
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
         let filter =
             linux.and_then(|l| l.seccomp().as_ref()).map(|s| self.inner.filters.get(s)).transpose()?;
+        let devices = Devices::of(spec)?;
         let landlock = Ruleset::of(spec, &mut warnings)?;
         let given = Given { files: options.mount_sources, trees: options.mount_trees };
         let sources = Sources::new(spec, given, &bundle, &self.inner.helper, least)?;
@@ -199,9 +201,10 @@ impl Runtime {
             available_caps: available,
             filter: filter.as_deref(),
             landlock: landlock.as_ref(),
-            sync_hooks: ["prestart", "createRuntime", "createContainer"]
-                .iter()
-                .any(|kind| !hooks::of(spec, kind).is_empty()),
+            sync_hooks: !devices.is_empty()
+                || ["prestart", "createRuntime", "createContainer"]
+                    .iter()
+                    .any(|kind| !hooks::of(spec, kind).is_empty()),
             listener: Some(listener.as_raw_fd()),
             status: theirs.as_raw_fd(),
             keep: &keep,
@@ -220,10 +223,8 @@ impl Runtime {
                 keep: &keep,
                 maps: maps.as_ref(),
                 on_namespaces: &mut |pid| {
-                    let state =
-                        hooks::document(spec, &dir.id, Status::Creating, Some(&pid.to_string()), &bundle);
-                    hooks::run(spec, "prestart", &state)?;
-                    hooks::run(spec, "createRuntime", &state)
+                    devices.move_to(pid)?;
+                    hooks::with_namespaces(spec, &dir.id, pid, &bundle)
                 },
             },
             &status,

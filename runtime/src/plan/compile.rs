@@ -78,7 +78,7 @@ pub(crate) struct Input<'a> {
     pub(crate) available_caps: u64,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) landlock: Option<&'a Ruleset>,
-    /// Wait for the parent's hooks.
+    /// Wait for the parent: its hooks, network devices that it brings.
     pub(crate) sync_hooks: bool,
     /// Where a created container waits for its start.
     pub(crate) listener: Option<RawFd>,
