@@ -24,7 +24,7 @@ pub fn send(socket: &Path, console: &OwnedFd) -> Result<()> {
 }
 
 /// One message with one descriptor to a stream socket.
-pub(crate) fn pass(path: &Path, message: &[u8], fd: &OwnedFd, what: &str) -> Result<()> {
+pub(crate) fn pass(path: &Path, message: &[u8], fd: &impl AsFd, what: &str) -> Result<()> {
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(what)?;
     connect(&socket, &SocketAddrUnix::new(path).context(what)?).context(what)?;

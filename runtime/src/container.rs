@@ -103,15 +103,15 @@ impl Container {
         let result = wake(&socket, record);
         // Whatever came of it, nobody waits there any more.
         let _ = fs::remove_file(self.dir.socket());
-        result?;
-        let poststart = hooks::run(&record.spec, "poststart", &document(record, Status::Running));
-        if poststart.is_err() {
-            // runtime.md, "Lifecycle": a failed poststart hook stops the container.
-            if let Some(pidfd) = record.pidfd() {
-                let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
-            }
+        let started =
+            result.and_then(|()| hooks::run(&record.spec, "poststart", &document(record, Status::Running)));
+        // runtime.md, "Lifecycle": a failed poststart hook stops the container. So does a filter whose agent did not get its descriptor.
+        if started.is_err()
+            && let Some(pidfd) = record.pidfd()
+        {
+            let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
         }
-        poststart
+        started
     }
 
     /// Sends a signal to its init, or to all its processes.

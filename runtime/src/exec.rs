@@ -104,10 +104,12 @@ impl Container {
             maps: None,
             on_namespaces: &mut |_| Ok(()),
         };
-        let Launched { pid, pidfd, console, listener, .. } = launch(request, &status, theirs)?;
-        if let Some(listener) = listener {
-            crate::seccomp::pass_listener(&record, &listener)?;
+        let mut launched = launch(request, &status, theirs)?;
+        if let Some(listener) = launched.listener.take() {
+            // Without its agent it would run on under a filter that nobody answers.
+            crate::seccomp::pass_listener(&record, &listener).inspect_err(|_| launched.abort())?;
         }
+        let Launched { pid, pidfd, console, .. } = launched;
         let child = self.runtime.inner.children.add(pidfd);
         Ok(ExecProcess {
             container: self.clone(),

@@ -97,6 +97,7 @@ pub use exec::{ExecOptions, ExecProcess};
 pub use features::features;
 pub use landlock::Landlock;
 pub use probe::{Capabilities, Support};
+pub use process::send_pidfd;
 pub use runtime::{CreateOptions, Rootfs, Runtime};
 pub use state::{State, Status};
 pub use stdio::Stdio;

@@ -1,7 +1,8 @@
 //! Processes of others: identity beyond the PID, signals, liveness.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use crate::error::Result;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -20,6 +21,11 @@ pub(crate) fn signal_all(list: impl Fn() -> Result<Vec<u32>>, signal: i32) -> Re
         }
     }
     Ok(!opened.is_empty() || !members.is_empty())
+}
+
+/// Passes a pidfd to whoever listens on the socket: runc's `--pidfd-socket`.
+pub fn send_pidfd(socket: &Path, process: &impl AsFd) -> Result<()> {
+    crate::console::pass(socket, b"pidfd", process, "pass the pidfd to the socket")
 }
 
 /// A pidfd.

@@ -114,6 +114,7 @@ impl Runtime {
     /// The process is in a sealed helper program of its own: however long it waits, it shares no memory with the caller.
     pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
         hooks::check(spec)?;
+        refuse_unknown(spec)?;
         let dir = Dir::new(&self.inner.root, id)?;
         let lock = match dir.create() {
             // Its creator was killed: its ID is free.
@@ -418,6 +419,18 @@ fn root_source<'a>(
         }
         Rootfs::Overlay { lower, upper, work } => (RootSource::Overlay { lower, upper, work }, None),
     })
+}
+
+/// What this version cannot do, and must not seem to.
+fn refuse_unknown(spec: &Spec) -> Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
+    for (field, given) in [("linux.intelRdt", linux.intel_rdt().is_some()), ("linux.mountLabel", label)] {
+        if given {
+            return Err(Error::Unsupported { what: format!("{field}: this version cannot apply it") });
+        }
+    }
+    Ok(())
 }
 
 fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {

@@ -1,5 +1,5 @@
 //! `linux.netDevices`: devices of the host move into the container, addresses and all.
-#![expect(clippy::unwrap_used, reason = "test code")]
+#![expect(clippy::unwrap_used, unsafe_code, reason = "test code: a network namespace of its own")]
 
 mod common;
 
@@ -19,7 +19,8 @@ fn ip(args: &str) -> String {
 /// A pair of devices with a name of their own, in the namespace of this thread, which is new.
 fn pair() -> Option<()> {
     // Nobody is disturbed by a device in a network namespace that only this thread has.
-    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+    // SAFETY: only `CLONE_FILES` is what makes this call unsafe.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
     if Command::new("ip").arg("-V").output().is_err() {
         skip("iproute2 is not installed");
         return None;

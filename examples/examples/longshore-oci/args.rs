@@ -137,6 +137,9 @@ pub(crate) struct Create {
     /// Socket that takes the controlling side of the terminal.
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,
+    /// Socket that takes a pidfd of the process.
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Do not use pivot_root(2).
     #[arg(long)]
     pub(crate) no_pivot: bool,
@@ -174,6 +177,9 @@ pub(crate) struct Exec {
     /// Socket that takes the controlling side of the terminal.
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,
+    /// Socket that takes a pidfd of the process.
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// With a terminal.
     #[arg(short, long)]
     pub(crate) tty: bool,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_runtime::{
-    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, console,
+    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, console, send_pidfd,
 };
 use oci_spec::runtime::{LinuxResources, Process};
 use rustix::fs::FileType;
@@ -196,6 +196,9 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
     if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
         console::send(socket, console)?;
     }
+    if let Some(socket) = &arguments.pidfd_socket {
+        send_pidfd(socket, &created)?;
+    }
     write_pid(arguments.pid_file.as_deref(), created.pid())?;
     if !run {
         created.detach();
@@ -308,6 +311,9 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     let console = running.take_console();
     if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
         console::send(socket, console)?;
+    }
+    if let Some(socket) = &arguments.pidfd_socket {
+        send_pidfd(socket, &running)?;
     }
     write_pid(arguments.pid_file.as_deref(), running.pid())?;
     if arguments.detach {

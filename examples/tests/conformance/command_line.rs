@@ -441,7 +441,7 @@ fn files() -> Vec<Trial> {
     ]
 }
 
-/// What `--console-socket` passes.
+/// What `--console-socket` and `--pidfd-socket` pass.
 fn receive(listener: &UnixListener) -> OwnedFd {
     let (stream, _) = listener.accept().expect("a connection");
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -486,6 +486,35 @@ fn terminals() -> Vec<Trial> {
             let said = read_until(&mut console, "got that");
             assert!(said.contains("got that"), "{said:?}");
         }),
+        trial("--pidfd-socket takes a pidfd of what create, run and exec start", |oci| {
+            let bundle = Bundle::new(oci, &json!({"process": {"args": ["sleep", "60"]}}));
+            let socket = bundle.path("pidfd");
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            let pid_of = |pidfd: OwnedFd| {
+                let info = format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&pidfd));
+                let info = fs::read_to_string(info).expect("a pidfd's information");
+                info.lines().find_map(|l| l.strip_prefix("Pid:")).expect("a PID").trim().to_owned()
+            };
+            let pid_file = bundle.path("pid");
+            bundle
+                .try_create_with(&["--pidfd-socket", &socket, "--pid-file", &pid_file])
+                .expect("it is created");
+            assert_eq!(pid_of(receive(&listener)), fs::read_to_string(&pid_file).expect("a PID"));
+            oci.ok(&["start", &bundle.id]);
+            oci.ok(&[
+                "exec",
+                "-d",
+                "--pidfd-socket",
+                &socket,
+                "--pid-file",
+                &pid_file,
+                &bundle.id,
+                "sleep",
+                "60",
+            ]);
+            assert_eq!(pid_of(receive(&listener)), fs::read_to_string(&pid_file).expect("a PID"));
+        })
+        .runc("runc 1.2 brought it"),
         trial("with a terminal, create lets go of its caller's streams", |oci| {
             let bundle = Bundle::new(oci, &json!({"process": {"terminal": true, "args": ["sleep", "60"]}}));
             let socket = bundle.path("console");

@@ -42,6 +42,13 @@ fn huge_pages(groups: &Groups, resources: &LinuxResources) -> Result<()> {
         }
         let (v1, v2) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
         set(groups, "hugetlb", "linux.resources.hugepageLimits", &v1, &v2, &value)?;
+        // config-linux.md, "Huge page limits": reservations, where the kernel counts those (Linux 5.7).
+        let dir = groups.controller("hugetlb").or(groups.v2.as_deref());
+        for file in [format!("hugetlb.{size}.rsvd.limit_in_bytes"), format!("hugetlb.{size}.rsvd.max")] {
+            if let Some(file) = dir.map(|dir| dir.join(file)).filter(|file| file.exists()) {
+                write(&file, &value)?;
+            }
+        }
     }
     Ok(())
 }
