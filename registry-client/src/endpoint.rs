@@ -159,16 +159,31 @@ impl Endpoint {
         })
     }
 
-    /// The TLS options for a URL: this server's own for itself and for hosts of the same `owner`, the defaults for others.
+    /// The TLS options for a URL: this server's own for itself and for hosts of the same `owner`, the defaults for others. Only this
+    /// very host is believed without proof of who it is.
     pub(crate) fn tls_for(&self, url: &Url, owner: bool) -> Option<TlsOptions> {
-        if owner || *url.origin() == self.origin() { lock(&self.tls).clone() } else { None }
+        let (origin, own) = (url.origin(), self.origin());
+        match lock(&self.tls).clone() {
+            tls if *origin == own => tls,
+            tls if owner && origin.host == own.host => tls,
+            tls if owner => tls.map(TlsOptions::verified),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_proven(&self) -> bool {
         self.quirks.proven.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn prove(&self) {
+    /// It answered by this scheme, which then stays, whatever another thread has begun to guess meanwhile.
+    pub(crate) fn prove(&self, scheme: Scheme) {
+        if self.is_proven() {
+            return;
+        }
+        let mut root = lock(&self.root);
+        if !self.is_proven() && root.origin().scheme != scheme {
+            *root = root.with_origin(self.by(scheme, root.origin()));
+        }
         self.quirks.proven.store(true, Ordering::Relaxed);
     }
 
@@ -192,10 +207,10 @@ impl Endpoint {
 
     /// After TLS failed: whether it was only a guess, and plain HTTP is to be tried again.
     pub(crate) fn turn_back(&self) -> bool {
+        let mut root = lock(&self.root);
         if self.is_proven() || !self.quirks.guessed_tls.swap(false, Ordering::Relaxed) {
             return false;
         }
-        let mut root = lock(&self.root);
         *root = root.with_origin(self.by(Scheme::Http, root.origin()));
         true
     }
@@ -279,5 +294,24 @@ impl Drop for Permit {
             *lock(&permits.free) += 1;
             permits.returned.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_insecure_host_itself_is_believed_without_proof() {
+        let config = HostConfig::default_for("reg.example", true).unwrap();
+        let registry = Registry::new("reg.example", config, 1);
+        let unverified = |url: &str, owner| {
+            let tls = registry.server.tls_for(&Url::parse(url).unwrap(), owner);
+            tls.is_some_and(|t| t.is_unverified())
+        };
+        assert!(unverified("https://reg.example/v2/", false));
+        assert!(unverified("https://reg.example:5001/token", true));
+        assert!(!unverified("https://auth.reg.example/token", true));
+        assert!(!unverified("https://reg.example:5001/token", false));
     }
 }

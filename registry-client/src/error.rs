@@ -199,6 +199,14 @@ impl Error {
         }
     }
 
+    /// How long the registry asks to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the content is not what its digest or descriptor promised.
     pub fn is_corrupt(&self) -> bool {
         matches!(self, Self::Size { .. } | Self::Mismatch { .. } | Self::Manifest { .. })

@@ -117,6 +117,14 @@ impl Inner {
                     continue;
                 }
             }
+            if sent.is_err()
+                && attempt < self.retry.attempts
+                && hop.home
+                && *hop.url.origin() != endpoint.origin()
+            {
+                // Another thread has found out meanwhile that it is asked by the other scheme.
+                continue;
+            }
             if call.repeatable
                 && let Some(pause) = self.retry_pause(&sent, attempt, endpoint.is_proven())
             {
@@ -128,7 +136,9 @@ impl Inner {
                 let e = if hop.home { advise(endpoint.directory(), e) } else { e };
                 Error::from_transport(call.method, &hop.url, attempt, e)
             })?;
-            endpoint.prove();
+            if hop.home {
+                endpoint.prove(hop.url.origin().scheme);
+            }
             if reply.status == 401 && hop.home && logins < 2 {
                 logins += 1;
                 let next =
@@ -200,6 +210,9 @@ impl Inner {
             let Some(location) = reply.headers.get("location") else {
                 return Err(Error::protocol(&hop.url, "a redirect without a location"));
             };
+            if hop.home {
+                endpoint.prove(hop.url.origin().scheme);
+            }
             let url = hop.url.join(location)?;
             hop = self.hop_to(endpoint, url, Purpose::Redirect, &hop, call.cancel)?;
         }

@@ -91,6 +91,8 @@ impl Client {
             Err(Error::Status { status: 404 | 405 | 501, .. }) => return Err(unsupported()),
             other => other?,
         };
+        crate::manifest::check_parts(crate::manifest::parts(&body))
+            .map_err(|_| Error::TooLarge { what: "a search result".into(), limit: self.0.limits.page })?;
         let mut found = serde_json::from_slice::<Reply>(&body).map_err(|_| unsupported())?.results;
         for image in &mut found {
             image.name = image.name.replace(char::is_control, " ");

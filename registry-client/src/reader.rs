@@ -139,9 +139,12 @@ impl BlobReader {
                 // Another state of the resource: take it from its start, the digest will judge.
                 self.validator = None;
                 drop(reply);
-                (self.request(endpoint, foreign, None)?.0, 0)
+                match self.request(endpoint, foreign, None)?.0 {
+                    part if part.status == 206 => return Err(unasked(&url)),
+                    whole => (whole, 0),
+                }
             }
-            206 => return Err(Error::protocol(&url, "a part was sent where the whole was asked for")),
+            206 => return Err(unasked(&url)),
             _ => (reply, 0),
         };
         let length = reply.content_length();
@@ -327,6 +330,10 @@ impl Read for BlobReader {
         }
         self.next(buf).map_err(Error::into_io)
     }
+}
+
+fn unasked(url: &Url) -> Error {
+    Error::protocol(url, "a part was sent where the whole was asked for")
 }
 
 /// A request for a blob, or for a range of it: first and last byte.

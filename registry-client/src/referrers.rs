@@ -109,6 +109,8 @@ impl Source {
         if graph.kind != Kind::Index {
             return Err(Error::manifest("the tag of the referrers' list holds something else"));
         }
+        // What is not understood is kept as well, and may be numbers, which are small as text only.
+        manifest::check_parts(body.iter().filter(|b| **b == b',').count())?;
         let index = serde_json::from_slice(&body).map_err(|e| Error::manifest(e.to_string()))?;
         Ok(Some(Listed { entries: graph.manifests, index, validator }))
     }

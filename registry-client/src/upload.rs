@@ -190,10 +190,15 @@ impl Push<'_> {
                     return Err(error);
                 }
                 quirks.chunk_max.store(next, Ordering::Relaxed);
-            } else if !is_worth_another(&error) || failures >= self.inner.retry.attempts {
-                return Err(error);
             } else {
-                cancel.sleep(self.inner.backoff(failures))?;
+                let pause = self.inner.backoff(failures);
+                // One that says when to come back is not asked before.
+                let pause = error.retry_after().map_or(pause, |wanted| wanted.max(pause));
+                let patient = pause <= self.inner.retry.retry_after_max.max(self.inner.retry.max);
+                if !is_worth_another(&error) || failures >= self.inner.retry.attempts || !patient {
+                    return Err(error);
+                }
+                cancel.sleep(pause)?;
             }
             (*session, way.at) = match self.progress(blob, session, cancel)? {
                 Some(resumed) => resumed,
@@ -224,7 +229,7 @@ impl Push<'_> {
         };
         let Some(end) = reply.headers.get("range").and_then(parse_range_end) else { return Ok(None) };
         // `0-0` is what some registries say of nothing at all; one byte more or less is not worth the doubt.
-        let offset = if end == 0 { return Ok(None) } else { end + 1 };
+        let offset = if end == 0 { return Ok(None) } else { end.saturating_add(1) };
         if offset > blob.size() {
             return Ok(None);
         }

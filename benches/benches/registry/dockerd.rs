@@ -13,6 +13,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Dockerd {
     child: Child,
     socket: String,
+    data: PathBuf,
 }
 
 impl Dockerd {
@@ -28,7 +29,7 @@ impl Dockerd {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let daemon = Self { child, socket };
+        let daemon = Self { child, socket, data: at("data").into() };
         for _ in 0..300 {
             if command(daemon.docker().arg("version")).is_ok() {
                 return Ok(daemon);
@@ -46,21 +47,45 @@ impl Dockerd {
 
     /// Pulls, and removes the image again outside of the time.
     pub(crate) fn pull(&self, reference: &str) -> Result<Sample, BoxError> {
+        let sample = self.measured(&["pull", "-q", reference]);
+        self.remove(reference)?;
+        sample
+    }
+
+    /// Takes in an image to push.
+    pub(crate) fn take(&self, reference: &str) -> Result<(), BoxError> {
+        command(self.docker().args(["pull", "-q", reference])).map(drop)
+    }
+
+    pub(crate) fn remove(&self, reference: &str) -> Result<(), BoxError> {
+        command(self.docker().args(["rmi", "-f", reference])).map(drop)
+    }
+
+    /// Pushes an image that it has under another name, with no memory of where its layers are, which would let it mount them.
+    pub(crate) fn push(&self, image: &str, reference: &str) -> Result<Sample, BoxError> {
+        command(self.docker().args(["tag", image, reference]))?;
+        for driver in fs::read_dir(self.data.join("image"))? {
+            let memory = driver?.path().join("distribution");
+            if memory.exists() {
+                fs::remove_dir_all(memory)?;
+            }
+        }
+        let sample = self.measured(&["push", "-q", reference]);
+        self.remove(reference)?;
+        sample
+    }
+
+    fn measured(&self, args: &[&str]) -> Result<Sample, BoxError> {
         let daemons = self.daemons();
         for daemon in &daemons {
             // Starts the peak anew (proc(5), clear_refs).
             fs::write(daemon.join("clear_refs"), "5")?;
         }
         let before = daemons.iter().map(|d| ticks(d)).sum::<u32>();
-        let sample = command(self.docker().args(["pull", "-q", reference]));
+        let sample = command(self.docker().args(args))?;
         let after = daemons.iter().map(|d| ticks(d)).sum::<u32>();
         let peak = daemons.iter().map(|d| peak(d)).sum();
-        command(self.docker().args(["rmi", "-f", reference]))?;
-        Ok(Sample {
-            wall: sample?.wall,
-            cpu: Some(TICK * after.saturating_sub(before)),
-            peak_rss: Some(peak),
-        })
+        Ok(Sample { wall: sample.wall, cpu: Some(TICK * after.saturating_sub(before)), peak_rss: Some(peak) })
     }
 
     /// dockerd and its containerd.

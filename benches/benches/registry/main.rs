@@ -1,7 +1,9 @@
 //! Pull and push beside curl (the raw limit: no hashing), skopeo, podman and a dockerd (which also unpack), on loopback and over a link
 //! of 20 ms and 1 Gbit/s made of threads. Needs root, docker-registry, skopeo, podman, docker.io, curl, tar, gzip.
 //!
-//! `cargo bench -p longshore-benches --bench registry`; the rounds come from `LONGSHORE_BENCH_ROUNDS` (3).
+//! `cargo bench -p longshore-benches --bench registry`; the rounds come from `LONGSHORE_BENCH_ROUNDS` (3), and only races whose title
+//! has the text in `LONGSHORE_BENCH_ONLY` run (such as `pull` or `push 314 MB`).
+//! The registry has a name, `localhost`, so that its lookup counts, and no contender remembers where blobs are.
 //!
 //! Every contender is a child process, ours too, so that its time and memory can be told apart; and since a child's peak begins with
 //! what its parent had when it was started, all that takes memory here (making images, pushing them, the link) is done by others.
@@ -9,11 +11,12 @@
 mod dockerd;
 mod image;
 mod link;
+mod peers;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use longshore_benches::{BoxError, Race, Sample, Samples, command};
@@ -22,6 +25,7 @@ use longshore_registry_client::{Client, Ctx, Layout, Platforms};
 use dockerd::Dockerd;
 use image::{Image, Registry};
 use link::Link;
+use peers::{Podman, skopeo};
 
 /// MB, as in a large application image.
 const BIG: [usize; 6] = [99, 81, 52, 52, 20, 10];
@@ -40,12 +44,20 @@ fn main() -> Result<(), BoxError> {
     for image in [&big, &many] {
         ours("push", &format!("{}/{}:1", registry.address, image.name), &image.dir, &image.root)?;
     }
+    let only = std::env::var("LONGSHORE_BENCH_ONLY").unwrap_or_default();
     let mut races = Vec::new();
     for (place, address) in [("20 ms, 1 Gbit/s", &slow.address), ("loopback", &registry.address)] {
+        let address = address.replace("127.0.0.1", "localhost");
         for (what, image) in [("314 MB in 6 layers", &big), ("100 layers of 20 kB", &many)] {
-            let title = format!("{what}, {place}");
-            races.push(pulls(&format!("pull {title}"), address, image, scratch.path(), &dockerd, rounds));
-            pushes(&format!("push {title}"), address, image, scratch.path(), rounds);
+            let bench =
+                Bench { address: &address, image, scratch: scratch.path(), dockerd: &dockerd, rounds };
+            let (pull, push) = (format!("pull {what}, {place}"), format!("push {what}, {place}"));
+            if pull.contains(&only) {
+                races.push(bench.pulls(&pull));
+            }
+            if push.contains(&only) {
+                bench.pushes(&push)?;
+            }
         }
     }
     conclude(&races);
@@ -112,78 +124,73 @@ const OURS: &str = "longshore";
 const COPY: &str = "sha256 and copy, no network";
 const CURL: &str = "curl -Z, no hash";
 
-fn pulls(
-    title: &str,
-    address: &str,
-    image: &Image,
-    scratch: &Path,
-    dockerd: &Dockerd,
+/// One image at one place.
+struct Bench<'a> {
+    address: &'a str,
+    image: &'a Image,
+    scratch: &'a Path,
+    dockerd: &'a Dockerd,
     rounds: usize,
-) -> Vec<Samples> {
-    let reference = format!("{address}/{}:1", image.name);
-    let urls = image.blobs.iter().map(|digest| format!("http://{address}/v2/{}/blobs/{digest}", image.name));
-    let urls: Vec<String> = urls.collect();
-    let fresh = || tempfile::tempdir_in(scratch);
-    Race::new(title)
-        .add(OURS, || ours("pull", &reference, fresh()?.path(), ""))
-        .add(COPY, || ours("copy", &image.dir.display().to_string(), fresh()?.path(), ""))
-        .add(CURL, || {
-            let dir = fresh()?;
-            let mut curl = Command::new("curl");
-            curl.current_dir(dir.path()).args(["-sSf", "--no-progress-meter", "-Z", "--parallel-max", "8"]);
-            for url in &urls {
-                curl.args(["-O", url]);
-            }
-            command(&mut curl)
-        })
-        .add("skopeo to oci:", || {
-            let dir = fresh()?;
-            let to = format!("oci:{}/o:1", dir.path().display());
-            skopeo(dir.path(), "--src-tls-verify=false", &format!("docker://{reference}"), &to)
-        })
-        .add("podman, unpacks", || podman(fresh()?.path(), &reference))
-        .add("dockerd, unpacks", || dockerd.pull(&reference))
-        .run(rounds)
 }
 
-/// With `home` for its memory of which blobs are where. As root it would keep that in /var/lib whatever HOME is, so it is told to be
-/// somebody else's.
-fn skopeo(home: &Path, verify: &str, from: &str, to: &str) -> Result<Sample, BoxError> {
-    let mut skopeo = Command::new("skopeo");
-    skopeo.env("_CONTAINERS_ROOTLESS_UID", "1000").env("HOME", home).env("XDG_DATA_HOME", home);
-    command(skopeo.args(["copy", "-q", "--insecure-policy", verify, from, to]))
-}
+impl Bench<'_> {
+    fn fresh(&self) -> std::io::Result<tempfile::TempDir> {
+        tempfile::tempdir_in(self.scratch)
+    }
 
-fn podman(dir: &Path, reference: &str) -> Result<Sample, BoxError> {
-    let at = |name: &str| dir.join(name).display().to_string();
-    let (root, run) = (at("root"), at("run"));
-    let place =
-        ["--root", &root, "--runroot", &run, "--cgroup-manager", "cgroupfs", "--events-backend", "file"];
-    let sample =
-        command(Command::new("podman").args(place).args(["pull", "-q", "--tls-verify=false", reference]));
-    let mut remove = Command::new("podman");
-    remove.args(place).args(["rmi", "-af"]).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    // It leaves its overlay mount point mounted.
-    let mut unmount = Command::new("umount");
-    unmount.arg(dir.join("root/overlay")).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    sample
-}
+    fn reference(&self) -> String {
+        format!("{}/{}:1", self.address, self.image.name)
+    }
 
-fn pushes(title: &str, address: &str, image: &Image, scratch: &Path, rounds: usize) {
-    let count = std::cell::Cell::new(0);
-    // A repository of its own each time, and no memory of where blobs are.
-    let next = |who: &str| {
-        count.set(count.get() + 1);
-        format!("{address}/{who}-{}-{}-{}:1", image.name, title.len(), count.get())
-    };
-    Race::new(title)
-        .add(OURS, || ours("push", &next("ours"), &image.dir, &image.root))
-        .add("skopeo from oci:", || {
-            let home = tempfile::tempdir_in(scratch)?;
-            let from = format!("oci:{}:1", image.dir.display());
-            skopeo(home.path(), "--dest-tls-verify=false", &from, &format!("docker://{}", next("skopeo")))
-        })
-        .run(rounds);
+    fn pulls(&self, title: &str) -> Vec<Samples> {
+        let (image, reference) = (self.image, self.reference());
+        let url = |digest| format!("http://{}/v2/{}/blobs/{digest}", self.address, image.name);
+        let urls: Vec<String> = image.blobs.iter().map(url).collect();
+        Race::new(title)
+            .add(OURS, || ours("pull", &reference, self.fresh()?.path(), ""))
+            .add(COPY, || ours("copy", &image.dir.display().to_string(), self.fresh()?.path(), ""))
+            .add(CURL, || {
+                let dir = self.fresh()?;
+                let mut curl = Command::new("curl");
+                curl.current_dir(dir.path()).args(["-sSf", "--no-progress-meter", "-Z"]);
+                curl.args(["--parallel-immediate", "--parallel-max", "8"]);
+                for url in &urls {
+                    curl.args(["-O", url]);
+                }
+                command(&mut curl)
+            })
+            .add("skopeo to oci:", || {
+                let dir = self.fresh()?;
+                let to = format!("oci:{}/o:1", dir.path().display());
+                skopeo(dir.path(), "--src-tls-verify=false", &format!("docker://{reference}"), &to)
+            })
+            .add("podman, unpacks", || Podman::new(self.fresh()?.path()).pull(&reference))
+            .add("dockerd, unpacks", || self.dockerd.pull(&reference))
+            .run(self.rounds)
+    }
+
+    fn pushes(&self, title: &str) -> Result<(), BoxError> {
+        let (image, count) = (self.image, std::cell::Cell::new(0));
+        // A repository of its own each time, and no memory of where blobs are.
+        let next = |who: &str| {
+            count.set(count.get() + 1);
+            format!("{}/{who}-{}-{}-{}:1", self.address, image.name, title.len(), count.get())
+        };
+        let store = self.fresh()?;
+        let podman = Podman::new(store.path());
+        let (taken, source) = (podman.take(&image.dir)?, self.reference());
+        self.dockerd.take(&source)?;
+        Race::new(title)
+            .add(OURS, || ours("push", &next("ours"), &image.dir, &image.root))
+            .add("skopeo from oci:", || {
+                let (home, from) = (self.fresh()?, format!("oci:{}:1", image.dir.display()));
+                skopeo(home.path(), "--dest-tls-verify=false", &from, &format!("docker://{}", next("skopeo")))
+            })
+            .add("podman, compresses", || podman.push(&taken, &next("podman")))
+            .add("dockerd, compresses", || self.dockerd.push(&source, &next("dockerd")))
+            .run_cold(self.rounds);
+        self.dockerd.remove(&source)
+    }
 }
 
 /// The figures that were aimed at, from the races over the slow link and on loopback, big image first.

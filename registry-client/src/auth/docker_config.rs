@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
@@ -366,15 +367,12 @@ fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory)?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = directory.join(format!(".{name}.{}", std::process::id()));
+    // Others may write here too, or have been killed while they did.
+    let chance = RandomState::new().hash_one(Instant::now());
+    let beside = directory.join(format!(".{name}.{}-{chance:016x}", std::process::id()));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     let written =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(
-            |mut f| {
-                f.write_all(text)?;
-                f.sync_all()?;
-                std::fs::rename(&beside, &path)
-            },
-        );
+        file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, &path));
     if written.is_err() {
         let _ = std::fs::remove_file(&beside);
     }
@@ -423,6 +421,27 @@ mod tests {
         for none in ["empty.example", "example", "evil.reg.example", "reg.example.evil", "reg.example:5000"] {
             assert_eq!(f.get(none).unwrap(), None, "{none}");
         }
+    }
+
+    #[test]
+    fn several_may_write_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        // What a process of this number left when it was killed.
+        std::fs::write(dir.path().join(format!(".config.json.{}", std::process::id())), "{").unwrap();
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        DockerConfigFile::login(path, &format!("r{i}"), &Credential::basic("u", "p"))
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!DockerConfigFile::open(&path).unwrap().config.auths.is_empty());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no other file stays behind");
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn class_of_v6(v6: Ipv6Addr) -> AddressClasses {
         [first, ..] if first & 0xffc0 == 0xfe80 => AddressClasses::LINK_LOCAL,
         // Site-local is retired, and still private where it is used.
         [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => AddressClasses::PRIVATE,
-        [0x2001, 0x0db8, ..] => AddressClasses::SPECIAL,
+        // Documentation, and what protocols use among themselves, such as Teredo, which hides an IPv4 address.
+        [0x2001, 0x0db8 | ..=0x01ff, ..] | [0x3fff, ..=0x0fff, ..] => AddressClasses::SPECIAL,
         [first, ..] if first & 0xe000 == 0x2000 => AddressClasses::GLOBAL,
         _ => AddressClasses::SPECIAL,
     }
@@ -130,6 +131,10 @@ mod tests {
             ("255.255.255.255", A::SPECIAL),
             ("224.0.0.1", A::SPECIAL),
             ("ff02::1", A::SPECIAL),
+            ("2001:0:4136:e378:8000:63bf:3fff:fdd2", A::SPECIAL),
+            ("2001:db8::1", A::SPECIAL),
+            ("3fff::1", A::SPECIAL),
+            ("2001:4860:4860::8888", A::GLOBAL),
         ] {
             assert_eq!(class_of(address.parse().unwrap()), class, "{address}");
         }

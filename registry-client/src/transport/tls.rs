@@ -42,6 +42,11 @@ impl TlsOptions {
         self.change(|t| t.skip_verify = true)
     }
 
+    /// The same with certificates verified.
+    pub(crate) fn verified(self) -> Self {
+        if self.0.skip_verify { self.change(|t| t.skip_verify = false) } else { self }
+    }
+
     /// Goes through this proxy: `http://[user:password@]host:port`, `socks5://..` or `socks5h://..`. All but `socks5` look names up by
     /// themselves, so that the rule on addresses ([`Request::addresses`](crate::transport::Request::addresses)) only sees addresses
     /// that stand in the URL itself.
