@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longshore_network::{
-    Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, Error, PortMapping, Protocol,
+    Bridge, BridgeOptions, DNS_ADDRESS, DnsOptions, DnsServer, Endpoint, Error, Names, PortMapping, Protocol,
 };
 use longshore_runtime::containers::{Attached, BoxError, NetworkRequest, Networks, Port, parse};
 
@@ -21,14 +21,21 @@ pub struct HostNetworks {
     resolv_conf: PathBuf,
     rootless: bool,
     /// By container ID, in the process that attached it.
-    servers: Arc<Mutex<HashMap<String, DnsServer>>>,
+    served: Arc<Mutex<HashMap<String, Served>>>,
+}
+
+/// The networks of a container, and the name server that knows them.
+#[derive(Debug, Default)]
+struct Served {
+    bridges: Vec<Bridge>,
+    server: Option<DnsServer>,
 }
 
 impl HostNetworks {
     /// With the networks' state in this directory, and the host's `resolv.conf` for what the networks do not know.
     /// `rootless`: nothing can be attached, and the error says so.
     pub fn new(state: impl Into<PathBuf>, resolv_conf: impl Into<PathBuf>, rootless: bool) -> Self {
-        Self { state: state.into(), resolv_conf: resolv_conf.into(), rootless, servers: Arc::default() }
+        Self { state: state.into(), resolv_conf: resolv_conf.into(), rootless, served: Arc::default() }
     }
 
     /// Opens a network; only `bridge` is made if it is not there.
@@ -93,24 +100,39 @@ impl HostNetworks {
         Ok(removed)
     }
 
-    fn serve_names(&self, id: &str, netns: BorrowedFd<'_>, bridge: &Bridge) -> Result<Vec<String>, BoxError> {
-        if bridge.name() == DEFAULT {
-            return Ok(Vec::new());
+    /// Runs a name server where one of the container's networks has names.
+    fn serve_names(
+        &self,
+        id: &str,
+        netns: BorrowedFd<'_>,
+        bridges: Vec<Bridge>,
+    ) -> Result<Vec<String>, BoxError> {
+        // The one before would be in the way of the next.
+        self.served().remove(id);
+        let named: Vec<Arc<dyn Names>> =
+            bridges.iter().filter(|b| b.name() != DEFAULT).map(|b| Arc::new(b.clone()) as _).collect();
+        let mut served = Served { bridges, server: None };
+        if !named.is_empty() {
+            let mut options = DnsOptions::new();
+            if served.bridges.iter().any(|bridge| bridge.gateway().is_some()) {
+                options = options.resolv_conf(&self.resolv_conf);
+            }
+            served.server = Some(DnsServer::start(netns, named, options)?);
         }
-        let mut options = DnsOptions::new();
-        if bridge.gateway().is_some() {
-            options = options.resolv_conf(&self.resolv_conf);
-        }
-        let server = DnsServer::start(netns, vec![Arc::new(bridge.clone())], options)?;
-        self.servers().insert(id.to_owned(), server);
-        Ok(vec![DNS_ADDRESS.to_string()])
+        let servers = served.server.iter().map(|_| DNS_ADDRESS.to_string()).collect();
+        self.served().insert(id.to_owned(), served);
+        Ok(servers)
     }
 
-    fn servers(&self) -> MutexGuard<'_, HashMap<String, DnsServer>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn bridges_of(&self, id: &str) -> Vec<Bridge> {
+        self.served().get(id).map(|served| served.bridges.clone()).unwrap_or_default()
     }
 
-    fn leave(&self, network: &str, container_id: &str) -> longshore_network::Result<()> {
+    fn served(&self) -> MutexGuard<'_, HashMap<String, Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn detach_from(&self, network: &str, container_id: &str) -> longshore_network::Result<()> {
         let bridge = match Bridge::as_is(&self.state, network) {
             // Another may have removed it just now.
             Err(error) if error.is_not_found() => return Ok(()),
@@ -153,7 +175,8 @@ impl Networks for HostNetworks {
             endpoint =
                 endpoint.mac(parse::mac(mac).ok_or_else(|| format!("{mac} is not a valid mac address"))?);
         }
-        for name in request.aliases.iter().chain([&request.name]).filter(|n| !n.is_empty()) {
+        let short = container_id.chars().take(12).collect();
+        for name in request.aliases.iter().chain([&request.name, &short]).filter(|n| !n.is_empty()) {
             endpoint = endpoint.name(name);
         }
         let lease = bridge.attach(netns, &endpoint)?;
@@ -164,20 +187,31 @@ impl Networks for HostNetworks {
             gateway: lease.gateway().map(|g| g.to_string()).unwrap_or_default(),
             mac: lease.mac(),
             ports: lease.ports().iter().map(port).collect(),
-            nameservers: self.serve_names(container_id, netns, &bridge)?,
+            nameservers: {
+                let mut bridges = self.bridges_of(container_id);
+                bridges.push(bridge.clone());
+                self.serve_names(container_id, netns, bridges)?
+            },
         };
         lease.keep();
         Ok(attached)
     }
 
     fn detach(&self, container_id: &str) -> Result<(), BoxError> {
-        self.servers().remove(container_id);
+        self.served().remove(container_id);
         let mut result = Ok(());
         for name in self.list()? {
             // The trouble of one network is none of the others'.
-            result = result.and(self.leave(&name, container_id));
+            result = result.and(self.detach_from(&name, container_id));
         }
         Ok(result?)
+    }
+
+    fn leave(&self, container_id: &str, netns: BorrowedFd<'_>, network: &str) -> Result<(), BoxError> {
+        self.detach_from(network, container_id)?;
+        let mut bridges = self.bridges_of(container_id);
+        bridges.retain(|bridge| bridge.name() != network);
+        self.serve_names(container_id, netns, bridges).map(drop)
     }
 }
 

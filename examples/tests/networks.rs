@@ -29,6 +29,85 @@ ip -br link | sed 's/ .*//' > "$WORK/after"
 nft list ruleset
 "#;
 
+/// Played with `$D` as docker, whose daemon shares the network namespace, and as longshore.
+const CONNECT: &str = r##"
+say() { sed -e 's/^longshore: //' -e 's/^Error response from daemon: //' -e 's/[0-9a-f]\{64\}/ID/g'; }
+ping() { $D exec $1 ping -c 1 -W 10 $2 2>/dev/null | grep -o '1 packets received\|bad address' || echo no answer; }
+links() { $D exec $1 ls /sys/class/net | grep -c eth; }
+of() { $D inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' $1; }
+$D network create --subnet 10.88.0.0/24 back > $W/id; $D network create --subnet 10.89.0.0/24 front > $W/id
+$D run -d --name web --network front --network-alias www bb sleep 1000 > $W/id; short=$(cut -c1-12 $W/id)
+$D run -d --name db --network back bb sleep 1000 > $W/id; $D run -d --name lone bb sleep 1000 > $W/id
+echo apart; $D exec db ping -c 1 -W 2 web > /dev/null 2>&1; echo $?
+echo connected; $D network connect --alias site --ip 10.88.0.77 back web; of web; links web
+ping db web; ping db site; ping db $short; ping db 10.88.0.77; $D exec db ping -c 1 -W 2 www > /dev/null 2>&1; echo $?
+$D inspect -f '{{.NetworkSettings.Networks.back.IPAddress}} {{.NetworkSettings.Networks.back.Gateway}} {{.NetworkSettings.Networks.back.IPAMConfig.IPv4Address}} {{.HostConfig.NetworkMode}}' web
+$D exec web grep -c '10\.8[89]\.' /etc/hosts; $D ps -f network=back --format '{{.Names}}' | sort | tr '\n' ' '
+$D network inspect -f '{{range .Containers}}{{.Name}} {{.IPv4Address}} {{end}}' front; $D network rm back > /dev/null 2>&1; echo $?
+echo refused
+$D network connect back web 2>&1 | say; $D network connect nope web 2>&1 | say; $D network connect back nope 2>&1 | say
+$D network connect --alias x bridge web 2>&1 | say; $D network connect --ip 172.17.0.9 bridge web 2>&1 | say
+$D network connect host web 2>&1 | say; $D network disconnect bridge web 2>&1 | say
+$D run -d --name on-host --network host bb sleep 1000 > $W/id; $D network connect back on-host 2>&1 | say; $D rm -f on-host
+$D run -d --name with-none --network none bb sleep 1000 > $W/id; $D network connect back with-none 2>&1 | say; $D rm -f with-none
+echo left; $D network disconnect front web; of web; links web; $D exec web ip route | grep -c 'default via 10.88.0.1'; ping db web
+echo stopped; $D stop -t 0 web; $D network connect front web; $D start web; links web; ping db web; of web | tr ' ' '\n' | grep -c '^10\.8[89]\.'
+$D network disconnect back web; $D restart -t 0 web; links web; $D exec web ip route | grep -c 'default via 10.89.0.1'
+echo default; $D network connect back lone; ping lone db; $D exec lone grep -c 'nameserver 127.0.0.11' /etc/resolv.conf; $D network disconnect back lone
+$D network disconnect bridge lone; links lone; $D network connect bridge lone; links lone
+$D run --rm --network front --mac-address 02:00:00:00:12:34 bb cat /sys/class/net/eth0/address
+$D network ls -f type=custom --format '{{.Name}} {{.Driver}}' | sort
+$D rm -f web db lone; $D network prune -f | grep -c 'back\|front'
+"##;
+
+/// Runs [`CONNECT`] in a network namespace of its own.
+const AROUND: &str = r#"
+ip link set lo up; mkdir "$W"
+if test -n "$DOCKERD"; then
+    $DOCKERD > "$W/log" 2>&1 & daemon=$!; trap 'kill $daemon; wait $daemon' EXIT
+    for n in $(seq 300); do $D version > /dev/null 2>&1 && break; sleep 0.2; done
+fi
+$D import -c 'CMD ["sh"]' "$TAR" bb > "$W/id"
+sh -c "$SCENE" 2>&1
+$D ps -aq | xargs -r $D rm -f; test -n "$DOCKERD" || $D network prune -f > /dev/null
+ip -br link | grep -v 'lo\|docker0' | wc -l
+"#;
+
+#[test]
+fn containers_come_and_go_as_with_docker() {
+    if !common::root() {
+        return skip("bridges need root");
+    }
+    if !have(&["unshare", "ip", "busybox", "dockerd", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let tar = common::busybox(dir.path());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let play = |name: &str, program: &str, daemon: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", AROUND]).env("D", program).env("W", path(name)).env("TAR", &tar);
+        succeed(command.env("DOCKERD", daemon).env("SCENE", CONNECT), 240)
+    };
+    std::fs::write(path("daemon.json"), "{}").expect("daemon.json");
+    let daemon = format!(
+        "dockerd --iptables=false --data-root {0} --exec-root {1} -p {2} -H unix://{3} --config-file {4}",
+        path("data"),
+        path("exec"),
+        path("pid"),
+        path("sock"),
+        path("daemon.json")
+    );
+    let docker = format!("/usr/bin/docker -H unix://{}", path("sock"));
+    let ours = format!("{} --root {}", example("longshore").display(), path("root"));
+    let (ours, theirs) = std::thread::scope(|scope| {
+        let theirs = scope.spawn(|| play("docker", &docker, &daemon));
+        (play("longshore", &ours, ""), theirs.join().expect("docker's part"))
+    });
+    assert_eq!(ours, theirs, "\n{ours}\n--- docker:\n{theirs}");
+    common::assert_no_traces(&[&dir.path().display().to_string()]);
+}
+
 #[test]
 fn a_route_that_comes_later_stops_no_container() {
     if !common::root() {

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Dockerd, Longshore, have, output, root, skip, succeed, text};
+use common::{Dockerd, Longshore, busybox, have, output, root, skip, succeed, text};
 
 /// Name and script. `$D` is the program, `$W` a directory of the scene's own, `bb` an image of busybox with `sh` as its command; `n` stands for
 /// `--network none`, which is all that this dockerd has.
@@ -238,22 +238,6 @@ EOF
         $D container prune -f --filter label=scene=prune | tail -1 | cut -d: -f1; $D ps -aq -f label=scene=prune"##,
     ),
 ];
-
-/// Busybox as a tar.
-fn busybox(dir: &Path) -> String {
-    let root = dir.join("busybox");
-    std::fs::create_dir_all(root.join("bin")).expect("a directory");
-    std::fs::create_dir_all(root.join("tmp")).expect("a directory");
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-    let applets = text(&Command::new("/bin/busybox").arg("--list").output().expect("busybox runs").stdout);
-    for applet in applets.lines().filter(|a| *a != "busybox") {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
-    }
-    std::fs::write(root.join("text"), "not a program\n").expect("write");
-    let tar = dir.join("busybox.tar");
-    succeed(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."), 60);
-    tar.display().to_string()
-}
 
 /// What a scene prints, with the exit code of its last command.
 fn play(script: &str, program: &str, work: &Path) -> String {

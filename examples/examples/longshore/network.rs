@@ -1,20 +1,29 @@
 //! `network`.
 
+use std::net::Ipv4Addr;
+
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use longshore_network::{Bridge, BridgeOptions};
-use longshore_runtime::containers::{Filters, Inspect};
+use longshore_runtime::containers::{Filters, Inspect, NetworkRequest};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::failure::{Failure, Result, each};
 use crate::{output, system};
 
+/// Networks that nobody makes.
+const ALWAYS: [&str; 2] = ["host", "none"];
+
 /// `network`
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
+    /// Connect a container to a network
+    Connect(NetworkConnectArgs),
     /// Create a network
     Create(NetworkCreateArgs),
+    /// Disconnect a container from a network
+    Disconnect(NetworkDisconnectArgs),
     /// Display detailed information on one or more networks
     Inspect(NetworkInspectArgs),
     /// List networks
@@ -41,10 +50,44 @@ pub(crate) struct NetworkCreateArgs {
     opt: Vec<String>,
     /// Subnet in CIDR format that represents a network segment
     #[arg(long)]
-    subnet: Option<Ipv4Net>,
+    subnet: Vec<IpNet>,
+    /// Enable IPv6 networking: with an IPv6 --subnet
+    #[arg(long)]
+    ipv6: bool,
     /// Its name
     #[arg(value_name = "NETWORK")]
     name: String,
+}
+
+/// `network connect`
+#[derive(Args, Debug)]
+pub(crate) struct NetworkConnectArgs {
+    /// Add network-scoped alias for the container
+    #[arg(long, value_name = "strings")]
+    alias: Vec<String>,
+    /// IPv4 address (e.g., "172.30.100.104")
+    #[arg(long)]
+    ip: Option<String>,
+    /// Network
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+/// `network disconnect`
+#[derive(Args, Debug)]
+pub(crate) struct NetworkDisconnectArgs {
+    /// Force the container to disconnect from a network
+    #[arg(short, long)]
+    force: bool,
+    /// Network
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    container: String,
 }
 
 /// `network inspect`
@@ -61,9 +104,15 @@ pub(crate) struct NetworkInspectArgs {
 /// `network ls`
 #[derive(Args, Debug)]
 pub(crate) struct NetworkLsArgs {
+    /// Provide filter values (e.g. "driver=bridge"): dangling, driver, id, name, scope, type
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
     /// Format output using a custom template
     #[arg(long)]
     format: Option<String>,
+    /// Do not truncate the output: a network's ID is its name
+    #[arg(long)]
+    no_trunc: bool,
     /// Only display network names
     #[arg(short, long)]
     quiet: bool,
@@ -90,7 +139,9 @@ pub(crate) struct NetworkRmArgs {
 
 pub(crate) fn network(app: &App, command: &NetworkCommand) -> Result<()> {
     match command {
+        NetworkCommand::Connect(args) => connect(app, args),
         NetworkCommand::Create(args) => create(app, args),
+        NetworkCommand::Disconnect(args) => disconnect(app, args),
         NetworkCommand::Inspect(args) => {
             let mut found = Vec::new();
             let result = each(&args.names, |name| {
@@ -125,8 +176,14 @@ fn create(app: &App, args: &NetworkCreateArgs) -> Result<()> {
         )));
     }
     let mut options = BridgeOptions::new().internal(args.internal);
-    if let Some(subnet) = args.subnet {
-        options = options.subnet(subnet);
+    for subnet in &args.subnet {
+        options = match subnet {
+            IpNet::V4(subnet) => options.subnet(*subnet),
+            IpNet::V6(subnet) => options.subnet6(*subnet),
+        };
+    }
+    if args.ipv6 && !args.subnet.iter().any(|s| s.addr().is_ipv6()) {
+        return Err(Failure::new("--ipv6 needs a --subnet of IPv6: none is chosen by itself"));
     }
     for option in &args.opt {
         match option.split_once('=').map(|(name, value)| (name, value.parse())) {
@@ -139,6 +196,40 @@ fn create(app: &App, args: &NetworkCreateArgs) -> Result<()> {
     Ok(())
 }
 
+fn connect(app: &App, args: &NetworkConnectArgs) -> Result<()> {
+    if !ALWAYS.contains(&args.network.as_str()) {
+        find(app, &args.network)?;
+    }
+    if args.network == "bridge" && !args.alias.is_empty() {
+        let why = "network-scoped alias is supported only for containers in user defined networks";
+        return Err(Failure::new(why));
+    }
+    if args.network == "bridge" && args.ip.is_some() {
+        return Err(Failure::new("user specified IP address is supported on user defined networks only"));
+    }
+    if let Some(ip) = args.ip.as_ref().filter(|ip| ip.parse::<Ipv4Addr>().is_err()) {
+        return Err(Failure::new(format!("invalid IPv4 address: {ip}")));
+    }
+    let mut wanted = NetworkRequest::default();
+    wanted.mode.clone_from(&args.network);
+    wanted.aliases.clone_from(&args.alias);
+    wanted.ip.clone_from(&args.ip);
+    Ok(app.containers()?.connect(&args.container, &wanted)?)
+}
+
+fn disconnect(app: &App, args: &NetworkDisconnectArgs) -> Result<()> {
+    if !ALWAYS.contains(&args.network.as_str()) {
+        find(app, &args.network)?;
+    }
+    match app.containers()?.disconnect(&args.container, &args.network) {
+        // What a container that is gone has left, by its whole ID.
+        Err(error) if args.force && error.is_not_found() => {
+            Ok(find(app, &args.network)?.detach(&args.container)?)
+        }
+        result => Ok(result?),
+    }
+}
+
 /// `host` and `none` always are; bridges when they were made.
 fn ls(app: &App, args: &NetworkLsArgs) -> Result<()> {
     let bridges = app.host()?.networks().list().map_err(|e| Failure::from(&*e))?;
@@ -146,6 +237,15 @@ fn ls(app: &App, args: &NetworkLsArgs) -> Result<()> {
         |name: &str, driver: &str| json!({"ID": name, "Name": name, "Driver": driver, "Scope": "local"});
     let mut rows: Vec<Value> = bridges.iter().map(|name| row(name, "bridge")).collect();
     rows.extend([row("host", "host"), row("none", "null")]);
+    for filter in &args.filter {
+        let (key, value) = filter
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("bad format of filter (expected name=value): {filter}")))?;
+        let test = filtering(app, key, value)?;
+        rows.retain(|row| {
+            test(row["Name"].as_str().unwrap_or_default(), row["Driver"].as_str().unwrap_or_default())
+        });
+    }
     if args.quiet && args.format.is_none() {
         rows.iter().for_each(|row| output::line(row["Name"].as_str().unwrap_or_default()));
         return Ok(());
@@ -154,12 +254,37 @@ fn ls(app: &App, args: &NetworkLsArgs) -> Result<()> {
     output::rows(&titles, "table {{.Name}}\t{{.Driver}}\t{{.Scope}}", args.format.as_deref(), &rows)
 }
 
+/// By name and driver.
+type Test<'a> = Box<dyn Fn(&str, &str) -> bool + 'a>;
+
+fn filtering<'a>(app: &App, key: &str, value: &'a str) -> Result<Test<'a>> {
+    let own = |name: &str| name != "bridge" && !ALWAYS.contains(&name);
+    Ok(match (key, value) {
+        ("name" | "id", _) => Box::new(move |name, _| name.contains(value)),
+        ("driver", _) => Box::new(move |_, driver| driver == value),
+        ("scope", _) => Box::new(move |_, _| value == "local"),
+        ("type", "custom") => Box::new(move |name, _| own(name)),
+        ("type", "builtin") => Box::new(move |name, _| !own(name)),
+        ("dangling", "true" | "1" | "false" | "0") => {
+            let wanted = matches!(value, "true" | "1");
+            let used: Vec<String> = app
+                .containers()?
+                .list(false, &Filters::new(), false)?
+                .into_iter()
+                .flat_map(|summary| summary.networks)
+                .collect();
+            Box::new(move |name, _| (own(name) && !used.iter().any(|n| n == name)) == wanted)
+        }
+        _ => return Err(Failure::new(format!("invalid filter '{key}={value}'"))),
+    })
+}
+
 fn find(app: &App, name: &str) -> Result<Bridge> {
     app.host()?.networks().find(name).map_err(|e| Failure::from(&*e))
 }
 
 fn inspect(app: &App, name: &str) -> Result<Value> {
-    if ["host", "none"].contains(&name) {
+    if ALWAYS.contains(&name) {
         let driver = if name == "host" { "host" } else { "null" };
         return Ok(json!({"Name": name, "Id": name, "Scope": "local", "Driver": driver, "Containers": {}}));
     }

@@ -265,6 +265,22 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Busybox as a tar.
+pub(crate) fn busybox(dir: &Path) -> String {
+    let root = dir.join("busybox");
+    fs::create_dir_all(root.join("bin")).expect("a directory");
+    fs::create_dir_all(root.join("tmp")).expect("a directory");
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    let applets = text(&Command::new("/bin/busybox").arg("--list").output().expect("busybox runs").stdout);
+    for applet in applets.lines().filter(|a| *a != "busybox") {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
+    }
+    fs::write(root.join("text"), "not a program\n").expect("write");
+    let tar = dir.join("busybox.tar");
+    succeed(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."), 60);
+    tar.display().to_string()
+}
+
 /// A dockerd of this test's own, without a network.
 pub(crate) struct Dockerd {
     dir: PathBuf,

@@ -397,7 +397,7 @@ pub struct EventsOptions {
     pub since: Option<SystemTime>,
     /// Up to this time; `None` goes on for ever.
     pub until: Option<SystemTime>,
-    /// Only these: keys `container`, `event`, `image`, `label`, `type`.
+    /// Only these: keys `container`, `event`, `image`, `label`, `network`, `type`, `volume`.
     pub filters: Filters,
 }
 
@@ -405,7 +405,7 @@ pub struct EventsOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EventLine {
-    /// `container` or `volume`.
+    /// `container`, `network` or `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// `create`, `start`, `die`, ...

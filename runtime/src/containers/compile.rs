@@ -397,6 +397,8 @@ mod tests {
             host: HostConfig::default(),
             mounts: Vec::new(),
             network: NetworkRequest { mode: "none".into(), ..NetworkRequest::default() },
+            more: Vec::new(),
+            left: false,
             warnings: Vec::new(),
         }
     }

@@ -49,6 +49,8 @@ impl Containers {
             host,
             mounts,
             network,
+            more: Vec::new(),
+            left: false,
             warnings: Vec::new(),
         };
         warn(&mut record);

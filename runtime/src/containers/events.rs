@@ -33,6 +33,12 @@ impl Inner {
         self.append("volume", action, name, Map::from([("driver".into(), "local".into())]));
     }
 
+    pub(super) fn emit_network(&self, action: &str, network: &str, container: &str) {
+        let attributes = [("container", container), ("name", network), ("type", "bridge")];
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.append("network", action, network, attributes.into());
+    }
+
     fn append(&self, kind: &str, action: &str, id: &str, attributes: Map) {
         let now = jiff::Timestamp::now();
         let event = EventLine {
@@ -59,7 +65,7 @@ impl Inner {
 impl Containers {
     /// What happens to containers and volumes, until `event` returns false or `until` has come.
     pub fn events(&self, options: &EventsOptions, event: &mut dyn FnMut(EventLine) -> bool) -> Result<()> {
-        options.filters.only(&["container", "event", "image", "label", "type", "volume"])?;
+        options.filters.only(&["container", "event", "image", "label", "network", "type", "volume"])?;
         let nanos = |t: SystemTime| {
             t.duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
@@ -118,6 +124,7 @@ fn matches(e: &EventLine, filters: &Filters) -> bool {
     any("type", &|t| t == e.kind)
         && any("event", &|a| a == e.action || e.action.split(':').next() == Some(a))
         && any("container", &|c| e.kind == "container" && (name == c || e.id.starts_with(c)))
+        && any("network", &|n| e.kind == "network" && e.id == n)
         && any("volume", &|v| e.kind == "volume" && e.id == v)
         && any("image", &|i| e.attributes.get("image").is_some_and(|image| image == i))
         && filters.values("label").all(|l| has_label(&e.attributes, l))

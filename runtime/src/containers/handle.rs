@@ -135,7 +135,7 @@ impl Inner {
             }
             Err(e) => return Err(e.into()),
         }
-        if wants_network(record) {
+        if record.has_networks() {
             self.networks
                 .detach(&record.id)
                 .map_err(|source| Error::Networks { doing: "take down", source })?;
@@ -156,10 +156,4 @@ impl Inner {
         self.emit("destroy", record, &[]);
         Ok(())
     }
-}
-
-/// The container is put on a network by [`Networks`].
-pub(super) fn wants_network(record: &Record) -> bool {
-    let mode = &record.network.mode;
-    mode != "none" && mode != "host" && !mode.starts_with("container:")
 }

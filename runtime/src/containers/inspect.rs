@@ -196,6 +196,9 @@ pub struct NetworkSettings {
 #[non_exhaustive]
 #[serde(rename_all = "PascalCase", default)]
 pub struct EndpointSettings {
+    /// The address that was asked for, as `IPv4Address`.
+    #[serde(rename = "IPAMConfig")]
+    pub ipam_config: Option<BTreeMap<String, String>>,
     /// Other names there.
     pub aliases: Option<Vec<String>>,
     /// Network ID (its name).

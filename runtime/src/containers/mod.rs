@@ -54,6 +54,7 @@ mod leftovers;
 mod log;
 mod merge;
 mod names;
+mod network;
 mod ops;
 pub mod parse;
 mod passwd;
@@ -141,7 +142,8 @@ pub enum RootfsSource {
 
 /// Puts containers on networks.
 pub trait Networks: Send + Sync {
-    /// Attaches the namespace; what it tells is shown by `inspect`. Never called for the modes `none`, `host` and `container:ID`.
+    /// Attaches the namespace; what it tells is shown by `inspect`. Never called for the modes `none`, `host` and `container:ID`. Called once
+    /// for each network that the container is on, always by the process that will also detach it if it lives.
     fn attach(
         &self,
         container_id: &str,
@@ -150,6 +152,10 @@ pub trait Networks: Send + Sync {
     ) -> Result<Attached, BoxError>;
     /// Detaches, whatever is left of it. One that was never attached is no error.
     fn detach(&self, container_id: &str) -> Result<(), BoxError>;
+    /// Takes a running container off one of its networks, by [`Attached::network`].
+    fn leave(&self, _container_id: &str, _netns: BorrowedFd<'_>, _network: &str) -> Result<(), BoxError> {
+        Err("containers cannot leave these networks while they run".into())
+    }
 }
 
 /// What a container wants of the network.
@@ -190,7 +196,7 @@ pub struct Port {
 }
 
 /// What [`Networks::attach`] did.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attached {
     /// Network name.
     pub network: String,

@@ -93,14 +93,14 @@ impl Containers {
     }
 
     fn attach_id(&self, id: &str, options: AttachOptions) -> Result<Stream> {
-        self.connect(id)?.ok_or_else(|| Error::NotRunning(id.into())).and_then(|mut stream| {
+        self.shim_of(id)?.ok_or_else(|| Error::NotRunning(id.into())).and_then(|mut stream| {
             stream.ask(&Request::Attach(options))?;
             Ok(stream)
         })
     }
 
     /// A connection to its shim; `None` when it has none.
-    fn connect(&self, id: &str) -> Result<Option<Stream>> {
+    fn shim_of(&self, id: &str) -> Result<Option<Stream>> {
         match socket::connect(&self.0.dir.path(id)) {
             Ok(socket) => Ok(Some(Stream::connected(socket))),
             Err(e)
@@ -117,7 +117,7 @@ impl Containers {
 
     /// Asks the shim of one that must be live.
     pub(super) fn ask(&self, id: &str, request: &Request) -> Result<()> {
-        match self.connect(id)? {
+        match self.shim_of(id)? {
             Some(mut stream) => {
                 stream.ask(request)?;
                 if matches!(request, Request::Stop { .. }) {
@@ -211,7 +211,7 @@ impl Containers {
             if !state.is_live() && condition == WaitFor::NotRunning {
                 return Ok(state.shown.exit_code);
             }
-            let Some(mut stream) = self.connect(&id)? else {
+            let Some(mut stream) = self.shim_of(&id)? else {
                 // Not yet started, or just ended: look again soon.
                 std::thread::sleep(Duration::from_millis(50));
                 continue;

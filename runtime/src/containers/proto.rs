@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttachOptions, Error, RestartPolicy};
+use super::{AttachOptions, Error, NetworkRequest, RestartPolicy};
 
 /// First frame of a client: [`Request`] as JSON.
 pub(super) const REQUEST: u8 = b'R';
@@ -48,6 +48,10 @@ pub(super) enum Request {
     Wait,
     /// The policy in the record has changed.
     Policy(RestartPolicy),
+    /// The record has one more network.
+    Connect(NetworkRequest),
+    /// The record has one network less, by name.
+    Disconnect(String),
 }
 
 /// How a shim answers.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::handle::wants_network;
 use super::record::{Record, State, seconds};
 use super::volumes::has_label;
 use super::{
-    Containers, EndpointSettings, Error, Filters, GraphDriver, Inspect, NetworkSettings, Port, PortBinding,
-    PruneOutcome, RemoveOptions, Result, Summary, format, log,
+    Attached, Containers, EndpointSettings, Error, Filters, GraphDriver, Inspect, NetworkRequest,
+    NetworkSettings, Port, PortBinding, PruneOutcome, RemoveOptions, Result, Summary, format, log,
 };
 
 /// Filters that `ps` knows.
@@ -84,7 +83,7 @@ impl Containers {
                 .iter()
                 .map(|m| if m.shown.name.is_empty() { m.shown.source.clone() } else { m.shown.name.clone() })
                 .collect(),
-            networks: vec![network_name(record, state)],
+            networks: network_names(record),
             size: bytes,
         })
     }
@@ -94,7 +93,7 @@ impl Containers {
         let id = self.id(key)?;
         let (record, state) = self.load(&id)?;
         let file = |name: &str| self.0.dir.file(&id, name).to_string_lossy().into_owned();
-        let network_settings = network_settings(&record, &state);
+        let network_settings = network_settings(&record, &state, &self.0.options.default_network);
         Ok(Inspect {
             created: record.created,
             path: record.path,
@@ -164,7 +163,7 @@ fn matches(record: &Record, state: &State, filters: &Filters) -> bool {
             !state.is_live() && state.shown.status != "created" && c.parse() == Ok(state.shown.exit_code)
         })
         && any("health", &|h| h == health)
-        && any("network", &|n| network_name(record, state) == n)
+        && any("network", &|n| network_names(record).iter().any(|name| name == n))
         && any("volume", &|v| {
             record.mounts.iter().any(|m| m.shown.name == v || m.shown.destination == v || m.shown.source == v)
         })
@@ -188,11 +187,12 @@ fn name_matches(name: &str, pattern: &str) -> bool {
     }
 }
 
-fn network_name(record: &Record, state: &State) -> String {
-    match &state.attached {
-        Some(attached) if !attached.network.is_empty() => attached.network.clone(),
-        _ => record.network.mode.clone(),
+/// Those that it is, or is to be, on; or the mode that stands for them.
+fn network_names(record: &Record) -> Vec<String> {
+    if !record.has_networks() {
+        return vec![record.network.mode.clone()];
     }
+    record.networks().into_iter().map(|request| request.mode).collect()
 }
 
 /// `Up 5 minutes (healthy)`, `Exited (0) 3 hours ago`.
@@ -217,7 +217,7 @@ fn status(state: &State, now: i64) -> String {
 
 /// `0.0.0.0:8080->80/tcp, 443/tcp`.
 fn ports(record: &Record, state: &State) -> String {
-    let published = state.attached.as_ref().map(|a| a.ports.as_slice()).unwrap_or_default();
+    let published: Vec<&Port> = state.networks.iter().flat_map(|a| &a.ports).collect();
     let mut words: Vec<(u16, String)> = published
         .iter()
         .map(|p| {
@@ -228,46 +228,72 @@ fn ports(record: &Record, state: &State) -> String {
         .collect();
     let is_published =
         |key: &str| published.iter().any(|p| key == format!("{}/{}", p.container_port, p.protocol));
-    for key in record.config.exposed_ports.keys().filter(|k| wants_network(record) && !is_published(k)) {
+    for key in record.config.exposed_ports.keys().filter(|k| record.has_networks() && !is_published(k)) {
         words.push((key.split('/').next().and_then(|n| n.parse().ok()).unwrap_or(0), key.clone()));
     }
     words.sort();
     words.into_iter().map(|(_, word)| word).collect::<Vec<_>>().join(", ")
 }
 
-fn network_settings(record: &Record, state: &State) -> NetworkSettings {
+fn network_settings(record: &Record, state: &State, default: &str) -> NetworkSettings {
     let mut settings = NetworkSettings::default();
-    let name = network_name(record, state);
-    let mut endpoint = EndpointSettings {
-        aliases: Some(record.network.aliases.clone()).filter(|a| !a.is_empty()),
-        ..EndpointSettings::default()
-    };
-    if let Some(attached) = &state.attached {
-        let (ip, prefix) = attached.address.split_once('/').unwrap_or((&attached.address, "0"));
-        endpoint.network_id.clone_from(&attached.network);
-        endpoint.endpoint_id.clone_from(&record.id);
-        endpoint.gateway.clone_from(&attached.gateway);
-        endpoint.mac_address.clone_from(&attached.mac);
-        endpoint.ip_address = ip.to_owned();
-        endpoint.ip_prefix_len = prefix.parse().unwrap_or(0);
-        settings.endpoint_id.clone_from(&endpoint.endpoint_id);
-        settings.gateway.clone_from(&endpoint.gateway);
-        settings.mac_address.clone_from(&endpoint.mac_address);
-        settings.ip_address.clone_from(&endpoint.ip_address);
-        settings.ip_prefix_len = endpoint.ip_prefix_len;
-        settings.ports = port_map(record, &attached.ports);
+    for request in record.networks() {
+        let attached = state.networks.iter().find(|attached| attached.network == request.mode);
+        let endpoint = endpoint(record, &request, attached, default);
+        // As Docker: these are of the default network alone.
+        if request.mode == default {
+            settings.endpoint_id.clone_from(&endpoint.endpoint_id);
+            settings.gateway.clone_from(&endpoint.gateway);
+            settings.mac_address.clone_from(&endpoint.mac_address);
+            settings.ip_address.clone_from(&endpoint.ip_address);
+            settings.ip_prefix_len = endpoint.ip_prefix_len;
+        }
+        settings.networks.insert(request.mode, endpoint);
+    }
+    if matches!(record.network.mode.as_str(), "none" | "host") {
+        settings.networks.insert(record.network.mode.clone(), EndpointSettings::default());
+    }
+    if !state.networks.is_empty() {
+        settings.ports = port_map(record, state.networks.iter().flat_map(|a| &a.ports));
     }
     if state.shown.pid != 0 {
         settings.sandbox_id.clone_from(&record.id);
         settings.sandbox_key = format!("/proc/{}/ns/net", state.shown.pid);
     }
-    if !name.starts_with("container:") {
-        settings.networks.insert(name, endpoint);
-    }
     settings
 }
 
-fn port_map(record: &Record, ports: &[Port]) -> BTreeMap<String, Option<Vec<PortBinding>>> {
+fn endpoint(
+    record: &Record,
+    request: &NetworkRequest,
+    attached: Option<&Attached>,
+    default: &str,
+) -> EndpointSettings {
+    let mut aliases = request.aliases.clone();
+    if request.mode != default {
+        // By which others find it, as by its name.
+        aliases.push(record.id[..12].to_owned());
+    }
+    let mut endpoint = EndpointSettings {
+        aliases: Some(aliases).filter(|a| !a.is_empty()),
+        ipam_config: request.ip.as_ref().map(|ip| BTreeMap::from([("IPv4Address".to_owned(), ip.clone())])),
+        ..EndpointSettings::default()
+    };
+    let Some(attached) = attached else { return endpoint };
+    let (ip, prefix) = attached.address.split_once('/').unwrap_or((&attached.address, "0"));
+    endpoint.network_id.clone_from(&attached.network);
+    endpoint.endpoint_id.clone_from(&record.id);
+    endpoint.gateway.clone_from(&attached.gateway);
+    endpoint.mac_address.clone_from(&attached.mac);
+    endpoint.ip_address = ip.to_owned();
+    endpoint.ip_prefix_len = prefix.parse().unwrap_or(0);
+    endpoint
+}
+
+fn port_map<'a>(
+    record: &Record,
+    ports: impl Iterator<Item = &'a Port>,
+) -> BTreeMap<String, Option<Vec<PortBinding>>> {
     let mut map: BTreeMap<String, Option<Vec<PortBinding>>> =
         record.config.exposed_ports.keys().map(|k| (k.clone(), None)).collect();
     for p in ports {

@@ -24,7 +24,51 @@ pub(super) struct Record {
     pub(super) host: HostConfig,
     pub(super) mounts: Vec<StoredMount>,
     pub(super) network: NetworkRequest,
+    /// Networks beside that of its creation (`network connect`).
+    #[serde(default)]
+    pub(super) more: Vec<NetworkRequest>,
+    /// It was taken off the network of its creation.
+    #[serde(default)]
+    pub(super) left: bool,
     pub(super) warnings: Vec<String>,
+}
+
+impl Record {
+    /// Its network namespace is put on networks: it has one, and not another container's.
+    pub(super) fn has_networks(&self) -> bool {
+        let mode = &self.network.mode;
+        mode != "none" && mode != "host" && !mode.starts_with("container:")
+    }
+
+    /// The networks that it is to be on. Published ports go with the first.
+    pub(super) fn networks(&self) -> Vec<NetworkRequest> {
+        let own = (self.has_networks() && !self.left).then_some(&self.network);
+        let mut all: Vec<_> = own.into_iter().chain(&self.more).cloned().collect();
+        for request in &mut all {
+            request.name.clone_from(&self.network.name);
+            request.ports.clear();
+        }
+        if let Some(first) = all.first_mut() {
+            first.ports.clone_from(&self.network.ports);
+        }
+        all
+    }
+
+    /// Remembers one more network; that of its creation in the place that it had.
+    pub(super) fn connect(&mut self, wanted: NetworkRequest) {
+        if self.left && wanted.mode == self.network.mode {
+            self.left = false;
+            (self.network.aliases, self.network.ip) = (wanted.aliases, wanted.ip);
+        } else {
+            self.more.push(wanted);
+        }
+    }
+
+    /// Forgets one.
+    pub(super) fn disconnect(&mut self, network: &str) {
+        self.left |= self.network.mode == network;
+        self.more.retain(|request| request.mode != network);
+    }
 }
 
 /// The version this code writes.
@@ -58,33 +102,11 @@ pub(super) struct State {
     pub(super) restart_count: u32,
     /// Stopped by hand: `unless-stopped` leaves it so after a boot.
     pub(super) stopped_by_hand: bool,
-    /// Where it is on its network.
-    pub(super) attached: Option<Shown>,
+    /// Where it is on its networks.
+    pub(super) networks: Vec<Attached>,
     /// Something of it may exist in the kernel: cgroups, network endpoint, runtime state. Set before the first of them is made, cleared after
     /// the last is gone, so that whoever finds it set and no shim alive has to clean up.
     pub(super) dirty: bool,
-}
-
-/// [`Attached`], comparable.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Shown {
-    pub(super) network: String,
-    pub(super) address: String,
-    pub(super) gateway: String,
-    pub(super) mac: String,
-    pub(super) ports: Vec<super::Port>,
-}
-
-impl From<&Attached> for Shown {
-    fn from(a: &Attached) -> Self {
-        Self {
-            network: a.network.clone(),
-            address: a.address.clone(),
-            gateway: a.gateway.clone(),
-            mac: a.mac.clone(),
-            ports: a.ports.clone(),
-        }
-    }
 }
 
 impl State {
@@ -129,7 +151,7 @@ impl State {
             health: s.health.take(),
             ..ContainerState::default()
         };
-        self.attached = None;
+        self.networks.clear();
     }
 }
 

@@ -10,7 +10,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::ipc;
 use crate::containers::compile::{self, Facts};
 use crate::containers::files;
-use crate::containers::handle::wants_network;
 use crate::containers::passwd::{self, Identity};
 use crate::containers::record::{Record, State};
 use crate::containers::rootview::RootView;
@@ -25,7 +24,7 @@ pub(super) struct Started {
     pub(super) stdin: Option<OwnedFd>,
     /// Its standard output and error; with a terminal, the terminal alone.
     pub(super) outputs: [Option<OwnedFd>; 2],
-    pub(super) attached: Option<Attached>,
+    pub(super) networks: Vec<Attached>,
 }
 
 pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Result<Started> {
@@ -64,11 +63,11 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
             join: &join,
         },
     )?;
-    files::write_all(&dir, record, None, &inner.options)?;
+    files::write_all(&dir, record, &[], &inner.options)?;
     let (streams, ours) = streams(record, &identity)?;
     let mut created = create(all, record, &spec, &source, streams, others.shared_memory.take())?;
     drop((view, source, spec, others));
-    let attached = attach(all, record, &created, &dir)?;
+    let networks = attach(all, record, &created, &dir)?;
     let (mut stdin, mut outputs) = ours;
     if record.config.tty {
         let console =
@@ -81,7 +80,7 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
     for fd in outputs.iter().chain([&stdin]).flatten() {
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::io("set up", "a stream")(e.into()))?;
     }
-    Ok(Started { running, pid, stdin, outputs, attached })
+    Ok(Started { running, pid, stdin, outputs, networks })
 }
 
 /// Images are made whose `/etc/resolv.conf` or `/var/lib/x` is a link to where nothing is yet: Docker makes it, inside.
@@ -158,19 +157,20 @@ pub(in crate::containers) fn start_error(e: &crate::Error, program: &str) -> Err
     Error::Start { message, code: 125 }
 }
 
-fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> Result<Option<Attached>> {
-    if !wants_network(record) {
-        return Ok(None);
+fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> Result<Vec<Attached>> {
+    let wanted = record.networks();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
     }
     let netns = created.netns()?;
-    let attached = all
-        .0
-        .networks
-        .attach(&record.id, netns.as_fd(), &record.network)
-        .map_err(|source| Error::Networks { doing: "set up", source })?;
+    let attach = |request| {
+        let attached = all.0.networks.attach(&record.id, netns.as_fd(), request);
+        attached.map_err(|source| Error::Networks { doing: "set up", source })
+    };
+    let attached = wanted.iter().map(attach).collect::<Result<Vec<_>>>()?;
     // The files are bound already: their content changes, not their inode.
-    files::write_all(dir, record, Some(&attached), &all.0.options)?;
-    Ok(Some(attached))
+    files::write_all(dir, record, &attached, &all.0.options)?;
+    Ok(attached)
 }
 
 /// What this container has of others.

@@ -15,6 +15,7 @@ mod health;
 mod io;
 mod ipc;
 mod launch;
+mod network;
 mod policy;
 mod supervise;
 

@@ -11,7 +11,7 @@ use super::launch;
 use super::policy::Restarts;
 use crate::Running;
 use crate::containers::proto::{self, Request};
-use crate::containers::record::{Record, Shown, State};
+use crate::containers::record::{Record, State};
 use crate::containers::{Containers, Error, LogStream, RestartPolicy, Result, log, parse, socket, sys};
 
 /// Supervises a container from its start to its last end. An error before the first start has succeeded is the starter's to hear.
@@ -52,10 +52,10 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
     result
 }
 
-struct Shim<'a> {
-    all: &'a Containers,
-    record: Record,
-    state: State,
+pub(super) struct Shim<'a> {
+    pub(super) all: &'a Containers,
+    pub(super) record: Record,
+    pub(super) state: State,
     listener: UnixListener,
     log: Option<log::Writer>,
     clients: Vec<Client>,
@@ -121,7 +121,7 @@ impl Shim<'_> {
     fn begin(&mut self) -> Result<Life> {
         let started = launch::start(self.all, &self.record, &mut self.state)?;
         self.state.set_running(started.pid);
-        self.state.attached = started.attached.as_ref().map(Shown::from);
+        self.state.networks = started.networks;
         self.state.restart_count = self.restarts.count;
         let health = Monitor::new(&self.record);
         self.state.shown.health = health.as_ref().map(Monitor::starting);
@@ -157,7 +157,7 @@ impl Shim<'_> {
         if first { Err(error) } else { Ok(()) }
     }
 
-    fn save(&self, durable: bool) -> Result<()> {
+    pub(super) fn save(&self, durable: bool) -> Result<()> {
         self.all.0.dir.write_state(&self.record.id, &self.state, durable && !self.record.host.auto_remove)
     }
 
@@ -362,6 +362,10 @@ impl Shim<'_> {
                 self.record.host.restart_policy = policy.clone();
                 self.policy = policy;
                 (Role::Leaving, Ok(()))
+            }
+            (Request::Connect(wanted), life) => (Role::Leaving, self.connect(wanted, life.is_some())),
+            (Request::Disconnect(network), life) => {
+                (Role::Leaving, self.disconnect(&network, life.is_some()))
             }
             (Request::Attach(_) | Request::Pause | Request::Unpause, None) => {
                 (Role::Leaving, Err(not_running()))
