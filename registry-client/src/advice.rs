@@ -40,6 +40,11 @@ fn advice(registry: &str, error: &(dyn Error + 'static)) -> Option<String> {
              sign it whose own certificate is {directory}/ca.crt"
         ));
     }
+    if said.contains("InvalidContentType") {
+        return Some(format!(
+            "the registry seems to speak plain HTTP: if it may, by 'server = \"http://{registry}\"' in {directory}/hosts.toml"
+        ));
+    }
     // Alerts come from the other side, which does not like what it was shown.
     let refused =
         ["BadCertificate", "CertificateRequired", "CertificateUnknown", "UnknownCA", "AccessDenied"];
@@ -82,6 +87,7 @@ mod tests {
         for (said, file) in [
             ("invalid peer certificate: UnknownIssuer", "certs.d/h:5/ca.crt"),
             ("invalid peer certificate: CaUsedAsEndEntity", "CA:FALSE"),
+            ("received corrupt message of type InvalidContentType", "http://h:5"),
             ("received fatal alert: BadCertificate", "certs.d/h:5/client.cert"),
             ("received fatal alert: CertificateRequired", "certs.d/h:5/client.cert"),
         ] {

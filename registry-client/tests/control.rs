@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::fault::{Conn, Seen, Server, Tame};
 use common::{Memory, OCI_CONFIG, OCI_LAYER, quick};
 use longshore_registry_client::{
-    BoxError, CancelToken, Client, Content, Credential, Ctx, Error, Event, Layout, Platforms, Source,
+    BoxError, CancelToken, Client, Content, Credential, Ctx, Error, Event, Layout, Platforms, Retry, Source,
     StaticCredentials, Timeouts, UreqTransport,
 };
 use oci_spec::image::Descriptor;
@@ -375,7 +375,10 @@ fn a_registry_that_is_started_anew_is_waited_for() {
         std::thread::sleep(std::time::Duration::from_millis(60));
         answer(&std::net::TcpListener::bind(address).unwrap());
     });
-    let client = common::quick().build().unwrap();
+    // Waits three seconds and more in all, should this machine be slow to start it.
+    let mut retry = Retry::default();
+    retry.base = Duration::from_millis(100);
+    let client = Client::builder().retry(retry).build().unwrap();
     let reference = format!("{address}/a").parse().unwrap();
     for _ in 0..2 {
         assert_eq!(client.tags(&reference).unwrap(), ["one"]);

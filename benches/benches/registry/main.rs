@@ -178,7 +178,8 @@ impl Bench<'_> {
         };
         let store = self.fresh()?;
         let podman = Podman::new(store.path());
-        let (taken, source) = (podman.take(&image.dir)?, self.reference());
+        let source = self.reference();
+        let taken = podman.take(&source)?;
         self.dockerd.take(&source)?;
         Race::new(title)
             .add(OURS, || ours("push", &next("ours"), &image.dir, &image.root))

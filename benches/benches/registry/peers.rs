@@ -25,9 +25,9 @@ impl Podman {
         command(self.command().args(["pull", "-q", "--tls-verify=false", reference]))
     }
 
-    /// Takes in the image of a layout, without a registry that it could remember, and returns its ID.
-    pub(crate) fn take(&self, layout: &Path) -> Result<String, BoxError> {
-        let output = self.command().args(["pull", "-q", &format!("oci:{}:1", layout.display())]).output()?;
+    /// Takes in an image to push, and returns its ID.
+    pub(crate) fn take(&self, reference: &str) -> Result<String, BoxError> {
+        let output = self.command().args(["pull", "-q", "--tls-verify=false", reference]).output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
         }

@@ -161,13 +161,17 @@ impl Registry {
 
     /// The lines of its access log.
     pub fn accesses(&self) -> Vec<String> {
-        // It is written after the reply.
-        std::thread::sleep(Duration::from_millis(100));
-        let file = BufReader::new(std::fs::File::open(&self.log).unwrap());
-        file.lines()
-            .map_while(Result::ok)
-            .filter(|l| l.contains("HTTP/1.1\"") && l.contains("\" 2") || l.contains("HTTP/1.1\" "))
-            .collect()
+        // It is written after the reply: there once nothing more has come for a while.
+        let (mut lines, mut same) = (Vec::new(), 0);
+        while same < 3 {
+            std::thread::sleep(Duration::from_millis(60));
+            let file = BufReader::new(std::fs::File::open(&self.log).unwrap());
+            let all = file.lines().map_while(Result::ok);
+            let now: Vec<String> = all.filter(|l| l.contains("HTTP/1.1\" ")).collect();
+            same = if now.len() == lines.len() { same + 1 } else { 0 };
+            lines = now;
+        }
+        lines
     }
 
     pub fn reference(&self, name: &str) -> Reference {
