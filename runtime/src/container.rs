@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use crate::cgroup::Stats;
+use crate::cgroup::{OomEvents, Stats};
 use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::launch::wake;
@@ -165,6 +165,11 @@ impl Container {
     /// What it uses now.
     pub fn stats(&self) -> Result<Stats> {
         Ok(self.dir.read()?.groups.stats())
+    }
+
+    /// Word of memory that runs out, from now on. For a container that is created and not started, nothing is missed.
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        self.dir.read()?.groups.oom_events()
     }
 
     /// Freezes it.

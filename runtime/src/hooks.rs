@@ -3,18 +3,19 @@
 //! `prestart`, `createRuntime`, `poststart` and `poststop` run here, in the runtime's namespaces; `createContainer` and
 //! `startContainer` are steps of the plan. A hook gets its own environment, never the container's.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Error, Result};
 use crate::process;
 use crate::state::Status;
-use crate::sys;
 
 /// The state document that a hook reads on its standard input.
 pub(crate) fn document(spec: &Spec, id: &str, status: Status, pid: Option<&str>, bundle: &Path) -> String {
@@ -86,30 +87,17 @@ fn one(hook: &Hook, kind: &str, input: &str) -> Result<()> {
     let env = hook.env().iter().flatten().filter_map(|e| e.split_once('='));
     command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
-    let result = feed_and_wait(&mut child, input, hook.timeout());
-    let status = match result {
+    let mut said = Vec::new();
+    let status = match attend(&mut child, input, hook.timeout(), &mut said) {
         Ok(Some(status)) => status,
-        Ok(None) => {
+        other => {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(fail("timed out".to_owned()));
+            return Err(fail(other.map_or_else(|e| e.to_string(), |_| "timed out".to_owned())));
         }
-        Err(error) => return Err(fail(error.to_string())),
     };
     if status.success() {
         return Ok(());
-    }
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // Something it left behind may hold the pipe: what is there now will do.
-        let _ = rustix::io::ioctl_fionbio(&stderr, true);
-        let mut buffer = [0; 1024];
-        while let Ok(n @ 1..) = rustix::io::read(&stderr, &mut buffer) {
-            said.extend_from_slice(buffer.get(..n).unwrap_or_default());
-            if said.len() > 4096 {
-                break;
-            }
-        }
     }
     let ended = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
@@ -119,20 +107,73 @@ fn one(hook: &Hook, kind: &str, input: &str) -> Result<()> {
     Err(fail(if said.trim().is_empty() { ended } else { format!("{ended}: {}", said.trim()) }))
 }
 
-fn feed_and_wait(
+/// Of what a hook says, so much is kept.
+const SAID: usize = 4096;
+
+/// Feeds it, hears it, and waits until it ends: neither a hook that does not read nor one that does not stop talking holds this up.
+/// `None`: the time is over.
+fn attend(
     child: &mut Child,
     input: &str,
     timeout: Option<i64>,
-) -> io::Result<Option<std::process::ExitStatus>> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
-        let _ = stdin.write_all(input.as_bytes());
+    said: &mut Vec<u8>,
+) -> io::Result<Option<ExitStatus>> {
+    let timeout = timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let pidfd = process::open(child.id()).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let mut stdin = child.stdin.take();
+    let mut stderr = child.stderr.take();
+    for fd in stdin.iter().map(AsFd::as_fd).chain(stderr.iter().map(AsFd::as_fd)) {
+        rustix::io::ioctl_fionbio(fd, true)?;
     }
-    if let Some(seconds) = timeout.and_then(|s| u64::try_from(s).ok())
-        && let Some(pidfd) = process::open(child.id())
-        && !sys::readable(&pidfd, Duration::from_secs(seconds))?
-    {
-        return Ok(None);
+    let mut rest = input.as_bytes();
+    loop {
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(stdin.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
+        fds.extend(stderr.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(0) => return Ok(None),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+        drop(fds);
+        if stdin.as_mut().is_some_and(|fd| feed(fd, &mut rest)) {
+            stdin = None;
+        }
+        if stderr.as_mut().is_some_and(|fd| hear(fd, said)) {
+            stderr = None;
+        }
+        // Something it left behind may hold the pipe: what was there now will do.
+        if ended {
+            return child.wait().map(Some);
+        }
     }
-    child.wait().map(Some)
+}
+
+/// Writes what can be written; true: no more is to be, a hook need not read it.
+fn feed(stdin: &mut impl Write, rest: &mut &[u8]) -> bool {
+    while !rest.is_empty() {
+        match stdin.write(rest) {
+            Ok(n) => *rest = rest.get(n..).unwrap_or_default(),
+            Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+/// Reads a bounded amount of what is there; true: no more will come.
+fn hear(stderr: &mut impl Read, said: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 64 * 1024];
+    match stderr.read(&mut buffer) {
+        Ok(0) => true,
+        Ok(n) => {
+            let room = SAID.saturating_sub(said.len());
+            said.extend(buffer.iter().take(n.min(room)));
+            false
+        }
+        Err(e) => e.kind() != io::ErrorKind::WouldBlock,
+    }
 }

@@ -89,7 +89,7 @@ mod sys;
 mod sysctl;
 
 pub use builder::{Builder, Seccomp};
-pub use cgroup::Stats;
+pub use cgroup::{OomEvents, Stats};
 pub use container::Container;
 pub use created::{Created, Exit, Running};
 pub use error::{Error, Result};

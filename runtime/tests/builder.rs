@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{World, also_unprivileged, is_root, read};
-use longshore_runtime::{Capabilities, Container, Error, Seccomp, Stdio};
+use common::{World, also_unprivileged, id, is_root, read};
+use longshore_runtime::{Capabilities, Container, CreateOptions, Error, Seccomp, Stdio};
 
 #[test]
 fn from_words_to_an_exit() {
@@ -85,6 +85,42 @@ fn out_of_memory_is_told() {
         .unwrap();
     let exit = running.wait_to_end().unwrap();
     assert!(exit.oom_killed, "{exit:?}");
+}
+
+/// Whose memory runs out is told, whatever has run before in the groups that its spec names; and it is told while it happens.
+#[test]
+fn out_of_memory_is_told_of_the_right_container() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let group = id("oom");
+    let start = |script: &str| {
+        let builder = Container::builder(world.rootfs()).args(["sh", "-c", script]).memory(16 << 20);
+        let mut spec = builder.to_spec().unwrap();
+        // A group below one that stays, so that the second container meets the first one's.
+        spec.linux_mut().as_mut().unwrap().set_cgroups_path(Some(format!("/{group}").into()));
+        world.runtime.create(&id("oom"), &spec, CreateOptions::default()).unwrap()
+    };
+    // A child is killed; who had it lives on.
+    let hungry = "sh -c 'x=xxxxxxxx; while :; do x=$x$x; done'; exec sleep 1000";
+    let created = start(hungry);
+    let mut events = created.container().oom_events().unwrap();
+    assert!(!events.wait(Some(Duration::ZERO)).unwrap(), "it has not started");
+    let mut first = created.start().unwrap();
+    assert!(events.wait(Some(Duration::from_secs(60))).unwrap());
+    while first.stats().unwrap().oom_kills == Some(0) {
+        assert!(first.wait_timeout(Duration::from_millis(10)).unwrap().is_none());
+    }
+    let mut second = start("exit 3").start().unwrap();
+    let exit = second.wait_to_end().unwrap();
+    assert_eq!((exit.code, exit.oom_killed), (3, false), "{exit:?}");
+    first.kill(libc::SIGKILL).unwrap();
+    assert!(first.wait_to_end().unwrap().oom_killed);
+    drop((first, second));
+    // The end of the group ends the waiting.
+    while events.wait(Some(Duration::from_secs(60))).unwrap() {}
+    assert!(world.runtime.list().unwrap().is_empty());
 }
 
 #[test]

@@ -43,6 +43,7 @@ const LIMITS: &[Case] = &[
     ("limits of -1", no_limits),
     ("pids.max is in force", pids_in_force),
     ("memory.max is in force, and the end by it is told", memory_in_force),
+    ("word of memory that runs out", oom_events),
     ("an exec'd process killed for memory is told", exec_oom),
     ("cpu.max is in force", cpu_in_force),
     ("unified", unified),
@@ -360,6 +361,20 @@ fn memory_in_force(world: &World) {
     assert!(running.container().stats().unwrap().oom_kills.is_some_and(|n| n > 0));
     let mut fine = start(world, &with(world, &["true"], json!({"memory": {"limit": 16_777_216}})));
     assert!(!fine.wait(None).unwrap().unwrap().oom_killed);
+}
+
+fn oom_events(world: &World) {
+    let script = "dd if=/dev/zero of=/dev/null bs=100M count=1; exec sleep 1000";
+    let limit = json!({"memory": {"limit": 16_777_216, "swap": 16_777_216}});
+    let spec = with(world, &["sh", "-c", script], limit);
+    let created = world.runtime.create(&id("v2"), &spec, CreateOptions::default()).unwrap();
+    let mut events = created.container().oom_events().unwrap();
+    assert!(!events.wait(Some(Duration::ZERO)).unwrap(), "it has not started");
+    let running = created.start().unwrap();
+    assert!(events.wait(Some(Duration::from_secs(60))).unwrap());
+    drop(running);
+    // The end of the group ends the waiting.
+    while events.wait(Some(Duration::from_secs(60))).unwrap() {}
 }
 
 fn exec_oom(world: &World) {

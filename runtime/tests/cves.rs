@@ -317,3 +317,117 @@ fn entry_point_is_its_own_program() {
     assert_eq!(fs::metadata(&exe).map(|m| (m.len(), m.mtime_nsec())).unwrap(), before);
     also_unprivileged("entry_point_is_its_own_program");
 }
+
+/// CVE-2016-3697, CVE-2026-30892: numbers that the kernel takes for "as it is" do not leave a process root, neither init nor what joins it.
+#[test]
+fn a_number_that_is_no_user() {
+    let Some(world) = World::new() else { return };
+    let running = sleeping(&world);
+    let changes: [fn(&mut oci_spec::runtime::User); 3] = [
+        |user| _ = user.set_uid(u32::MAX),
+        |user| _ = user.set_gid(u32::MAX),
+        |user| _ = user.set_additional_gids(Some(vec![1, u32::MAX])),
+    ];
+    for change in changes {
+        let mut spec = world.spec(&["id"]);
+        change(spec.process_mut().as_mut().unwrap().user_mut());
+        let error = world.runtime.create(&id("user"), &spec, CreateOptions::default()).unwrap_err();
+        let mut process = spec.process().clone().unwrap();
+        process.set_args(Some(vec!["id".to_owned()]));
+        let other = running.container().exec(&process, ExecOptions::default()).unwrap_err();
+        if is_root() {
+            assert!(error.to_string().contains("process.user") && other.to_string().contains("process.user"));
+        }
+    }
+    drop(running);
+    also_unprivileged("a_number_that_is_no_user");
+}
+
+/// CVE-2024-0132, CVE-2025-23266: a hook of the host has the environment that its own entry names, and nothing of the image's.
+#[test]
+fn hooks_have_an_environment_of_their_own() {
+    let Some(world) = World::new() else { return };
+    let seen = world.dir.path().join("seen");
+    let script = format!("echo $OWN$LD_PRELOAD$LD_LIBRARY_PATH >>{}", seen.display());
+    let hook =
+        serde_json::json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "env": ["OWN=mine"]}]);
+    let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let hooks: serde_json::Map<_, _> = kinds.iter().map(|kind| ((*kind).to_owned(), hook.clone())).collect();
+    let mut spec = world.spec(&["true"]);
+    spec.set_hooks(serde_json::from_value(hooks.into()).unwrap());
+    let env = ["LD_PRELOAD=/tmp/evil.so", "LD_LIBRARY_PATH=/tmp", "PATH=/bin"].map(str::to_owned).to_vec();
+    spec.process_mut().as_mut().unwrap().set_env(Some(env));
+    assert_eq!(world.run(&id("hooks"), &spec).0, 0);
+    // The handle is dropped by now: `poststop` has run.
+    assert_eq!(fs::read_to_string(&seen).unwrap(), "mine\n".repeat(kinds.len()));
+    also_unprivileged("hooks_have_an_environment_of_their_own");
+}
+
+/// CVE-2022-1708, where the engine itself listens: what a hook says is bounded, and a hook that talks without end, or does not read,
+/// holds nobody up.
+#[test]
+fn what_hooks_say_is_bounded() {
+    let Some(world) = World::new() else { return };
+    let with_hook = |script: &str, timeout: i64| {
+        let hook = serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": timeout}]);
+        let mut spec = world.spec(&["true"]);
+        spec.set_hooks(serde_json::from_value(serde_json::json!({"createRuntime": hook})).unwrap());
+        // More than a pipe holds.
+        spec.set_annotations(Some([("long".to_owned(), "x".repeat(200_000))].into()));
+        world.runtime.create(&id("hooks"), &spec, CreateOptions::default()).map(|created| created.pid())
+    };
+    with_hook("head -c 1000000 /dev/zero >&2", 60).unwrap();
+    let error = with_hook("head -c 1000000 /dev/zero | tr '\\0' y >&2; exit 3", 60).unwrap_err().to_string();
+    assert!(error.contains("exit status 3: yyy") && error.len() < 5000, "{}", error.len());
+    let error = with_hook("exec yes >&2", 1).unwrap_err().to_string();
+    assert!(error.contains("timed out") && error.len() < 5000, "{error}");
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("what_hooks_say_is_bounded");
+}
+
+/// CVE-2025-52881: /proc of the image turns into something else and back. Kernel parameters are set where they belong, or the start fails;
+/// nothing is written to what stands in for them.
+#[test]
+fn proc_of_the_image_in_turns() {
+    let Some(world) = World::new() else { return };
+    let fake = world.rootfs().join("fake");
+    let stands_in =
+        ["self/attr/exec", "self/attr/apparmor/exec", "sys/net/ipv4/ip_forward", "sys/kernel/core_pattern"];
+    for file in stands_in {
+        fs::create_dir_all(fake.join(file).parent().unwrap()).unwrap();
+        fs::write(fake.join(file), "").unwrap();
+    }
+    symlink("fake", world.rootfs().join("link")).unwrap();
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let mut spec = world.spec(&["cat", "/proc/sys/net/ipv4/ip_forward"]);
+    let all = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into_iter().collect();
+    spec.linux_mut().as_mut().unwrap().set_sysctl(Some(all));
+    let started = std::cell::Cell::new(0);
+    for other in ["link", "fake"] {
+        racing(&world, "proc", other, || {
+            let created = world.runtime.create(&id("proc"), &spec, world.piped()).and_then(Created::start);
+            if let Ok(mut running) = created {
+                // Where the image has made the exchange later, its own file is what the program sees.
+                let out = read(running.take_stdio(1));
+                assert!(out == "1\n" || out.is_empty(), "{out}");
+                running.wait(None).unwrap();
+                started.set(started.get() + out.len());
+            }
+            // A label: where the kernel has nobody who takes it, the start fails, but never elsewhere.
+            let mut labelled = spec.clone();
+            labelled.process_mut().as_mut().unwrap().set_selinux_label(Some("label".to_owned()));
+            let created = world.runtime.create(&id("proc"), &labelled, CreateOptions::default());
+            let _ = created.and_then(Created::start).map(|mut running| running.wait(None));
+        });
+    }
+    assert!(started.get() > 0, "it was never set");
+    // The names may have been left exchanged.
+    for place in ["fake", "proc"] {
+        for file in stands_in {
+            let text = fs::read_to_string(world.rootfs().join(place).join(file)).unwrap_or_default();
+            assert_eq!(text, "", "{place}/{file}");
+        }
+    }
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), pattern);
+    also_unprivileged("proc_of_the_image_in_turns");
+}

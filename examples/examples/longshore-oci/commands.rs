@@ -350,7 +350,12 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
     if let Some(user) = &arguments.user {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
         let id = |text: &str| {
-            text.parse::<u32>().map_err(|_| Failure(format!("user {user:?}: UID[:GID] in digits is wanted")))
+            // `parse` takes a plus, too.
+            let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+            digits
+                .unwrap_or_default()
+                .parse::<u32>()
+                .map_err(|_| Failure(format!("user {user:?}: UID[:GID] in digits is wanted")))
         };
         process.user_mut().set_uid(id(uid)?);
         if let Some(gid) = gid {

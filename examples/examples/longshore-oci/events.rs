@@ -1,6 +1,6 @@
 //! `events`: what a container uses, in runc's shape.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longshore_runtime::{Container, Stats, Status};
 use serde_json::{Value, json};
@@ -10,12 +10,26 @@ use crate::commands::{Failure, Result};
 /// Prints one event, or one after every interval until the container ends.
 pub(crate) fn events(container: &Container, once: bool, interval: &str) -> Result<()> {
     let interval = duration(interval)?;
+    // Without a memory group there is no such event.
+    let mut oom = if once { None } else { container.oom_events().ok() };
     loop {
         println!("{}", json!({"type": "stats", "id": container.id(), "data": data(&container.stats()?)}));
         if once || container.state()?.status == Status::Stopped {
             return Ok(());
         }
-        std::thread::sleep(interval);
+        let until = Instant::now() + interval;
+        let left = || until.saturating_duration_since(Instant::now());
+        match &mut oom {
+            Some(oom) => {
+                while oom.wait(Some(left()))? {
+                    println!("{}", json!({"type": "oom", "id": container.id()}));
+                }
+            }
+            None => std::thread::sleep(left()),
+        }
+        if matches!(container.state(), Err(error) if error.is_not_found()) {
+            return Ok(());
+        }
     }
 }
 

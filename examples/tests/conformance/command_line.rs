@@ -161,7 +161,25 @@ fn exec() -> Vec<Trial> {
                 ]),
                 "5\n6 7 8\n"
             );
-            oci.fails(&["exec", "--user", "x", &bundle.id, "true"]);
+            // CVE-2026-30892: what is no number is no user, and never another one.
+            for odd in [
+                "x",
+                "",
+                ":",
+                "+0",
+                "-1",
+                "0x0",
+                " 0",
+                "0 ",
+                "1e3",
+                "4294967295",
+                "4294967296",
+                "18446744073709551616",
+                "1:-1",
+                "0:+0",
+            ] {
+                oci.fails(&["exec", &format!("--user={odd}"), &bundle.id, "true"]);
+            }
         }),
         trial("exec: --cap and --no-new-privs", |oci| {
             let bundle = sleeper(oci);

@@ -7,9 +7,11 @@
 mod devices;
 mod layout;
 mod limits;
+mod oom;
 mod stats;
 
 pub(crate) use layout::{Hierarchy, Layout, join};
+pub use oom::OomEvents;
 pub use stats::Stats;
 
 use std::fs;
@@ -30,6 +32,9 @@ pub(crate) struct Groups {
     pub(crate) v1: Vec<(Vec<String>, PathBuf)>,
     /// v2 directory.
     pub(crate) v2: Option<PathBuf>,
+    /// Members that were killed for memory before the container was made: the spec may name groups that are there.
+    #[serde(default)]
+    oom_kills_before: u64,
 }
 
 impl Groups {
@@ -42,6 +47,7 @@ impl Groups {
     ) -> Result<Self> {
         let mut groups = Groups::default();
         let result = groups.fill(layout, path, lenient, warnings);
+        groups.oom_kills_before = groups.oom_kills();
         if let Err(error) = result {
             // The first error is the one that matters.
             let _ = groups.remove();
@@ -56,6 +62,7 @@ impl Groups {
         Self {
             v1: layout.v1.iter().filter_map(|h| Some((h.controllers.clone(), there(&h.mount)?))).collect(),
             v2: layout.v2.as_deref().and_then(there),
+            oom_kills_before: 0,
         }
     }
 
@@ -198,13 +205,7 @@ impl Groups {
 
     /// The kernel killed a member for memory.
     pub(crate) fn oom_killed(&self) -> bool {
-        let (file, key) = match (self.controller("memory"), &self.v2) {
-            (Some(dir), _) => (dir.join("memory.oom_control"), "oom_kill "),
-            (None, Some(dir)) => (dir.join("memory.events"), "oom_kill "),
-            (None, None) => return false,
-        };
-        let text = fs::read_to_string(file).unwrap_or_default();
-        text.lines().filter_map(|l| l.strip_prefix(key)).any(|n| n.trim() != "0")
+        self.oom_kills() > 0
     }
 
     /// Kills all members.
@@ -244,14 +245,15 @@ pub(crate) const PREFIX: &str = "longshore";
 
 /// Makes a group and those above it.
 fn make(dir: &Path) -> io::Result<()> {
-    match fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            make(dir.parent().ok_or(e)?)?;
-            make(dir)
+    // Somebody may remove the one above at this moment. Where no directory can be made, the kernel may answer the same for ever.
+    for _ in 0..16 {
+        match fs::create_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => make(dir.parent().ok_or(e)?)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            result => return result,
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
     }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 fn remove(dir: &Path) -> Result<()> {
@@ -293,4 +295,15 @@ pub(crate) fn write(file: &Path, value: &str) -> Result<()> {
         .map_err(|e| error(e.into()))?;
     rustix::io::write(&fd, value.as_bytes()).map_err(|e| error(e.into()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_group_can_be_made_is_an_error() {
+        let error = make(Path::new("/proc/longshore/group")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 }

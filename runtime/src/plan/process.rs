@@ -1,6 +1,6 @@
 //! From the made container to its program: limits, identity, capabilities, and `execve`.
 
-use oci_spec::runtime::PosixRlimitType;
+use oci_spec::runtime::{PosixRlimitType, User};
 
 use super::compile::Input;
 use super::mounts::{IN_ROOT, inside, target};
@@ -97,6 +97,7 @@ fn resource(kind: PosixRlimitType) -> u32 {
 pub(super) fn identity(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     let process = input.process;
     let user = process.user();
+    check_ids(user)?;
     let sets = input.caps;
     if sets.is_some() {
         bounding(b, input);
@@ -137,6 +138,17 @@ pub(super) fn identity(b: &mut Builder, input: &Input<'_>) -> Result<()> {
         b.call("umask", libc::SYS_umask, [umask.into()]);
     } else {
         b.call("umask", libc::SYS_umask, [0o022.into()]);
+    }
+    Ok(())
+}
+
+/// setresuid(2) takes the last number for "as it is": the process would stay root.
+fn check_ids(user: &User) -> Result<()> {
+    let more = user.additional_gids().iter().flatten().map(|gid| ("additionalGids", *gid));
+    for (field, id) in [("uid", user.uid()), ("gid", user.gid())].into_iter().chain(more) {
+        if id == u32::MAX {
+            return Err(Error::spec(format!("process.user.{field}"), format!("{id} is not an ID")));
+        }
     }
     Ok(())
 }
