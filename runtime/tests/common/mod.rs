@@ -109,7 +109,8 @@ pub fn also_unprivileged(test: &str) {
     chown(home.path(), Some(1000), Some(1000)).unwrap();
     // The target directory may lie where that user cannot go.
     let copy = home.path().join("test");
-    fs::copy(exe, &copy).unwrap();
+    // By another process: what other tests start at this moment would inherit the file open for writing, and it could not be executed.
+    assert!(Command::new("cp").arg(exe).arg(&copy).status().unwrap().success());
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let status = Command::new("setpriv")
         .args(["--reuid=1000", "--regid=1000", "--clear-groups"])
