@@ -5,12 +5,15 @@
 //! STATE/NETWORK/network.json       subnet, options; outlives a reboot
 //! STATE/NETWORK/BOOT/ip/ADDRESS    symbolic link to the owner
 //! STATE/NETWORK/BOOT/ENDPOINT.json written before the first change in the kernel
+//! STATE/NETWORK/BOOT/stale         addresses of former endpoints whose connections the kernel may still know
 //! ```
 //! What is under another boot's ID describes things that are gone, and is removed. So nothing here but `network.json` needs `fsync`:
 //! files survive the death of a process, and after that of the machine they do not matter.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -173,16 +176,21 @@ impl State {
         Ok(ids.map(|id| self.record(name, id)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
+    pub(crate) fn stale(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
+        Ok(read(&self.boot_dir(name).join("stale"))?.unwrap_or_default())
+    }
+
+    pub(crate) fn save_stale(&self, name: &str, stale: &BTreeSet<IpAddr>) -> Result<()> {
+        let path = self.boot_dir(name).join("stale");
+        if stale.is_empty() { remove(&path) } else { write(&path, stale, false) }
+    }
+
     pub(crate) fn save_record(&self, name: &str, record: &Record) -> Result<()> {
         write(&self.record_path(name, &record.id), record, false)
     }
 
     pub(crate) fn remove_record(&self, name: &str, id: &str) -> Result<()> {
-        let path = self.record_path(name, id);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::state(path)(e)),
-            _ => Ok(()),
-        }
+        remove(&self.record_path(name, id))
     }
 }
 
@@ -209,6 +217,13 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::state(path)(e.into())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::state(path)(e)),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::state(path)(e)),
+        _ => Ok(()),
     }
 }
 

@@ -4,8 +4,9 @@ mod common;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use common::{CLIENT, HOST, Lab, Netns, ask, assert_same, ready};
+use common::{CLIENT, HOST, Lab, Netns, answered, assert_same, ready};
 use longshore_network::{BridgeOptions, Endpoint, Error, PortMapping, Protocol};
 
 const TOOLS: [&str; 4] = ["ip", "nft", "curl", "busybox"];
@@ -23,8 +24,7 @@ fn a_container_reaches_the_outside_with_the_hosts_address() {
     let _server = lab.client.serve(80, "outside");
     assert_eq!(container.curl(&format!("http://{CLIENT}/")).as_deref(), Some("outside"));
     let _udp = lab.client.udp_server(53, "from");
-    let seen = ask(&container.udp_socket("0.0.0.0:0"), &format!("{CLIENT}:53")).unwrap();
-    assert!(seen.starts_with(&format!("from {HOST}:")), "{seen}");
+    answered(&container.udp_socket("0.0.0.0:0"), &format!("{CLIENT}:53"), &format!("from {HOST}:"));
 }
 
 #[test]
@@ -55,6 +55,35 @@ fn a_published_port_is_reached_from_everywhere() {
 }
 
 #[test]
+fn who_gets_an_address_gets_none_of_its_former_owners_packets() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let (first, second) = (Netns::new(), Netns::new());
+    let outside = lab.client.udp_socket(&format!("{CLIENT}:53"));
+    let lease = bridge.attach(first.as_fd(), &Endpoint::new()).unwrap();
+    let address = lease.address().0;
+    let mut buffer = [0; 16];
+
+    let inside = first.udp_socket("0.0.0.0:4000");
+    for socket in [&inside, &outside] {
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    }
+    inside.send_to(b"question", format!("{CLIENT}:53")).unwrap();
+    let (_, host) = outside.recv_from(&mut buffer).unwrap();
+    outside.send_to(b"answer", host).unwrap();
+    assert_eq!(inside.recv(&mut buffer).unwrap(), b"answer".len());
+    lease.detach().unwrap();
+
+    let _lease = bridge.attach(second.as_fd(), &Endpoint::new().address(address)).unwrap();
+    let inside = second.udp_socket("0.0.0.0:4000");
+    outside.send_to(b"a late answer", host).unwrap();
+    assert!(inside.recv(&mut buffer).is_err(), "it was another's");
+}
+
+#[test]
 fn udp_ports_and_single_addresses_publish_too() {
     if !ready(&TOOLS) {
         return;
@@ -68,8 +97,8 @@ fn udp_ports_and_single_addresses_publish_too() {
     let _lease = bridge.attach(container.as_fd(), &endpoint).unwrap();
     let _udp = container.udp_server(53, "dns");
     let _web = container.serve(80, "local");
-    assert!(ask(&lab.client.udp_socket("0.0.0.0:0"), &format!("{HOST}:5353")).is_some());
-    assert!(ask(&lab.host.udp_socket("0.0.0.0:0"), "127.0.0.1:5353").is_some());
+    answered(&lab.client.udp_socket("0.0.0.0:0"), &format!("{HOST}:5353"), "dns");
+    answered(&lab.host.udp_socket("0.0.0.0:0"), "127.0.0.1:5353", "dns");
     assert_eq!(lab.host.curl("http://127.0.0.1:81/").as_deref(), Some("local"));
     assert!(lab.client.blocked(&format!("http://{HOST}:81/")));
     lab.client

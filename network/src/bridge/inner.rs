@@ -1,5 +1,6 @@
 //! What a bridge does under its lock.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -81,6 +82,7 @@ impl Inner {
         self.make_way(&mut sockets, &endpoint.id)?;
         let record = self.reserve(endpoint)?;
         let attached = self.state.save_record(&self.name, &record).and_then(|()| {
+            self.take_over(&mut sockets, &record)?;
             let record = self.publish(&mut sockets, &record)?;
             self.plug(&mut sockets, netns, &record, &bridge)?;
             Ok(record)
@@ -199,8 +201,8 @@ impl Inner {
             Some(record) => sockets.firewall().remove_endpoint(&rules(&self.owner(id), record)),
             None => sockets.firewall().remove_owner(&self.owner(id)),
         };
-        let deleted = sockets.delete_link(&veth);
-        let forgotten = record.iter().try_for_each(|record| sockets.forget_connections(record));
+        let deleted = sockets.delete_veth(&veth);
+        let forgotten = record.iter().try_for_each(|record| self.leave_behind(sockets, record));
         unpublished.and(deleted).and(forgotten)?;
         for (address, owner) in self.addresses()? {
             if owner == id {
@@ -209,6 +211,31 @@ impl Inner {
             }
         }
         self.state.remove_record(&self.name, id)
+    }
+
+    /// An endpoint's connections have to be forgotten before another gets its address, or its ports. Looking for them costs the
+    /// kernel milliseconds, however few there are; so it is done at once only for published ports, which the next endpoint may
+    /// publish again, and else when an address comes up again or enough have gathered.
+    fn leave_behind(&self, sockets: &mut Sockets, record: &Record) -> Result<()> {
+        const MOST: usize = 256;
+        let mut stale = self.state.stale(&self.name)?;
+        stale.extend(hosts(record));
+        self.state.save_stale(&self.name, &stale)?;
+        if record.ports.is_empty() && stale.len() <= MOST { Ok(()) } else { self.forget_stale(sockets) }
+    }
+
+    /// The other half of [`Inner::leave_behind`].
+    fn take_over(&self, sockets: &mut Sockets, record: &Record) -> Result<()> {
+        let stale = self.state.stale(&self.name)?;
+        if hosts(record).iter().any(|address| stale.contains(address)) {
+            self.forget_stale(sockets)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_stale(&self, sockets: &mut Sockets) -> Result<()> {
+        sockets.forget_connections(&self.state.stale(&self.name)?)?;
+        self.state.save_stale(&self.name, &BTreeSet::new())
     }
 
     fn addresses(&self) -> Result<Vec<(IpAddr, String)>> {

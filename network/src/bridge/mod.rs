@@ -242,6 +242,7 @@ impl Bridge {
             inner.detach(&mut sockets, id)?;
         }
         inner.forget_unowned(&mut sockets)?;
+        inner.forget_stale(&mut sockets)?;
         for record in inner.state.records(&inner.name)? {
             if sockets.firewall().restore(&rules(&inner.owner(&record.id), &record))? {
                 repaired.restored.push(record.id);
@@ -266,6 +267,7 @@ impl Bridge {
         inner.network.tunnel.map_or(Ok(()), |_| sockets.delete_link(&tunnel_link(&inner.network.link)))?;
         sockets.delete_link(&inner.network.link)?;
         sockets.firewall().remove_network(&inner.network.link)?;
+        inner.forget_stale(&mut sockets)?;
         inner.state.remove_network(&inner.name)
     }
 

@@ -181,10 +181,14 @@ pub(crate) fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &ifinfo(index, 0))
 }
 
+/// Of an address, for a message's header.
+pub(crate) fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
 /// An address with its prefix; there is no second one like it to detect, since the pool gave it out.
 pub(crate) fn add_address(index: u32, address: IpNet) -> Message {
-    let family = if address.addr().is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut header = vec![family, address.prefix_len(), IFA_F_NODAD, 0];
+    let mut header = vec![family(address.addr()), address.prefix_len(), IFA_F_NODAD, 0];
     header.extend(index.to_ne_bytes());
     let bytes = octets(address.addr());
     let message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &header).bytes(2, &bytes);

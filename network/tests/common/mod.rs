@@ -163,6 +163,11 @@ pub fn ask(socket: &UdpSocket, to: &str) -> Option<String> {
     None
 }
 
+/// Asks until the answer begins so: a slow machine's answer to an earlier question may come first.
+pub fn answered(socket: &UdpSocket, to: &str, text: &str) {
+    wait_for(text, || ask(socket, to).is_some_and(|answer| answer.starts_with(text)));
+}
+
 pub struct Process(Child);
 
 impl Process {
@@ -198,7 +203,7 @@ impl Drop for UdpServer {
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited too long for {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
