@@ -4,6 +4,7 @@
 //! layers/sha256-HEX.erofs      the tar as it came, and an index that makes the kernel see it as a file system
 //! layers/sha256-HEX/fs         or a directory tree, with whiteouts as overlay wants them
 //! layers/sha256-HEX/layer.json and what is known about it
+//! layers/erofs                 the kernel that was seen to mount the first form
 //! ```
 //! One strict reader ([`tar`]) and one tree in memory ([`tree`]) serve both forms; an image's paths are resolved there.
 
@@ -102,6 +103,8 @@ pub(crate) enum Form {
 const MARK: &[u8; 16] = b"longshore layer\n";
 /// Where, behind the mark and the record's place, the hash of all that is not the tar lies.
 const SEAL: usize = 32;
+/// Names the kernel that mounts EROFS files.
+const PROOF: &str = "layers/erofs";
 /// More than a record can need.
 const RECORD_MOST: u64 = 16 << 20;
 
@@ -263,10 +266,25 @@ impl Layers {
         self.dir.lock(&format!("layer-{}-{}", diff_id.algorithm(), diff_id.digest()))
     }
 
+    /// Whether the kernel mounts such layers, tried once for each kernel: the trial's unmounting takes milliseconds, more than the
+    /// start of a container does without it.
     pub(crate) fn mounts_erofs(&self) -> bool {
         !self.dir.options().directories
             && self.owner == Owner::Root
-            && *self.erofs.get_or_init(|| self.try_erofs().is_ok())
+            && *self.erofs.get_or_init(|| self.proven() || self.prove())
+    }
+
+    fn proven(&self) -> bool {
+        fs::read(self.dir.join(PROOF)).is_ok_and(|kernel| kernel == this_kernel())
+    }
+
+    fn prove(&self) -> bool {
+        let proven = self.try_erofs().is_ok();
+        if proven {
+            // Without the note, as on a full disk, the next process tries again.
+            let _ = fs::write(self.dir.join(PROOF), this_kernel());
+        }
+        proven
     }
 
     /// Mounts an empty layer under overlay, as a snapshot will.
@@ -442,6 +460,11 @@ fn read_mark(file: &File, path: &Path) -> Result<Record> {
     let mut json = vec![0; length as usize];
     file.read_exact_at(&mut json, place).map_err(at("read", path))?;
     serde_json::from_slice(&json).map_err(|e| Error::invalid(path.display().to_string(), &e))
+}
+
+fn this_kernel() -> Vec<u8> {
+    let kernel = rustix::system::uname();
+    [kernel.release().to_bytes(), b" ", kernel.version().to_bytes(), b"\n"].concat()
 }
 
 #[cfg(test)]
