@@ -186,15 +186,16 @@ pub fn listing(dir: &std::path::Path) -> Vec<String> {
     found
 }
 
-/// [`listing`] without lock files, once what is removed in the background is gone.
+/// [`listing`] without lock files and the kernel that mounts layers, once what is removed in the background is gone.
 pub fn settled(store: &Store) -> Vec<String> {
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if std::fs::read_dir(store.path().join("tmp")).unwrap().next().is_none() {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    listing(store.path()).into_iter().filter(|line| !line.starts_with("locks/")).collect()
+    let lasts = |line: &String| line.starts_with("locks/") || line.starts_with("layers/erofs");
+    listing(store.path()).into_iter().filter(|line| !lasts(line)).collect()
 }
 
 /// Whether mounting may be expected to work.
