@@ -86,7 +86,11 @@ fn containers_come_and_go_as_with_docker() {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let play = |name: &str, program: &str, daemon: &str| {
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "sh", "-c", AROUND]).env("D", program).env("W", path(name)).env("TAR", &tar);
+        command
+            .args(["--net", "--mount", "sh", "-c", AROUND])
+            .env("D", program)
+            .env("W", path(name))
+            .env("TAR", &tar);
         succeed(command.env("DOCKERD", daemon).env("SCENE", CONNECT), 240)
     };
     std::fs::write(path("daemon.json"), "{}").expect("daemon.json");

@@ -42,8 +42,10 @@ impl Sources {
     ) -> Result<Self> {
         let mut sources = Self::default();
         for mount in spec.mounts().iter().flatten() {
-            if !given.files.iter().chain(&given.trees).any(|(at, _)| at == mount.destination())
-                && let Some((tree, is_dir)) = idmapped(spec, mount, bundle, helper)?
+            let at = mount.destination();
+            let opened = given.files.iter().find(|(to, _)| to == at).map(|(_, fd)| fd);
+            if !given.trees.iter().any(|(to, _)| to == at)
+                && let Some((tree, is_dir)) = idmapped(spec, mount, bundle, opened, helper)?
             {
                 let tree = at_least(tree, least)?;
                 let kind = SourceKind::Tree(tree.as_raw_fd());
@@ -61,6 +63,9 @@ impl Sources {
         }
         for (destination, fd) in given.files {
             let mount = mount_at(spec, &destination)?;
+            if sources.list.iter().any(|source| source.destination == destination) {
+                continue;
+            }
             let is_dir = is_dir(&fd)?;
             let (fd, kind) = kind(at_least(fd, least)?, binds_tree(mount), least)?;
             sources.fds.push(fd);
@@ -72,7 +77,13 @@ impl Sources {
 
 /// A bind mount with IDs of its own (mount_setattr(2), "ID-mapped mounts"): the options `idmap` and `ridmap`, `uidMappings` and
 /// `gidMappings`. The kernel wants privileges over the file system for it, so it is made here, not in the container.
-fn idmapped(spec: &Spec, mount: &Mount, bundle: &Path, helper: &OwnedFd) -> Result<Option<(OwnedFd, bool)>> {
+fn idmapped(
+    spec: &Spec,
+    mount: &Mount,
+    bundle: &Path,
+    opened: Option<&OwnedFd>,
+    helper: &OwnedFd,
+) -> Result<Option<(OwnedFd, bool)>> {
     let own = mount.uid_mappings().as_ref().zip(mount.gid_mappings().as_ref());
     let recursive = idmap_option(mount);
     if own.is_none() && recursive.is_none() {
@@ -94,7 +105,11 @@ fn idmapped(spec: &Spec, mount: &Mount, bundle: &Path, helper: &OwnedFd) -> Resu
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let flags = if binds_tree(mount) { flags | OpenTreeFlags::AT_RECURSIVE } else { flags };
     let what = |what: &str| format!("{what} {}", source.display());
-    let tree = open_tree(rustix::fs::CWD, &source, flags).context(&what("bind source"))?;
+    let tree = match opened {
+        Some(fd) => open_tree(fd, "", flags | OpenTreeFlags::AT_EMPTY_PATH),
+        None => open_tree(rustix::fs::CWD, &source, flags),
+    };
+    let tree = tree.context(&what("bind source"))?;
     let is_dir = is_dir(&tree)?;
     let users = user_namespace(helper, &Maps::new(uid, gid))?;
     sys::idmap(&tree, &users, recursive.unwrap_or(false)).map_err(Error::os(what("map the IDs of")))?;

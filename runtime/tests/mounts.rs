@@ -174,6 +174,14 @@ fn ids_of_a_mount() {
     assert_eq!(world.run(&id("idmap"), &spec).1, "0:0\n5:5\n");
     let made = fs::metadata(data.join("made")).unwrap();
     assert_eq!((made.uid(), made.gid()), (1000, 1001));
+    // The same of a source that the caller has opened.
+    spec.mounts_mut().as_mut().unwrap().last_mut().unwrap().set_source(Some("/nonexistent".into()));
+    let mut options = world.piped();
+    options.mount_sources = vec![("/data".into(), fs::File::open(&data).unwrap().into())];
+    let created = world.runtime.create(&id("idmap"), &spec, options);
+    let mut running = created.and_then(longshore_runtime::Created::start).unwrap();
+    assert_eq!(common::read(running.take_stdio(1)), "0:0\n5:5\n");
+    drop(running);
 
     // A user namespace: what is root's on disk is root's inside, whom the host knows as 100000.
     let root = std::os::unix::fs::chown::<&Path>;
