@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicBool;
 
-use longshore_image::{Ctx, Image, Store};
+use longshore_image::{Ctx, Image, Snapshot, SnapshotOptions, Store};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, RootfsSource};
 
@@ -29,6 +29,17 @@ impl StoreImages {
     /// Over this store. `rootless`: the container's own user namespace mounts the overlay.
     pub fn new(store: Store, rootless: bool) -> Self {
         Self { store, rootless }
+    }
+
+    fn source(&self, snapshot: &Snapshot) -> Result<RootfsSource, BoxError> {
+        if !self.rootless {
+            return Ok(RootfsSource::Detached(snapshot.mount()?));
+        }
+        let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
+        let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
+            return Err("the snapshot is read-only".into());
+        };
+        Ok(RootfsSource::Overlay { lower: dirs.lower, upper, work })
     }
 }
 
@@ -60,14 +71,23 @@ impl Images for StoreImages {
             }
             found => found?,
         };
-        if !self.rootless {
-            return Ok(RootfsSource::Detached(snapshot.mount()?));
-        }
-        let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
-        let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
-            return Err("the snapshot is read-only".into());
-        };
-        Ok(RootfsSource::Overlay { lower: dirs.lower, upper, work })
+        self.source(&snapshot)
+    }
+
+    fn look_at(
+        &self,
+        key: &str,
+        image_id: &str,
+        look: &mut dyn FnMut(&RootfsSource),
+    ) -> Result<(), BoxError> {
+        // What was killed over this leaves its snapshot to us.
+        self.store.sweep_snapshots()?;
+        let image = self.store.image(image_id)?;
+        let mut options = SnapshotOptions::default();
+        options.temporary = true;
+        let snapshot = self.store.snapshot_layers(key, image.diff_ids(), &options)?;
+        look(&self.source(&snapshot)?);
+        Ok(self.store.remove_snapshot(key)?)
     }
 
     fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError> {

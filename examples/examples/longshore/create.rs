@@ -451,19 +451,19 @@ fn read(file: &Path) -> Result<String> {
     })
 }
 
-/// `seccomp=FILE` hands on the file's content, as docker's client does.
+/// `seccomp=FILE` and `landlock=FILE` hand on the file's content, as docker's client does with the former.
 fn security_option(text: &str) -> Result<String> {
-    let Some(file) = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:")) else {
+    let Some((kind @ ("seccomp" | "landlock"), file)) = text.split_once(['=', ':']) else {
         return Ok(text.to_owned());
     };
-    if ["unconfined", "builtin", "default"].contains(&file) {
+    if kind == "seccomp" && ["unconfined", "builtin", "default"].contains(&file) {
         return Ok(text.to_owned());
     }
     let failed =
-        |why: &dyn std::fmt::Display| Failure::new(format!("opening seccomp profile ({file}) failed: {why}"));
+        |why: &dyn std::fmt::Display| Failure::new(format!("opening {kind} profile ({file}) failed: {why}"));
     let text = read(Path::new(file)).map_err(|failure| failed(&failure.message))?;
     let profile: serde_json::Value = serde_json::from_str(&text).map_err(|e| failed(&e))?;
-    Ok(format!("seccomp={profile}"))
+    Ok(format!("{kind}={profile}"))
 }
 
 impl NetworkArgs {

@@ -69,6 +69,12 @@ pub(crate) struct UpdateArgs {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable
     #[arg(long, value_name = "uint16")]
     blkio_weight: Option<u16>,
+    /// Limit CPU CFS (Completely Fair Scheduler) period
+    #[arg(long, value_name = "int")]
+    cpu_period: Option<i64>,
+    /// Limit CPU CFS (Completely Fair Scheduler) quota
+    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    cpu_quota: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int")]
     cpu_shares: Option<i64>,
@@ -174,6 +180,8 @@ pub(crate) fn update(app: &App, args: &UpdateArgs) -> Result<()> {
     update.memory_swap = args.memory_swap;
     update.memory_reservation = args.memory_reservation;
     update.nano_cpus = args.cpus;
+    update.cpu_period = args.cpu_period;
+    update.cpu_quota = args.cpu_quota;
     update.cpu_shares = args.cpu_shares;
     update.cpuset_cpus.clone_from(&args.cpuset_cpus);
     update.cpuset_mems.clone_from(&args.cpuset_mems);

@@ -347,6 +347,10 @@ pub struct Update {
     pub memory_reservation: Option<i64>,
     /// CPUs in units of 1e-9.
     pub nano_cpus: Option<i64>,
+    /// Microseconds of a CFS period.
+    pub cpu_period: Option<i64>,
+    /// Microseconds of CPU time per period.
+    pub cpu_quota: Option<i64>,
     /// CPU weight.
     pub cpu_shares: Option<i64>,
     /// CPUs.

@@ -52,13 +52,17 @@ pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
         linux["uidMappings"] = json!([{"containerID": 0, "hostID": facts.own.0, "size": 1}]);
         linux["gidMappings"] = json!([{"containerID": 0, "hostID": facts.own.1, "size": 1}]);
     }
+    let mut annotations = json!({});
+    if let Some(policy) = security::landlock(host) {
+        annotations[crate::Landlock::ANNOTATION] = json!(policy);
+    }
     let value = json!({
         "ociVersion": "1.0.2",
         "process": process(record, facts)?,
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
         "hostname": hostname(record),
         "mounts": mounts(record, facts, rootless)?,
-        "annotations": {},
+        "annotations": annotations,
         "linux": linux,
     });
     let mut spec: Spec = serde_json::from_value(value).map_err(|e| bad_spec(&e))?;

@@ -169,7 +169,7 @@ pub struct HostConfig {
     pub publish_all_ports: bool,
     /// The root file system is read-only.
     pub readonly_rootfs: bool,
-    /// `no-new-privileges`, `seccomp=unconfined|PROFILE`, `label=...`, `apparmor=...`, `systempaths=unconfined`.
+    /// `no-new-privileges`, `seccomp=unconfined|PROFILE`, `landlock=POLICY` ([`crate::Landlock`] as JSON), `label=...`, `apparmor=...`, `systempaths=unconfined`.
     #[serde(deserialize_with = "or_default")]
     pub security_opt: Vec<String>,
     /// tmpfs mounts: container path to options.

@@ -9,7 +9,7 @@ use tar::Archive;
 
 use super::record::Record;
 use super::rootview::RootView;
-use super::{Change, ChangeKind, Containers, Error, Result, compile, copy, dir, files};
+use super::{Change, ChangeKind, Containers, Error, Result, RootfsSource, compile, copy, dir, files};
 
 /// A directory's mode, user and group.
 type Attributes = (u32, u64, u64);
@@ -20,24 +20,24 @@ impl Containers {
     pub fn diff(&self, key: &str) -> Result<Vec<Change>> {
         let id = self.id(key)?;
         let (record, _) = self.load(&id)?;
-        // The image as it is, in a container's root file system that nobody runs in.
-        let (images, lower) = (&self.0.images, dir::new_id()?);
-        let fail = |source| Error::Images { doing: "open the image", source };
-        let source = images.rootfs(&lower, &record.image_id).map_err(fail)?;
-        let result = RootView::new(&source).and_then(|view| {
-            let mut found = BTreeMap::new();
-            copy::through(
-                |out| {
-                    let doing = "compare the container with its image";
-                    images.diff(&id, out).map_err(|source| Error::Images { doing, source })
-                },
-                |tar| entries(tar, &view, &mut found).map_err(Error::io("read the changes of", &id)),
-            )?;
-            Ok(without_targets(found, &record, &view))
-        });
-        drop(source);
-        images.remove_rootfs(&lower).map_err(fail)?;
+        let mut result = Ok(Vec::new());
+        let mut compare = |source: &RootfsSource| result = self.compare(&record, source);
+        let shown = self.0.images.look_at(&dir::new_id()?, &record.image_id, &mut compare);
+        shown.map_err(|source| Error::Images { doing: "open the image", source })?;
         result
+    }
+
+    fn compare(&self, record: &Record, image: &RootfsSource) -> Result<Vec<Change>> {
+        let view = RootView::new(image)?;
+        let mut found = BTreeMap::new();
+        copy::through(
+            |out| {
+                let doing = "compare the container with its image";
+                self.0.images.diff(&record.id, out).map_err(|source| Error::Images { doing, source })
+            },
+            |tar| entries(tar, &view, &mut found).map_err(Error::io("read the changes of", &record.id)),
+        )?;
+        Ok(without_targets(found, record, &view))
     }
 
     /// Writes what it changed as an OCI layer tar, for an image made of it. Needs [`super::Images::diff`].

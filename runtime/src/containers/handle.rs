@@ -68,11 +68,14 @@ impl Containers {
             return Ok((record, state));
         }
         match self.repair(&record) {
+            Ok(false) => Ok((record, state)),
             // It may have removed itself.
             Ok(true) => Ok((self.0.dir.record(id)?, self.0.state(id)?)),
-            // How it ended is known; what could not be taken down, the next who looks tries again.
-            Err(_) if !state.is_live() => Ok((record, state)),
-            mended => mended.map(|_| (record, state)),
+            Err(error) => match self.0.state(id)? {
+                // How it ended is known; what could not be taken down, the next who looks tries again.
+                ended if !ended.is_live() => Ok((record, ended)),
+                _ => Err(error),
+            },
         }
     }
 
@@ -102,13 +105,17 @@ impl Containers {
         if !(state.is_live() || state.dirty) {
             return Ok(state);
         }
-        inner.clean_up(record)?;
-        if state.is_live() {
-            state.set_ended("exited", 137, false, "its supervisor was killed, and it with it".into());
-        }
-        state.dirty = false;
+        inner.end_processes(record)?;
         super::log::repair(&inner.dir.file(id, &super::log::file_name(id)));
         super::socket::remove(&inner.dir.path(id));
+        if state.is_live() {
+            // It has ended, whatever becomes of its network.
+            state.set_ended("exited", 137, false, "its supervisor was killed, and it with it".into());
+            state.dirty = true;
+            inner.dir.write_last_state(id, &state, true)?;
+        }
+        inner.detach(record)?;
+        state.dirty = false;
         inner.dir.write_last_state(id, &state, true)?;
         if record.host.auto_remove {
             inner.remove_now(record, true)?;
@@ -128,6 +135,11 @@ impl Inner {
 
     /// Kills and removes everything of a container that is not on disk in its own directory.
     pub(super) fn clean_up(&self, record: &Record) -> Result<()> {
+        self.end_processes(record)?;
+        self.detach(record)
+    }
+
+    fn end_processes(&self, record: &Record) -> Result<()> {
         match self.runtime.open(&record.id).and_then(|container| container.delete(true)) {
             Ok(()) => {}
             Err(e) if e.is_not_found() => {
@@ -135,6 +147,10 @@ impl Inner {
             }
             Err(e) => return Err(e.into()),
         }
+        Ok(())
+    }
+
+    fn detach(&self, record: &Record) -> Result<()> {
         if record.has_networks() {
             self.networks
                 .detach(&record.id)

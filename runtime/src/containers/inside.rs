@@ -147,11 +147,14 @@ impl Containers {
             memory_swap,
             memory_reservation,
             nano_cpus,
+            cpu_period,
+            cpu_quota,
             cpu_shares,
             cpuset_cpus,
             cpuset_mems,
             blkio_weight
         );
+        super::check::limits(h)?;
         if update.pids_limit.is_some() {
             h.pids_limit = update.pids_limit;
         }
@@ -196,13 +199,15 @@ impl Update {
             memory_swap,
             memory_reservation,
             nano_cpus,
+            cpu_period,
+            cpu_quota,
             cpu_shares,
             cpuset_cpus,
             cpuset_mems,
             pids_limit,
             blkio_weight,
         } = self;
-        [memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, pids_limit]
+        [memory, memory_swap, memory_reservation, nano_cpus, cpu_period, cpu_quota, cpu_shares, pids_limit]
             .iter()
             .any(|l| l.is_some())
             || cpuset_cpus.is_some()

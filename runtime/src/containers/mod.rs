@@ -105,6 +105,17 @@ pub trait Images: Send + Sync {
     fn diff(&self, _container_id: &str, _out: &mut dyn std::io::Write) -> Result<(), BoxError> {
         Err("this image store cannot tell changes".into())
     }
+    /// Shows the image's own files to `look`. `key` is nobody's container; of what is made for it nothing is to stay, also if this process is
+    /// killed meanwhile, as far as the store can see to that.
+    fn look_at(
+        &self,
+        key: &str,
+        image_id: &str,
+        look: &mut dyn FnMut(&RootfsSource),
+    ) -> Result<(), BoxError> {
+        look(&self.rootfs(key, image_id)?);
+        self.remove_rootfs(key)
+    }
     /// Bytes of the container's writable layer, for `ps -s`; `None` where that is not known.
     fn usage(&self, _container_id: &str) -> Result<Option<u64>, BoxError> {
         Ok(None)

@@ -25,7 +25,7 @@ pub(crate) fn shims(world: &World) -> Vec<(i32, String)> {
         .collect()
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
@@ -69,6 +69,12 @@ fn storm() {
             },
         ));
     }
+    // These end by themselves: with 7, or by a kill with 137.
+    for n in 0..3 {
+        ids.push(world.create(&format!("short{n}"), &["sh", "-c", "echo 0; exit 7"], |_| {}));
+    }
+    // The start of each life whose end was seen, and its exit code.
+    let mut ends = std::collections::BTreeMap::new();
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let mut random = |below: u64| {
         seed ^= seed << 13;
@@ -76,9 +82,25 @@ fn storm() {
         seed ^= seed << 17;
         seed % below
     };
-    for _ in 0..kills {
+    let mut killed = 0;
+    while killed < kills {
         let name = format!("c{}", random(count));
-        match random(4) {
+        let short = format!("short{}", random(3));
+        let state = world.all.inspect(&short).unwrap().state;
+        if state.running {
+            // Its turn comes.
+        } else if state.status == "exited" && !ends.contains_key(&state.started_at) {
+            assert!([7, 137].contains(&state.exit_code), "{state:?}");
+            ends.insert(state.started_at, state.exit_code);
+        } else {
+            if let Some(code) = ends.get(&state.started_at) {
+                assert_eq!(state.exit_code, *code, "an exit code that was written has changed");
+            }
+            let _ = world.all.start(&short, &StartOptions::default());
+        }
+        let what = random(4);
+        killed += u64::from(what < 3);
+        match what {
             0 => {
                 let mut victims = shims(&world);
                 if !victims.is_empty() {
@@ -100,8 +122,10 @@ fn storm() {
         }
     }
     agree(&world, count);
-    for n in 0..count {
-        let name = format!("c{n}");
+    let codes: BTreeSet<i32> = ends.values().copied().collect();
+    eprintln!("{kills} kills, {count} containers; {} ends seen, with {codes:?}", ends.len());
+    let names = (0..count).map(|n| format!("c{n}")).chain((0..3).map(|n| format!("short{n}")));
+    for name in names {
         world.all.remove(&name, &RemoveOptions::new(true, false)).unwrap();
     }
     until("no shim is left", || shims(&world).is_empty());
@@ -143,7 +167,9 @@ fn agree(world: &World, count: u64) {
             let Ok(log) = std::fs::read_to_string(format!("{}{suffix}", inspect.log_path)) else { continue };
             assert!(log.is_empty() || log.ends_with('\n'));
             for line in log.lines() {
-                assert!(line.starts_with("{\"log\":\"") && line.ends_with("\"}"), "{line}");
+                let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+                let text = entry["log"].as_str().and_then(|text| text.strip_suffix('\n'));
+                assert!(text.is_some_and(|number| number.parse::<u64>().is_ok()), "{line}");
             }
         }
     }

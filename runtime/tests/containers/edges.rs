@@ -4,14 +4,17 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use longshore_runtime::Stdio;
 use longshore_runtime::containers::{
-    AttachOptions, Filters, RemoveOptions, StartOptions, StopOptions, Terminal, WaitFor,
+    AttachOptions, ExecRequest, Filters, RemoveOptions, StartOptions, StopOptions, Terminal, WaitFor,
 };
 
+use crate::crash::{kill, shims};
 use crate::harness::Test;
-use crate::world::{World, until};
+use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 10] = [
+pub(crate) const TESTS: [Test; 11] = [
+    ("edges::landlock_holds_for_exec_too", landlock_holds_for_exec_too),
     ("edges::shared_memory_of_another_container", shared_memory_of_another_container),
     ("edges::private_memory_is_not_shared", private_memory_is_not_shared),
     ("edges::a_volume_that_comes_into_use_stays", a_volume_that_comes_into_use_stays),
@@ -51,6 +54,14 @@ fn a_network_that_does_not_let_go_loses_no_container() {
         (world.status("kept"), world.all.wait("kept", WaitFor::NotRunning).unwrap()),
         ("exited".into(), 3)
     );
+    // Its shim is killed: it has ended all the same, and cannot be removed yet.
+    let orphan = world.run("orphan", &["sleep", "1000"], |r| r.host.network_mode = "broken".into());
+    let (shim, _) = shims(&world).into_iter().find(|(_, id)| *id == orphan).unwrap();
+    kill(shim);
+    until("it is known to have ended", || world.status("orphan") == "exited");
+    assert_eq!(world.all.wait("orphan", WaitFor::NotRunning).unwrap(), 137);
+    assert!(world.all.remove("orphan", &RemoveOptions::new(true, false)).is_err());
+    assert!(world.all.start("orphan", &StartOptions::default()).is_err());
     let id = world.create("unstarted", &["true"], |r| {
         r.host.network_mode = "nowhere".into();
         r.host.auto_remove = true;
@@ -59,7 +70,8 @@ fn a_network_that_does_not_let_go_loses_no_container() {
     assert!(format!("{error:?}").contains("no network nowhere"), "{error:?}");
     assert!(!world.dir.join("detached").exists());
     std::fs::remove_file(&broken).unwrap();
-    until("all but one are gone", || states() == [exited("kept")]);
+    until("those that remove themselves are gone", || states() == [exited("kept"), exited("orphan")]);
+    world.all.remove("orphan", &RemoveOptions::default()).unwrap();
     assert!(world.dir.join("detached").exists());
 }
 
@@ -260,4 +272,25 @@ fn private_memory_is_not_shared() {
     let (code, log) = world.run_to_end("host", script, |r| r.host.ipc_mode = "host".into());
     let own = std::fs::read_link("/proc/self/ns/ipc").unwrap();
     assert_eq!((code, log), (0, format!("{}\n1\n", own.display())));
+}
+
+/// `--security-opt landlock=POLICY`: for the container's process and for those that come later.
+fn landlock_holds_for_exec_too() {
+    let Some(world) = World::new() else { return };
+    if longshore_runtime::Capabilities::probe().unwrap().landlock.is_none() {
+        return skip("no Landlock").unwrap_or_default();
+    }
+    let policy = longshore_runtime::Landlock::default().execute("/").write("/data").write("/dev");
+    let restricted = |r: &mut longshore_runtime::containers::CreateRequest| {
+        r.host.security_opt = vec![format!("landlock={}", policy.to_json())];
+    };
+    let script = "echo x > /data/yes && echo x > /tmp/no || echo refused; sleep 1000";
+    world.run("held", &["sh", "-c", script], restricted);
+    until("it has tried", || world.log("held").contains("refused"));
+    let request = ExecRequest::new(["sh", "-c", "echo x > /data/too && ! echo x > /tmp/no 2> /dev/null"]);
+    let mut process = world.all.exec("held", &request, [Stdio::Null, Stdio::Null, Stdio::Null]).unwrap();
+    assert_eq!(process.wait(None).unwrap().unwrap().code, 0);
+    let mut request = longshore_runtime::containers::CreateRequest::new("busybox");
+    request.host.security_opt = vec!["landlock={\"raed\":[]}".into()];
+    assert!(world.all.create(&request).unwrap_err().to_string().contains("raed"));
 }

@@ -200,7 +200,18 @@ fn the_same_as_an_ordinary_user() {
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(&program);
     command.env("TMPDIR", home.path()).current_dir(home.path()).uid(1000).gid(1000);
-    let output = command.output();
+    // Another test's child may hold the copy open for writing, as it was when that was forked, until it executes its program.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let output = loop {
+        match command.output() {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::ExecutableFileBusy && std::time::Instant::now() < end =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            output => break output,
+        }
+    };
     let Ok(output) = output else {
         let _: Option<()> = skip("cannot become user 1000");
         return;

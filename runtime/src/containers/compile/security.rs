@@ -1,6 +1,7 @@
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 
+use crate::Landlock;
 use crate::containers::{Error, HostConfig, Result};
 
 /// Docker's default set.
@@ -85,6 +86,11 @@ pub(super) fn no_new_privileges(host: &HostConfig) -> bool {
     matches!(option(host, "no-new-privileges"), Some("" | "true"))
 }
 
+/// The policy of `landlock=POLICY`, as JSON.
+pub(super) fn landlock(host: &HostConfig) -> Option<&str> {
+    option(host, "landlock")
+}
+
 /// Refuses what is not known, so that nobody believes in a protection that is not there.
 pub(in crate::containers) fn check(host: &HostConfig) -> Result<()> {
     for o in &host.security_opt {
@@ -92,6 +98,15 @@ pub(in crate::containers) fn check(host: &HostConfig) -> Result<()> {
         let known = match key {
             "no-new-privileges" => matches!(value, "" | "true" | "false"),
             "systempaths" => value == "unconfined",
+            "landlock" => Landlock::from_json(value)
+                .map(drop)
+                .map_err(|e| {
+                    Error::invalid(format!(
+                        "Decoding landlock policy failed: {}",
+                        crate::containers::error::chain(&e)
+                    ))
+                })
+                .map(|()| true)?,
             "seccomp" => value == "unconfined" || profile(value).is_ok(),
             "apparmor" => value == "unconfined" || value.is_empty(),
             "label" => value == "disable",
