@@ -230,6 +230,8 @@ impl Inner {
         let registry = endpoint.origin();
         // Where it answered from counts, not what its name says at another time.
         let own = || match endpoint.met() {
+            // A proxy asks another name server, whose answer nobody here knows: such a registry counts as public.
+            met if met.is_empty() && self.is_named_to_a_proxy(endpoint)? => Ok(met),
             met if met.is_empty() => {
                 let (transport, registry) = (Arc::clone(&self.transport), registry.clone());
                 let found = cancel.aside("lookup", move || policy::named(&*transport, &registry))?;
@@ -238,6 +240,11 @@ impl Inner {
             met => Ok(met),
         };
         self.policy.check(&own, &registry, url, purpose)
+    }
+
+    fn is_named_to_a_proxy(&self, endpoint: &Endpoint) -> Result<bool> {
+        let tls = self.tls_for(endpoint, &endpoint.url("/")?, false);
+        Ok(endpoint.origin().ip().is_none() && tls.is_some_and(|tls| tls.resolves_elsewhere()))
     }
 
     /// How to talk to a URL: the endpoint's own options for itself (and for hosts of the same `owner`), the client's roots and proxy

@@ -61,7 +61,8 @@
 //! - From `https` only to `https`; only those two schemes; no user names; no addresses in unusual notation.
 //! - A public registry leads to public addresses only, one on an inner network also to that kind of network; which it is shows where
 //!   it answered from. This holds for what a name *resolves to*, at each connection, not for how it looks;
-//!   [`ClientBuilder::allow_inner`] makes exceptions. (Where a proxy looks names up, only addresses in the URL itself are seen.)
+//!   [`ClientBuilder::allow_inner`] makes exceptions. (Where a proxy looks names up, only addresses in the URL
+//!   itself are seen, and a registry that has a name counts as public.)
 //! - Credentials, and configured headers, go to the very origin of the registry: scheme, host *and* port. A token server gets a login
 //!   if it is that origin, or over TLS the same host, a domain above it, or one of a domain known to have one owner (as `docker.io`), or
 //!   named by [`ClientBuilder::trust_realm`]; otherwise it is asked anonymously, and if that is not enough the error names it. Redirects

@@ -121,6 +121,7 @@ fn registry() -> (Server, Arc<Tame>) {
 fn client(proxies: Proxies) -> Client {
     let lookup = |host: &str, port: u16| match host {
         "reg.test" => Ok(vec![SocketAddr::from(([198, 51, 100, 7], port))]),
+        "inner.test" => Ok(vec![SocketAddr::from(([10, 0, 0, 7], port))]),
         "metadata.test" => Ok(vec![SocketAddr::from(([169, 254, 169, 254], port))]),
         "proxy.test" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
         _ => Err(std::io::ErrorKind::NotFound.into()),
@@ -129,6 +130,7 @@ fn client(proxies: Proxies) -> Client {
     quick()
         .transport(UreqTransport::with_lookup(Timeouts::default(), lookup))
         .host("reg.test:5000", HostConfig::new(server))
+        .host("inner.test", HostConfig::new(Host::new("http://inner.test").unwrap()))
         .host("far.test", HostConfig::new(Host::new("http://far.test").unwrap()))
         .host("nowhere.test", HostConfig::new(Host::new("http://nowhere.test").unwrap()))
         .proxies(proxies)
@@ -210,4 +212,46 @@ fn redirects_go_through_the_proxy_and_keep_to_the_rules() {
     };
     assert_eq!(source.kind, TransportErrorKind::Forbidden);
     assert!(!asked.lock().unwrap().iter().any(|a| a.contains("169.254")), "{asked:?}");
+}
+
+#[test]
+fn redirects_go_through_a_proxy_that_looks_names_up() {
+    let (tame_server, tame) = registry();
+    let server = Server::start(move |seen, conn| {
+        let home = seen.header("host").is_some_and(|h| h.ends_with(".test") || h.ends_with(".test:5000"));
+        if home && seen.target.contains("/blobs/") && seen.method == "GET" {
+            let to = if seen.target.contains("/evil/") { "10.1.2.3" } else { "93.184.216.34" };
+            return conn.reply(307, &[("location", &format!("http://{to}{}", seen.path()))], b"");
+        }
+        tame.answer(seen, conn);
+    });
+    drop(tame_server);
+    let by_connect = proxy(server.address, connect);
+    let by_socks = proxy(server.address, socks);
+    for (scheme, (address, asked)) in [("http", by_connect), ("socks5h", by_socks)] {
+        // The proxy's own address is an inner one, which says nothing of where it leads to.
+        let client = client(Proxies::new().http(&format!("{scheme}://proxy.test:{}", address.port())));
+        both_ways(&client, "reg.test:5000").unwrap();
+        assert!(asked.lock().unwrap().iter().any(|a| a == " 93.184.216.34:80"), "{asked:?}");
+        // What this side's name server says of the registry's name does not count: another one is asked.
+        let source = client.source(&"inner.test/evil".parse().unwrap()).unwrap();
+        let layer = common::descriptor(common::OCI_LAYER, &common::noise(90_001, 100_000));
+        let Err(Error::Refused { .. }) = source.open(&layer, 0).map(drop) else { panic!("it was reached") };
+        assert!(!asked.lock().unwrap().iter().any(|a| a.contains("10.1.2.3")), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_lookup_of_the_registry_itself_ends_in_time() {
+    let (sent, slow) = std::sync::mpsc::channel::<()>();
+    let slow = Mutex::new(slow);
+    let mut timeouts = Timeouts::default();
+    timeouts.lookup = std::time::Duration::from_millis(50);
+    let transport = UreqTransport::with_lookup(timeouts, move |_, _| {
+        let _ = slow.lock().unwrap().recv_timeout(std::time::Duration::from_secs(60));
+        Err(std::io::ErrorKind::NotFound.into())
+    });
+    let error = longshore_registry_client::Transport::lookup(&transport, "slow.test", 80).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    drop(sent);
 }

@@ -128,14 +128,14 @@ fn place(uri: &Uri) -> Option<(&str, u16)> {
     Some((uri.host()?, uri.port_u16().unwrap_or(default)))
 }
 
-enum Aside {
+pub(super) enum Aside {
     TimedOut,
     Io(io::Error),
 }
 
 /// Runs what cannot be interrupted (a lookup, a handshake) on a thread of its own, which is left to its fate when time is up or the
 /// exchange is cancelled.
-fn aside<T: Send + 'static>(
+pub(super) fn aside<T: Send + 'static>(
     name: &str,
     patience: Duration,
     job: impl FnOnce() -> T + Send + 'static,
@@ -163,6 +163,8 @@ fn aside<T: Send + 'static>(
 pub(super) struct PatientConnector {
     pub(super) addresses: Arc<Addresses>,
     pub(super) socks: Option<Arc<Socks>>,
+    /// A proxy looks names up: an address that is connected to is the proxy's.
+    pub(super) elsewhere: bool,
 }
 
 impl std::fmt::Debug for PatientConnector {
@@ -222,9 +224,7 @@ impl<In: Transport> Connector<In> for PatientConnector {
             let share = if i + 1 < details.addrs.len() { left / 2 } else { left };
             match self.open(details.uri, *address, share.max(Duration::from_millis(10))) {
                 Ok(stream) => {
-                    let proxied =
-                        details.config.proxy().is_some() || self.socks.as_ref().is_some_and(|s| s.resolves);
-                    let host = (!proxied).then(|| address.ip());
+                    let host = (!self.elsewhere).then(|| address.ip());
                     return PatientTcp::new(stream, host, details.config).map(|t| Some(Either::B(t)));
                 }
                 Err(e) => last = Some(e),

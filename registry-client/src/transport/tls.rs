@@ -72,6 +72,12 @@ impl TlsOptions {
         self.0.skip_verify
     }
 
+    /// Whether what the other side is called is looked up by a proxy, so that this side's answer means nothing.
+    pub(crate) fn resolves_elsewhere(&self) -> bool {
+        let scheme = self.proxy_url().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
+        scheme.is_some_and(|s| !["socks5", "socks"].iter().any(|own| s.eq_ignore_ascii_case(own)))
+    }
+
     pub(crate) fn proxy_url(&self) -> Option<&str> {
         self.0.proxy.as_deref()
     }

@@ -10,7 +10,7 @@ use ureq::{Agent, SendBody, http};
 
 use super::addresses::Addresses;
 use super::socks::Socks;
-use super::tcp::{Forbidden, GuardedResolver, PatientConnector, Scope, peer, scoped};
+use super::tcp::{Aside, Forbidden, GuardedResolver, PatientConnector, Scope, aside, peer, scoped};
 use super::{
     Body, Headers, Method, Request, Response, TlsOptions, Transport, TransportError, TransportErrorKind,
 };
@@ -110,13 +110,16 @@ impl UreqTransport {
             }
         }
         let addresses = Arc::clone(&self.0.addresses);
+        let config = config.build();
         let elsewhere = socks.as_ref().is_some_and(|s| s.resolves);
         let resolver = GuardedResolver { addresses: Arc::clone(&addresses), elsewhere };
+        // ureq hides an HTTP proxy from the connector that makes the connection to it.
+        let elsewhere = elsewhere || config.proxy().is_some();
         let connector =
             ().chain(ConnectProxyConnector::default())
-                .chain(PatientConnector { addresses, socks })
+                .chain(PatientConnector { addresses, socks, elsewhere })
                 .chain(RustlsConnector::default());
-        Ok(Agent::with_parts(config.build(), connector, resolver))
+        Ok(Agent::with_parts(config, connector, resolver))
     }
 }
 
@@ -152,7 +155,15 @@ impl Transport for UreqTransport {
     }
 
     fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        self.0.addresses.get(host, port)
+        if let Some(known) = self.0.addresses.known(host, port) {
+            return Ok(known);
+        }
+        let (addresses, name) = (Arc::clone(&self.0.addresses), host.to_owned());
+        match aside("lookup", self.0.timeouts.lookup, move || addresses.find(&name, port)) {
+            Ok(found) => found,
+            Err(Aside::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
+            Err(Aside::Io(e)) => Err(e),
+        }
     }
 }
 
