@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -78,7 +80,8 @@ impl DockerConfigFile {
     }
 
     /// Writes a login into the file (mode 0600, replaced atomically), or into the helper that the file names for the registry. What
-    /// else the file holds stays as it is.
+    /// else the file holds stays as it is, podman's logins for single repositories of the registry too. Several that write at once
+    /// wait for each other by a lock on `.NAME.lock` beside the file, which stays there; other programs do not know it.
     pub fn login(path: impl AsRef<Path>, registry: &str, credential: &Credential) -> Result<()> {
         let file = Self::open(path)?;
         if let Some(helper) = file.helper(registry) {
@@ -108,20 +111,21 @@ impl DockerConfigFile {
             Credential::RegistryToken(token) => serde_json::json!({ "registrytoken": token }),
         };
         file.edit(|auths| {
-            auths.retain(|k, _| host_of(k) != registry);
+            auths.retain(|k, _| !is_for(k, registry));
             auths.insert(key(registry).to_owned(), entry);
         })
     }
 
-    /// Removes a login from the file or its helper. True if there was one.
+    /// Removes a registry's login from the file or its helper; podman's logins for single repositories stay. True if there was one.
     pub fn logout(path: impl AsRef<Path>, registry: &str) -> Result<bool> {
         let file = Self::open(path)?;
-        let mut found = file.config.auths.keys().any(|k| host_of(k) == registry);
+        let kept = file.config.auths.keys().any(|k| is_for(k, registry));
+        let mut found = kept;
         if let Some(helper) = file.helper(registry) {
             found |= file.run(helper, "erase", key(registry).as_bytes())?.is_some();
         }
-        if file.config.auths.keys().any(|k| host_of(k) == registry) {
-            file.edit(|auths| auths.retain(|k, _| host_of(k) != registry))?;
+        if kept {
+            file.edit(|auths| auths.retain(|k, _| !is_for(k, registry)))?;
         }
         Ok(found)
     }
@@ -237,7 +241,11 @@ impl DockerConfigFile {
 
     fn edit(&self, change: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
         let broken = || self.failed("not a registry login file", None);
-        let bytes = read(&self.path)?.unwrap_or_else(|| b"{}".to_vec());
+        let unwritable = |e: std::io::Error| self.failed("cannot be written", Some(e.into()));
+        // A link (dotfiles kept elsewhere) stays one.
+        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let _lock = lock_beside(&path).map_err(unwritable)?;
+        let bytes = read(&path)?.unwrap_or_else(|| b"{}".to_vec());
         let mut root: Value = serde_json::from_slice(&bytes).map_err(|_| broken())?;
         let object = root.as_object_mut().ok_or_else(broken)?;
         let auths = object.entry("auths").or_insert(Value::Null);
@@ -247,7 +255,7 @@ impl DockerConfigFile {
         change(auths.as_object_mut().ok_or_else(broken)?);
         let text =
             serde_json::to_vec_pretty(&root).map_err(|e| self.failed("cannot be written", Some(e.into())))?;
-        replace(&self.path, &text).map_err(|e| self.failed("cannot be written", Some(e.into())))
+        replace(&path, &text).map_err(unwritable)
     }
 
     fn failed(&self, reason: &str, source: Option<BoxError>) -> Error {
@@ -326,6 +334,13 @@ fn key(registry: &str) -> &str {
     if registry == DOCKER_HUB { HUB_KEY } else { registry }
 }
 
+/// Whether a key of the file stands for the whole registry: `/v1/` and `/v2/` are no repository, as podman's keys may have.
+fn is_for(key: &str, registry: &str) -> bool {
+    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let path = bare.split_once('/').map_or("", |(_, path)| path.trim_end_matches('/'));
+    host_of(key) == registry && matches!(path, "" | "v1" | "v2")
+}
+
 /// The registry that a key of the file means.
 fn host_of(key: &str) -> &str {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
@@ -346,7 +361,7 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Config> {
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let unreadable = |e: std::io::Error| bad(path, "cannot be read", Some(e.into()));
-    let file = match std::fs::File::open(path) {
+    let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(unreadable)?,
     };
@@ -359,20 +374,32 @@ fn bad(path: &Path, reason: &str, source: Option<BoxError>) -> Error {
     Error::Config { path: path.to_owned(), reason: reason.to_owned(), source }
 }
 
+/// `.NAME.suffix` in the same directory.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.{suffix}"))
+}
+
+/// Held while the file is read, changed and replaced: of two at once, one would lose its login. The file itself cannot be locked,
+/// since it is replaced.
+fn lock_beside(path: &Path) -> std::io::Result<File> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let lock = beside(path, "lock");
+    let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
+    lock.lock()?;
+    Ok(lock)
+}
+
 /// Written beside and renamed over, so that nobody sees half of it, and never readable by others.
 fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A link (dotfiles kept elsewhere) stays one.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    // Others may write here too, or have been killed while they did.
+    // One who was killed here left such a file behind.
     let chance = RandomState::new().hash_one(Instant::now());
-    let beside = directory.join(format!(".{name}.{}-{chance:016x}", std::process::id()));
+    let beside = beside(path, &format!("{}-{chance:016x}", std::process::id()));
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     let written =
-        file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, &path));
+        file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&beside);
     }
@@ -423,25 +450,63 @@ mod tests {
         }
     }
 
+    /// What is beside the file besides its lock.
+    fn left(dir: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|n| n != ".config.json.lock").collect()
+    }
+
     #[test]
     fn several_may_write_at_once() {
+        let test = "auth::docker_config::tests::several_may_write_at_once";
+        let login = |path: &Path, who: &str, i: usize| {
+            DockerConfigFile::login(path, &format!("{who}-{i}"), &Credential::basic("u", "p")).unwrap();
+        };
+        if let Some(path) = std::env::var_os("LONGSHORE_TEST_LOGINS") {
+            let who = std::env::var("LONGSHORE_TEST_NAME").unwrap();
+            (0..10).for_each(|i| login(path.as_ref(), &who, i));
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         // What a process of this number left when it was killed.
         std::fs::write(dir.path().join(format!(".config.json.{}", std::process::id())), "{").unwrap();
+        let processes = ["a", "b"].map(|who| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", test]).stdout(Stdio::null());
+            command.env("LONGSHORE_TEST_LOGINS", &path).env("LONGSHORE_TEST_NAME", who).spawn().unwrap()
+        });
         std::thread::scope(|scope| {
-            for i in 0..8 {
+            for thread in 0..8 {
                 let path = &path;
-                scope.spawn(move || {
-                    for _ in 0..20 {
-                        DockerConfigFile::login(path, &format!("r{i}"), &Credential::basic("u", "p"))
-                            .unwrap();
-                    }
-                });
+                scope.spawn(move || (0..10).for_each(|i| login(path, &format!("t{thread}"), i)));
             }
         });
-        assert!(!DockerConfigFile::open(&path).unwrap().config.auths.is_empty());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no other file stays behind");
+        for mut process in processes {
+            assert!(process.wait().unwrap().success());
+        }
+        assert_eq!(DockerConfigFile::open(&path).unwrap().config.auths.len(), 100, "none is lost");
+        assert_eq!(left(dir.path()).len(), 2, "no other file stays behind");
+    }
+
+    #[test]
+    fn logins_of_single_repositories_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let text = r#"{"auths":{"r.test/team-a":{"auth":"YTph"},"r.test/v2/b":{"auth":"Yjpi"},"docker.io/me":{"auth":"YzpjCg=="},
+            "https://r.test/v1/":{"auth":"eDp4"},"r.test/v2":{"auth":"eDp4"},"r.test/":{"auth":"eDp4"}}}"#;
+        std::fs::write(&path, text).unwrap();
+        let keys = || {
+            let mut keys: Vec<_> = DockerConfigFile::open(&path).unwrap().config.auths.into_keys().collect();
+            keys.sort();
+            keys
+        };
+        DockerConfigFile::login(&path, "r.test", &Credential::basic("u", "p")).unwrap();
+        assert_eq!(keys(), ["docker.io/me", "r.test", "r.test/team-a", "r.test/v2/b"]);
+        assert!(DockerConfigFile::logout(&path, "r.test").unwrap());
+        assert!(!DockerConfigFile::logout(&path, "r.test").unwrap());
+        assert!(!DockerConfigFile::logout(&path, "docker.io").unwrap());
+        assert_eq!(keys(), ["docker.io/me", "r.test/team-a", "r.test/v2/b"]);
     }
 
     #[test]
@@ -488,7 +553,6 @@ mod tests {
         assert!(DockerConfigFile::logout(&path, "docker.io").unwrap());
         assert!(!DockerConfigFile::logout(&path, "docker.io").unwrap());
         assert_eq!(DockerConfigFile::open(&path).unwrap().get("docker.io").unwrap(), None);
-        let left: Vec<_> = std::fs::read_dir(dir.path().join("sub")).unwrap().collect();
-        assert_eq!(left.len(), 1, "no temporary file stays behind");
+        assert_eq!(left(&dir.path().join("sub")), ["config.json"], "no temporary file stays behind");
     }
 }
