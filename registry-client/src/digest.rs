@@ -63,9 +63,10 @@ fn digest(algorithm: &DigestAlgorithm, hash: &[u8]) -> Digest {
 
 /// Parses a digest that this crate can verify.
 pub(crate) fn parse(text: &str) -> Result<Digest> {
-    let digest: Digest = text
-        .try_into()
-        .map_err(|e: oci_spec::OciSpecError| Error::Digest { value: clip(text), reason: e.to_string() })?;
+    let digest: Digest = text.try_into().map_err(|e: oci_spec::OciSpecError| Error::Digest {
+        value: clip(text),
+        reason: clip(&e.to_string()),
+    })?;
     Hasher::like(&digest).map(|_| digest)
 }
 

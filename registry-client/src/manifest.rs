@@ -71,6 +71,7 @@ struct Raw {
 /// A document that could be read as both (CVE-2021-41190), or as something else than it was called, is refused.
 pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Graph> {
     check_parts(parts(bytes))?;
+    check_depth(bytes)?;
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|e| Error::manifest(digest::clip(&e.to_string())))?;
     if raw.schema_version == Some(1) || raw.fs_layers.is_some() {
@@ -136,6 +137,28 @@ const PARTS_MAX: usize = 150_000;
 
 pub(crate) fn check_parts(parts: usize) -> Result<()> {
     if parts <= PARTS_MAX { Ok(()) } else { Err(Error::manifest("it has too many parts")) }
+}
+
+/// Of brackets in brackets; what follows the specification has five. The parser's own limit counts only where it reads, and not in
+/// fields that it skips, which a reader of the same bytes may not skip.
+const DEPTH_MAX: usize = 128;
+
+fn check_depth(bytes: &[u8]) -> Result<()> {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return Err(Error::manifest(format!("it is nested more than {DEPTH_MAX} levels deep")));
+        }
+    }
+    Ok(())
 }
 
 /// The type without parameters.
@@ -332,6 +355,24 @@ mod tests {
         let untyped = format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{d}]}}"#);
         assert!(parse(untyped.as_bytes(), Some(OCI_INDEX)).is_err());
         assert_eq!(parse(untyped.as_bytes(), None).unwrap().blobs.len(), 2);
+    }
+
+    #[test]
+    fn refuses_deep_nesting_also_in_fields_of_no_meaning() {
+        let d = format!(r#"{{"mediaType":"x","digest":"{D}","size":1}}"#);
+        let with = |x: &str| {
+            parse(format!(r#"{{"schemaVersion":2,"config":{d},"layers":[],"x":{x}}}"#).as_bytes(), None)
+        };
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        for fine in
+            [nested(127), format!("[{}]", vec!["[]"; 1000].join(",")), format!(r#""\"{}""#, nested(500))]
+        {
+            assert!(with(&fine).is_ok(), "{fine}");
+        }
+        for deep in [nested(128), r#"{"a":"#.repeat(128) + "1" + &"}".repeat(128), nested(1_000_000)] {
+            let error = with(&deep).unwrap_err().to_string();
+            assert!(error.contains("more than 128 levels"), "{error}");
+        }
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Source {
         if found.media_type() != descriptor.media_type() {
             return Err(Error::manifest(format!(
                 "it is named as {} and is {}",
-                descriptor.media_type(),
+                digest::clip(descriptor.media_type().as_ref()),
                 found.media_type()
             )));
         }

@@ -385,6 +385,21 @@ fn names_that_change_their_address_lead_no_further() {
 }
 
 #[test]
+fn terminals_are_not_spoken_to_by_errors() {
+    let (tame, root) = tame();
+    let entry = serde_json::json!({
+        "mediaType": "x\u{1b}]0;owned\u{7}\u{9b}31m", "digest": root.digest().to_string(), "size": root.size(),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    });
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": common::OCI_INDEX, "manifests": [entry]});
+    tame.tags.lock().unwrap().insert("v1".into(), index.to_string().into_bytes());
+    let home = Server::start(move |seen, conn| tame.answer(seen, conn));
+    let text = pull(&quick().build().unwrap(), &home).unwrap_err();
+    assert!(text.contains("it is named as x]0;owned31m and is "), "{text:?}");
+    assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+#[test]
 fn digests_never_become_paths() {
     let (tame, _) = tame();
     for digest in [
