@@ -71,6 +71,8 @@ pub(crate) struct Quirks {
     pub(crate) no_referrers: AtomicBool,
     /// No list of tags with a manifest.
     pub(crate) no_tag_list: AtomicBool,
+    /// `Expect: 100-continue` is refused.
+    pub(crate) no_expect: AtomicBool,
     /// The largest body that it takes in one request, in bytes; 0 is unknown.
     pub(crate) chunk_max: AtomicU64,
     /// A mirror that failed is left alone until then.
@@ -187,9 +189,14 @@ impl Endpoint {
         self.quirks.proven.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is not known yet by which scheme it is asked.
+    pub(crate) fn is_guessed(&self) -> bool {
+        self.flexible && !self.is_proven()
+    }
+
     /// Whether it is asked by plain HTTP, and might speak TLS.
     pub(crate) fn may_turn_to_tls(&self) -> bool {
-        self.flexible && !self.is_proven() && self.origin().scheme == Scheme::Http
+        self.is_guessed() && self.origin().scheme == Scheme::Http
     }
 
     /// After plain HTTP failed: whether to try TLS instead. A guess may turn out wrong.

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -108,9 +109,14 @@ impl Inner {
             if !endpoint.is_proven() {
                 let change = match self.speaks_tls(endpoint, &mut sent, call.method) {
                     Tls::Surely => endpoint.turn_to_tls(false),
-                    Tls::Perhaps if attempt == 1 => endpoint.turn_to_tls(true),
-                    // It was a bad network, not another protocol.
-                    _ => sent.is_err() && attempt < self.retry.attempts && endpoint.turn_back(),
+                    // By TLS already, it is tried once more where it may be.
+                    Tls::Perhaps
+                        if attempt == 1 && (endpoint.may_turn_to_tls() || self.retry.attempts > 1) =>
+                    {
+                        endpoint.turn_to_tls(true)
+                    }
+                    // It was a bad network, not another protocol. This is no repetition, and needs no attempt that is left.
+                    _ => sent.is_err() && endpoint.turn_back(),
                 };
                 if change {
                     call.cancel.sleep(if attempt > 1 { self.backoff(attempt) } else { Duration::ZERO })?;
@@ -291,12 +297,7 @@ impl Inner {
         if from.url.origin().scheme == Scheme::Https && url.origin().scheme == Scheme::Http {
             return Err(Error::Refused { purpose, url: url.to_string(), reason: "it leaves TLS".into() });
         }
-        let mut addresses = self.check_url(endpoint, &url, purpose, cancel)?;
-        let returns = !from.home && *url.origin() == origin;
-        if returns && origin.ip().is_none() {
-            // A stranger may send us back home, but that makes it no inner guide.
-            addresses = AddressClasses::ALL;
-        }
+        let addresses = self.check_url(endpoint, &url, purpose, cancel)?;
         Ok(Hop { home: from.home && *url.origin() == origin, url, addresses })
     }
 
@@ -328,15 +329,24 @@ impl Inner {
             Payload::Empty => Ok(send(&headers, Body::Empty)),
             Payload::Bytes(bytes) => Ok(send(&headers, Body::Bytes(bytes.clone()))),
             Payload::Open { open, size } => {
-                if *size >= EXPECT_FROM {
-                    headers.push("expect", "100-continue");
+                let send = |headers: &Headers| {
+                    let mut reader = Watched { inner: open()?, failure: None };
+                    let sent = send(headers, Body::Reader { reader: &mut reader, size: *size });
+                    match (reader.failure, sent) {
+                        (Some(failure), Err(_)) => Err(failure),
+                        (_, sent) => Ok(sent),
+                    }
+                };
+                let no_expect = &endpoint.quirks.no_expect;
+                if *size >= EXPECT_FROM && !no_expect.load(Ordering::Relaxed) {
+                    let asking = headers.clone().with("expect", "100-continue");
+                    match send(&asking)? {
+                        // What stands before it does not pass the question on.
+                        Ok(reply) if reply.status == 417 => no_expect.store(true, Ordering::Relaxed),
+                        sent => return Ok(sent),
+                    }
                 }
-                let mut reader = Watched { inner: open()?, failure: None };
-                let sent = send(&headers, Body::Reader { reader: &mut reader, size: *size });
-                match (reader.failure, sent) {
-                    (Some(failure), Err(_)) => Err(failure),
-                    (_, sent) => Ok(sent),
-                }
+                send(&headers)
             }
         }
     }
@@ -543,7 +553,7 @@ pub(crate) fn read_capped(
         return Err(too_large());
     }
     let until = Instant::now() + patience;
-    let (mut body, mut reader) = (Vec::new(), reply.body.take(limit + 1));
+    let (mut body, mut reader) = (Vec::new(), reply.body.take(limit.saturating_add(1)));
     let mut buffer = vec![0; 16 * 1024];
     loop {
         match reader.read(&mut buffer).map_err(|e| Error::from_body(Method::Get, url, e))? {

@@ -79,6 +79,12 @@ impl Client {
         let name = registry;
         let registry = self.0.registry(name)?;
         let unsupported = || Error::Unsupported { registry: name.to_owned(), what: "search" };
+        if registry.server.is_guessed()
+            && let Err(e @ Error::Transport { .. }) = self.ping(name)
+        {
+            // Only its API tells by which scheme it is asked.
+            return Err(e);
+        }
         let host = if name == crate::reference::DOCKER_HUB {
             "https://index.docker.io".to_owned()
         } else {
@@ -156,14 +162,13 @@ impl Inner {
         for _ in 0..self.limits.pages {
             let mut call = Call::new(Method::Get, list.path, list.scopes.clone(), list.cancel);
             call.headers = Headers::new().with("accept", list.accept);
-            let here = match next.take() {
-                Some(url) => {
-                    call.target = Target::Named(url.clone(), Purpose::Link);
-                    url
-                }
-                None => endpoint.url(list.path)?,
-            };
+            let linked = next.take();
+            if let Some(url) = &linked {
+                call.target = Target::Named(url.clone(), Purpose::Link);
+            }
             let (reply, page) = self.fetch(endpoint, &call, self.limits.page, "a page of a list")?;
+            // The first request may have shown that the registry is asked by another scheme.
+            let here = linked.map_or_else(|| endpoint.url(list.path), Ok)?;
             next = next_page(&reply, &here)?;
             total += page.len() as u64;
             if total > self.limits.list {

@@ -324,7 +324,7 @@ impl<'a> Push<'a> {
         let failed = |source: BoxError| Error::Content { digest: root.digest().clone(), source };
         let mut bytes = Vec::new();
         let reader = self.content.open(root).map_err(failed)?;
-        reader.take(root.size() + 1).read_to_end(&mut bytes).map_err(|e| failed(e.into()))?;
+        reader.take(root.size().saturating_add(1)).read_to_end(&mut bytes).map_err(|e| failed(e.into()))?;
         if bytes.len() as u64 != root.size() {
             let (digest, expected) = (root.digest().clone(), root.size());
             return Err(Error::Size { digest, expected, actual: bytes.len() as u64 });

@@ -16,7 +16,7 @@ use crate::transport::{Headers, Method, Response, TransportError, TransportError
 use crate::{Error, Result, Url, manifest};
 
 /// Less than this between two failures is no progress: a server that hands out a few bytes per connection is not waited for.
-const PROGRESS_MIN: u64 = 64 * 1024;
+pub(crate) const PROGRESS_MIN: u64 = 64 * 1024;
 /// What is left must be worth several requests.
 const PARTS_FROM: u64 = 4 * PART;
 
@@ -153,7 +153,9 @@ impl BlobReader {
             return Err(self.wrong_size(length.unwrap_or_default()));
         }
         self.validator = validator;
-        let sized = length == Some(self.descriptor.size() - start);
+        // What comes in chunks ends with the last of them, whatever else it says.
+        let chunked = reply.headers.get("transfer-encoding").is_some();
+        let sized = !chunked && length == Some(self.descriptor.size() - start);
         let mut body = Body { reader: reply.body, url, sized };
         if start < self.position {
             self.skip(&mut body, self.position - start)?;
@@ -254,7 +256,7 @@ impl BlobReader {
         self.failed_at = self.position;
         self.resumes += 1;
         let source = TransportError::new(kind, error);
-        let resumes_max = 64 + (self.descriptor.size() >> 20);
+        let resumes_max = resumes_max(&self.descriptor);
         if !source.is_retryable() || self.failures >= retry.attempts || self.resumes > resumes_max {
             let attempts = u32::try_from(self.resumes).unwrap_or(u32::MAX);
             return Err(Error::from_transport(Method::Get, url, attempts, source));
@@ -330,6 +332,11 @@ impl Read for BlobReader {
         }
         self.next(buf).map_err(Error::into_io)
     }
+}
+
+/// How often the transfer of a blob is taken up again, however much it moves in between.
+pub(crate) fn resumes_max(blob: &Descriptor) -> u64 {
+    64 + (blob.size() >> 20)
 }
 
 fn unasked(url: &Url) -> Error {

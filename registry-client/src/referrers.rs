@@ -17,6 +17,8 @@ use crate::{Client, Error, Reference, Result, Source, digest};
 
 const ALGORITHM_MAX: usize = 32;
 const ENCODED_MAX: usize = 64;
+/// Codes of errors that are no news of the whole registry.
+const OF_ONE_REPOSITORY: [&str; 3] = ["NAME_UNKNOWN", "MANIFEST_UNKNOWN", "DENIED"];
 /// How often the fallback list is written again because another client was faster.
 const RACES_MAX: usize = 5;
 
@@ -83,8 +85,11 @@ impl Source {
         });
         match asked {
             Ok(()) => Ok(Some(listed)),
-            Err(Error::Status { status: 404 | 405 | 501, .. }) => {
-                endpoint.quirks.no_referrers.store(true, Ordering::Relaxed);
+            Err(Error::Status { status: 404 | 405 | 501, codes, .. }) => {
+                // What is missing may be this repository, which says nothing of the others.
+                if !codes.iter().any(|c| OF_ONE_REPOSITORY.contains(&c.code.as_str())) {
+                    endpoint.quirks.no_referrers.store(true, Ordering::Relaxed);
+                }
                 Ok(None)
             }
             // Some answer every unknown path with a page of their own.
@@ -104,7 +109,8 @@ impl Source {
             Err(e) if e.is_not_found() => return Ok(None),
             other => other?,
         };
-        let validator = reply.headers.get("etag").map(str::to_owned);
+        // A weak one never matches where the list is written (RFC 9110, section 13.1.1).
+        let validator = reply.headers.get("etag").filter(|e| e.starts_with('"')).map(str::to_owned);
         let graph = manifest::parse(&body, None)?;
         if graph.kind != Kind::Index {
             return Err(Error::manifest("the tag of the referrers' list holds something else"));
@@ -164,7 +170,9 @@ impl Source {
         let _alone = endpoint.editing(&self.cancel)?;
         for _ in 0..RACES_MAX {
             // Read again after it was written: a registry may ignore `If-Match`, and another client may have been in between.
-            let mut listed = self.referrers_tag(endpoint, subject)?.unwrap_or_default();
+            let known = self.referrers_tag(endpoint, subject)?;
+            let first = known.is_none();
+            let mut listed = known.unwrap_or_default();
             if !change(&mut listed.entries) {
                 return Ok(());
             }
@@ -173,7 +181,12 @@ impl Source {
             list.insert("mediaType".into(), manifest::OCI_INDEX.into());
             list.insert("manifests".into(), json!(listed.entries));
             let list = json!(list).to_string();
-            match self.put_list(endpoint, &fallback_tag(subject), list.into(), listed.validator) {
+            let condition = if first {
+                Some(("if-none-match", "*"))
+            } else {
+                listed.validator.as_deref().map(|v| ("if-match", v))
+            };
+            match self.put_list(endpoint, &fallback_tag(subject), list.into(), condition) {
                 Ok(()) | Err(Error::Status { status: 412, .. }) => {}
                 Err(e) => return Err(e),
             }
@@ -181,13 +194,19 @@ impl Source {
         Err(Error::protocol(endpoint.origin(), "the list of referrers changes too fast to be edited"))
     }
 
-    fn put_list(&self, endpoint: &Endpoint, tag: &str, list: Bytes, validator: Option<String>) -> Result<()> {
+    fn put_list(
+        &self,
+        endpoint: &Endpoint,
+        tag: &str,
+        list: Bytes,
+        condition: Option<(&str, &str)>,
+    ) -> Result<()> {
         let path = format!("/{}/manifests/{tag}", self.repository);
         let scopes = Scopes::repository(&self.repository, "pull,push");
         let mut call = Call::new(Method::Put, &path, scopes, &self.cancel);
         call.headers = Headers::new().with("content-type", manifest::OCI_INDEX);
-        if let Some(validator) = validator {
-            call.headers.push("if-match", validator);
+        if let Some((name, value)) = condition {
+            call.headers.push(name, value);
         }
         call.body = Payload::Bytes(list);
         self.inner.call(endpoint, &call).map(drop)

@@ -9,6 +9,7 @@ use crate::endpoint::lock;
 use crate::error::Purpose;
 use crate::exchange::{Call, Payload, Target};
 use crate::push::Push;
+use crate::reader::{PROGRESS_MIN, resumes_max};
 use crate::transport::{Headers, Method, Response};
 use crate::{CancelToken, Ctx, Error, Event, Result, Url};
 
@@ -164,7 +165,7 @@ impl Push<'_> {
 
     fn send(&self, blob: &Descriptor, session: &mut Session, cancel: &CancelToken) -> Result<()> {
         let quirks = &self.endpoint.quirks;
-        let (mut way, mut failures, mut furthest) = (Way::default(), 0, 0);
+        let (mut way, mut failures, mut furthest, mut resumes) = (Way::default(), 0, 0, 0);
         loop {
             let chunk_max = quirks.chunk_max.load(Ordering::Relaxed);
             let whole = way.at == 0 && (chunk_max == 0 || blob.size() <= chunk_max);
@@ -175,11 +176,15 @@ impl Push<'_> {
                 self.chunks(blob, session, &mut way, chunk_max, cancel)
             };
             let Err(error) = sent else { return Ok(()) };
-            if way.at > furthest {
+            if way.at.saturating_sub(furthest) >= PROGRESS_MIN {
                 // It moved: what counts are failures in a row.
                 (furthest, failures) = (way.at, 0);
             }
             failures += 1;
+            resumes += 1;
+            if resumes > resumes_max(blob) {
+                return Err(error);
+            }
             let next = (way.tried / 2).min(CHUNK_SAFE);
             let smaller = next >= CHUNK_MIN.max(session.chunk_min);
             // 416 is said of chunks that are too large, too; where one begins the registry itself has said.
@@ -189,7 +194,9 @@ impl Push<'_> {
                 if !smaller {
                     return Err(error);
                 }
-                quirks.chunk_max.store(next, Ordering::Relaxed);
+                // Another upload may have learned a smaller one.
+                let smallest = |known| (known == 0 || next < known).then_some(next);
+                let _ = quirks.chunk_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, smallest);
             } else {
                 let pause = self.inner.backoff(failures);
                 // One that says when to come back is not asked before.

@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::fault::{Server, Tame};
-use common::{Memory, OCI_INDEX, OCI_LAYER, push, quick, sha256};
-use longshore_registry_client::{Ctx, Error};
+use common::{Memory, OCI_CONFIG, OCI_INDEX, OCI_LAYER, push, quick, sha256};
+use longshore_registry_client::{
+    Client, Ctx, Error, Host, HostConfig, Limits, Reference, Retry, Timeouts, TlsOptions,
+};
 
 /// A registry whose blobs are put by this; everything else is as it should be.
 fn uploads(put: impl Fn(&mut common::fault::Conn<'_>) -> bool + Send + Sync + 'static) -> Server {
@@ -56,7 +58,7 @@ fn an_upload_comes_back_when_the_registry_says() {
         early
     });
     let memory = Memory::default();
-    let root = memory.manifest(&memory.add(common::OCI_CONFIG, b"{}"), &[]);
+    let root = memory.manifest(&memory.add(OCI_CONFIG, b"{}"), &[]);
     push(&quick().build().unwrap(), &server.reference("r:1"), &root, &memory);
 
     let server = uploads(|conn| {
@@ -186,4 +188,120 @@ fn a_guess_of_one_call_does_not_outlive_what_another_learned() {
         assert_eq!(second.join().unwrap().unwrap(), ["a"]);
     });
     assert_eq!(tags("third/a").unwrap(), ["a"]);
+}
+
+/// A registry that fails every part of an upload, and says that it has `step` bytes more each time.
+fn advances(step: usize) -> Server {
+    let (tame, at) = (Tame::default(), AtomicUsize::new(0));
+    Server::start(move |seen, conn| match seen.method.as_str() {
+        "PUT" | "PATCH" if seen.path().contains("/uploads/") => conn.reply(500, &[], b""),
+        "GET" if seen.path().contains("/uploads/") => {
+            let last = at.fetch_add(step, Ordering::Relaxed) + step;
+            conn.reply(204, &[("range", &format!("0-{last}"))], b"");
+        }
+        _ => tame.answer(seen, conn),
+    })
+}
+
+#[test]
+fn an_upload_that_hardly_moves_is_given_up() {
+    // A byte at a time; then enough to count as progress, but a hundred times.
+    for (step, size, most) in [(1, 300_000, 6), (65_536, 8_000_000, 80)] {
+        let server = advances(step);
+        let memory = Memory::default();
+        let root = memory.manifest(&memory.add(OCI_CONFIG, &vec![b' '; size]), &[]);
+        let mut host = Host::new(&server.url()).unwrap();
+        host.chunk_max = Some(65_536);
+        let client = quick().host(&server.address.to_string(), HostConfig::new(host)).build().unwrap();
+        let client = client.with_deadline(Instant::now() + Duration::from_secs(60));
+        let error = client.push(&server.reference("r:1"), &root, &memory, Ctx::none()).unwrap_err();
+        assert!(matches!(error, Error::Status { status: 500, .. }), "{error:?}");
+        let asked = server.count("GET", "/uploads/");
+        assert!(asked <= most, "{asked}");
+    }
+}
+
+/// It is asked by TLS first, and speaks plain HTTP.
+fn insecure(server: &Server, attempts: u32) -> (Client, Reference) {
+    let name = server.address.to_string();
+    let url = format!("https://{name}");
+    let mut host = Host::new(&url).unwrap().tls(TlsOptions::new().skip_verify());
+    host.flexible = true;
+    let mut retry = Retry::default();
+    (retry.attempts, retry.base) = (attempts, Duration::from_millis(5));
+    let client = Client::builder().retry(retry).host(&name, HostConfig::new(host)).build().unwrap();
+    (client, server.reference("r"))
+}
+
+#[test]
+fn the_first_call_to_an_insecure_registry_may_be_any() {
+    let server = Server::start(|seen, conn| match seen.path() {
+        "/v2/r/tags/list" if seen.query("last").is_some() => conn.reply(200, &[], br#"{"tags":["b"]}"#),
+        "/v2/r/tags/list" => {
+            let link = ("link", "</v2/r/tags/list?last=a>; rel=\"next\"");
+            conn.reply(200, &[link], br#"{"tags":["a"]}"#);
+        }
+        "/v1/search" => conn.reply(200, &[], br#"{"results":[{"name":"x"}]}"#),
+        _ => conn.reply(404, &[], b""),
+    });
+    // Also where nothing is repeated: another scheme is no repetition.
+    for attempts in [5, 1] {
+        let (client, reference) = insecure(&server, attempts);
+        assert_eq!(client.tags(&reference).unwrap(), ["a", "b"]);
+        let (client, _) = insecure(&server, attempts);
+        assert_eq!(client.search(&server.address.to_string(), "x").unwrap()[0].name, "x");
+    }
+}
+
+#[test]
+fn a_registry_that_knows_no_expectations_gets_none() {
+    let tame = Tame::default();
+    let server = Server::start(move |seen, conn| match seen.header("expect") {
+        Some(_) => conn.reply(417, &[], b""),
+        None => tame.answer(seen, conn),
+    });
+    let (client, memory) = (quick().build().unwrap(), Memory::default());
+    let expected = || server.seen().iter().filter(|s| s.header("expect").is_some()).count();
+    push(&client, &server.reference("r:1"), &memory.image(3, &[2_000_000]), &memory);
+    assert_eq!(expected(), 1);
+    push(&client, &server.reference("r:2"), &memory.image(4, &[2_000_000]), &memory);
+    assert_eq!(expected(), 1, "it was told");
+}
+
+#[test]
+fn a_blob_in_chunks_ends_with_its_bytes() {
+    let (tame, layer) = (Tame::default(), common::noise(5, 1000));
+    let blob = tame.memory.add(OCI_LAYER, &layer);
+    let (done, was_done) = channel::<()>();
+    let (in_time, was_in_time) = channel();
+    let was_done = Mutex::new(was_done);
+    let server = Server::start(move |seen, conn| {
+        if seen.method != "GET" || !seen.path().contains("/blobs/") {
+            return tame.answer(seen, conn);
+        }
+        let both = [("content-length", "1000"), ("transfer-encoding", "chunked")];
+        conn.head(200, &both, None);
+        let _ = conn.stream.write_all(&[b"3e8\r\n", &layer[..], b"\r\n"].concat());
+        // The last chunk does not come.
+        let waited = was_done.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        let _ = in_time.send(waited.is_ok());
+        conn.keep = false;
+    });
+    let mut timeouts = Timeouts::default();
+    timeouts.stall = Duration::from_secs(120);
+    let source = quick().timeouts(timeouts).build().unwrap().source(&server.reference("r")).unwrap();
+    common::read_all(&source, &blob).unwrap();
+    let _ = done.send(());
+    assert!(was_in_time.recv_timeout(Duration::from_secs(60)).unwrap(), "it waited for more");
+}
+
+#[test]
+fn no_limit_is_a_limit_too() {
+    let tame = Tame::default();
+    let image = tame.memory.image(1, &[10]);
+    tame.tags.lock().unwrap().insert("1".into(), tame.memory.get(image.digest()).unwrap());
+    let server = Server::start(move |seen, conn| tame.answer(seen, conn));
+    let mut limits = Limits::default();
+    limits.manifest = u64::MAX;
+    quick().limits(limits).build().unwrap().manifest(&server.reference("r:1")).unwrap();
 }

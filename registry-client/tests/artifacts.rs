@@ -250,6 +250,76 @@ fn a_fallback_list_that_changes_meanwhile_is_written_again() {
 }
 
 #[test]
+fn a_list_that_another_client_begins_meanwhile_is_kept() {
+    let memory = Memory::default();
+    let root = memory.image(53, &[100]);
+    let mine = attached(&memory, &root, SIGNATURE, "mine");
+    let other = attached(&memory, &root, SIGNATURE, "other");
+    let list =
+        serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [other]}).to_string();
+    let (tame, late) = (Tame::default(), AtomicUsize::new(0));
+    let server = Server::start(move |seen, conn| {
+        let tag = seen.path().rsplit('/').next().unwrap_or_default();
+        if seen.method == "PUT" && tag.starts_with("sha256-") && late.fetch_add(1, Ordering::Relaxed) == 0 {
+            tame.tags.lock().unwrap().insert(tag.to_owned(), list.clone().into_bytes());
+            if seen.header("if-none-match") == Some("*") {
+                return conn.reply(412, &[], b"");
+            }
+        }
+        tame.answer(seen, conn);
+    });
+    let client = quick().build().unwrap();
+    push(&client, &server.reference("app").with_digest(mine.digest().clone()), &mine, &memory);
+    let listed = client.referrers(&server.reference("app"), root.digest(), None).unwrap();
+    assert_eq!(listed.iter().map(Descriptor::digest).collect::<Vec<_>>(), [other.digest(), mine.digest()]);
+}
+
+#[test]
+fn a_weak_validator_is_no_condition() {
+    let tame = Tame::default();
+    let server = Server::start(move |seen, conn| {
+        let list = seen.path().contains("/manifests/sha256-");
+        let tag = seen.path().rsplit('/').next().unwrap_or_default();
+        let kept = tame.tags.lock().unwrap().get(tag).cloned();
+        match kept {
+            Some(kept) if list && seen.method == "GET" => {
+                conn.reply(200, &[("etag", "W/\"e\""), ("content-type", OCI_INDEX)], &kept);
+            }
+            // By strong comparison it never matches.
+            _ if list && seen.header("if-match").is_some() => conn.reply(412, &[], b""),
+            _ => tame.answer(seen, conn),
+        }
+    });
+    let (client, memory) = (quick().build().unwrap(), Memory::default());
+    let root = memory.image(54, &[100]);
+    for text in ["one", "two"] {
+        let artifact = attached(&memory, &root, SIGNATURE, text);
+        push(&client, &server.reference("app").with_digest(artifact.digest().clone()), &artifact, &memory);
+    }
+    assert_eq!(client.referrers(&server.reference("app"), root.digest(), None).unwrap().len(), 2);
+}
+
+#[test]
+fn a_repository_that_is_missing_says_nothing_of_the_others() {
+    let subject = common::sha256(b"subject");
+    let entry = descriptor(OCI_MANIFEST, b"attached");
+    let list =
+        serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).to_string();
+    let server = Server::start(move |seen, conn| match seen.path() {
+        p if p.starts_with("/v2/app/referrers/") => {
+            conn.reply(200, &[("content-type", OCI_INDEX)], list.as_bytes());
+        }
+        p if p.starts_with("/v2/old/") => conn.reply(404, &[], b"404 page not found"),
+        p if p.starts_with("/v2/denied/") => conn.reply(404, &[], br#"{"errors":[{"code":"DENIED"}]}"#),
+        _ => conn.reply(404, &[], br#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#),
+    });
+    let client = quick().build().unwrap();
+    let count = |name: &str| client.referrers(&server.reference(name), &subject, None).unwrap().len();
+    assert_eq!(["app", "missing", "app", "denied", "app"].map(count), [1, 0, 1, 0, 1]);
+    assert_eq!(["old", "app"].map(count), [0, 0], "it has no such API");
+}
+
+#[test]
 fn tags_manifests_and_blobs_are_deleted() {
     if !have("docker-registry") {
         return;
