@@ -3,11 +3,12 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use longshore_examples::plain;
 use longshore_registry_client::{
     Client, Ctx, DockerConfigFile, Event, HostsDir, Platforms, Proxies, Reference,
 };
@@ -115,7 +116,7 @@ fn main() -> ExitCode {
                 text += &format!(": {cause}");
                 next = cause.source();
             }
-            eprintln!("registry: {text}");
+            eprintln!("registry: {}", plain(&text));
             ExitCode::FAILURE
         }
     }
@@ -147,7 +148,7 @@ fn run(args: Args) -> Result<(), Error> {
             let subject = client.resolve(&name)?;
             for found in client.referrers(&name, subject.digest(), artifact_type.as_deref())? {
                 let kind = found.artifact_type().as_ref().map_or("-", AsRef::as_ref);
-                println!("{}  {}  {kind}", found.digest(), found.size());
+                println!("{}  {}  {}", found.digest(), found.size(), plain(kind));
             }
         }
         Command::Copy { from, to } => {
@@ -181,7 +182,7 @@ fn client(args: &Args) -> Result<Client, Error> {
     let mut builder = Client::builder()
         .hosts(HostsDir::new(&args.hosts_dir))
         .proxies(Proxies::from_vars(|name| std::env::var(name).ok()))
-        .warnings(|registry, text| eprintln!("registry: {registry} warns: {text}"));
+        .warnings(|registry, text| eprintln!("registry: {registry} warns: {}", plain(text)));
     let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
     if system.is_file() {
         builder = builder.roots_pem(std::fs::read(system)?);
@@ -212,6 +213,8 @@ fn manifest(
     }
     if descriptor {
         println!("{}  {}  {}", found.media_type(), found.size(), found.digest());
+    } else if io::stdout().is_terminal() {
+        println!("{}", plain(&String::from_utf8_lossy(&bytes)));
     } else {
         io::stdout().lock().write_all(&bytes)?;
     }

@@ -13,6 +13,7 @@ mod host;
 mod images;
 mod layout;
 mod networks;
+mod plain;
 mod transfer;
 
 pub mod registry_server;
@@ -24,6 +25,7 @@ pub use host::{Host, HostOptions};
 pub use images::{StoreImages, find_image};
 pub use layout::Layout;
 pub use networks::HostNetworks;
+pub use plain::{is_control, plain};
 pub use transfer::{Progress, StoreContent};
 
 /// A foreign error.

@@ -398,3 +398,91 @@ fn slow_registry(mut stream: TcpStream, count: &AtomicUsize) {
         }
     }
 }
+
+/// Answers each request by its path, as often as it is asked.
+fn scripted(answer: impl Fn(&str) -> Option<(&'static str, String)> + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, answer) = (listener.local_addr().expect("its address").to_string(), Arc::new(answer));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer = Arc::clone(&answer);
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().expect("a clone")).lines();
+                while let Some(Ok(first)) = lines.next() {
+                    while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
+                    let mut words = first.split(' ');
+                    let (method, path) = (words.next(), words.next().unwrap_or_default());
+                    let (status, (kind, body)) = match answer(path) {
+                        Some(found) => (200, found),
+                        None => (404, ("text/plain", String::new())),
+                    };
+                    let length = body.len();
+                    let body = if method == Some("HEAD") { "" } else { &body };
+                    let reply = format!(
+                        "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
+                    );
+                    if stream.write_all(reply.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// What a program printed, nothing of which a terminal obeys.
+fn harmless(output: &Output) -> String {
+    let all = text(&output.stdout) + &text(&output.stderr);
+    assert!(!all.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{all:?}");
+    all
+}
+
+#[test]
+fn terminals_are_not_spoken_to_by_registries_and_images() {
+    if !have(&["tar"]) {
+        return;
+    }
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}31m\u{7f}";
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{{"mediaType":"a/b","digest":"{digest}","size":1}},"layers":[],"x":"#
+    );
+    let entry = serde_json::json!({"mediaType": MANIFEST, "digest": digest, "size": 1, "artifactType": evil});
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).to_string();
+    let address = scripted(move |path| match path.rsplit('/').next()? {
+        _ if path.contains("/referrers/") => Some((INDEX, index.clone())),
+        "raw" => Some((MANIFEST, format!("{manifest}\"\u{9b}31m\u{7f}\\u001b\"}}"))),
+        "deep" => Some((MANIFEST, format!("{manifest}{}{}}}", "[".repeat(10_000), "]".repeat(10_000)))),
+        "" => Some(("application/json", "{}".to_owned())),
+        _ => None,
+    });
+    let inspect = |tag: &str| {
+        longshore.command(&["manifest", "inspect", &format!("{address}/r:{tag}")]).output().expect("it runs")
+    };
+    let shown = harmless(&inspect("raw"));
+    assert!(shown.ends_with("\"x\": \"\\u009b31m\\u007f\\u001b\"\n}\n"), "{shown}");
+    let deep = inspect("deep");
+    let said = harmless(&deep);
+    assert!(!deep.status.success() && said.contains("more than 128 levels"), "{}", said.len());
+
+    let mut referrers = Command::new(example("registry"));
+    referrers.args(["referrers", &format!("{address}/r:raw")]);
+    let said = harmless(&referrers.output().expect("it runs"));
+    assert!(said.ends_with("  \\u001b]0;owned\\u0007\\u009b31m\\u007f\n"), "{said}");
+
+    let tar = dir.path().join("empty.tar");
+    succeed(Command::new("tar").arg("-cf").arg(&tar).args(["-T", "/dev/null"]), 30);
+    let label = format!("LABEL a=\"{evil}\"");
+    longshore.ok(&["import", "-m", evil, "-c", &label, &tar.display().to_string(), "evil:1"]);
+    for args in [&["history", "evil:1"][..], &["image", "inspect", "evil:1"]] {
+        let said = harmless(&longshore.command(args).output().expect("it runs"));
+        assert!(said.contains("\\u009b31m\\u007f"), "{args:?}: {said}");
+    }
+    let exact = longshore.ok(&["history", "--format", "{{.Comment}}", "evil:1"]);
+    assert_eq!(exact, format!("{evil}\n"), "a program gets what is there");
+}

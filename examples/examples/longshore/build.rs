@@ -1,7 +1,7 @@
 //! `build`.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -253,7 +253,8 @@ impl View {
             let time = step.started.elapsed().as_secs_f64();
             // What a progress bar of the command overwrote is of no use here.
             let line = line.trim_end().rsplit('\r').next().unwrap_or_default();
-            output::note(&format!("#{number} {time:.3} {line}"));
+            // The command's own words, with its colours.
+            let _ = writeln!(std::io::stderr(), "#{number} {time:.3} {line}");
         }
     }
 

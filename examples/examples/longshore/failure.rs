@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io::Write;
 
+use longshore_examples::plain;
+
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -68,6 +70,6 @@ pub(crate) fn each(names: &[String], mut work: impl FnMut(&str) -> Result<()>) -
 /// Writes the failure's line.
 pub(crate) fn report(failure: &Failure) {
     if !failure.message.is_empty() {
-        let _ = writeln!(std::io::stderr(), "longshore: {}", failure.message);
+        let _ = writeln!(std::io::stderr(), "longshore: {}", plain(&failure.message));
     }
 }

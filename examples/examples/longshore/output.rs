@@ -1,7 +1,9 @@
 //! Tables, sizes and times as docker prints them.
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{self, BufWriter, IsTerminal, Write};
 
+use longshore_examples::{is_control, plain};
 use longshore_runtime::containers::format::{self, Template};
 use serde_json::{Value, json};
 
@@ -9,13 +11,22 @@ use crate::failure::Result;
 
 /// Writes a line to standard output. A closed pipe (`longshore ps | head -1`) ends the program quietly.
 pub(crate) fn line(text: &str) {
-    bytes(format!("{text}\n").as_bytes());
+    self::text(&format!("{text}\n"));
 }
 
-/// Writes bytes to standard output.
+/// Writes text to standard output, without control characters: parts of it may come from a registry, an image or a container.
+pub(crate) fn text(text: &str) {
+    bytes(plain(text).as_bytes());
+}
+
+/// Writes bytes to standard output as they are.
 pub(crate) fn bytes(bytes: &[u8]) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+    write(|out| out.write_all(bytes));
+}
+
+fn write(what: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+    let mut out = BufWriter::new(io::stdout().lock());
+    if what(&mut out).and_then(|()| out.flush()).is_err() {
         // Docker dies of SIGPIPE here.
         std::process::exit(141);
     }
@@ -23,7 +34,7 @@ pub(crate) fn bytes(bytes: &[u8]) {
 
 /// A word to the user that is not output.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", plain(text));
 }
 
 /// Prints rows by `--format`: `table ...`, `json`, a template per row; or by `default`, which is a table.
@@ -34,23 +45,29 @@ pub(crate) fn rows(
     format: Option<&str>,
     rows: &[Value],
 ) -> Result<()> {
-    bytes(format::list(format, default, titles, rows)?.as_bytes());
+    bytes(by_format(&format::list(format, default, titles, rows)?, format).as_bytes());
     Ok(())
 }
 
 /// Prints `inspect` results: a JSON array, or a template per object.
 pub(crate) fn inspected(objects: &[Value], format: Option<&str>) -> Result<()> {
     match format {
-        None => bytes(pretty(&json!(objects)).as_bytes()),
+        None => text(&pretty(&json!(objects))),
         Some("json") => line(&json!(objects).to_string()),
         Some(format) => {
             let template = Template::parse(format)?;
             for object in objects {
-                line(&template.render(object)?);
+                bytes(format!("{}\n", by_format(&template.render(object)?, Some(format))).as_bytes());
             }
         }
     }
     Ok(())
+}
+
+/// What a format of the user's own made may have its colours, and what goes to a program is as it is.
+fn by_format<'a>(text: &'a str, format: Option<&str>) -> Cow<'a, str> {
+    let own = |format: &str| format.contains(is_control) || !io::stdout().is_terminal();
+    if format.is_some_and(own) { text.into() } else { plain(text) }
 }
 
 /// Aligns tab-separated cells: at least 10 wide, 3 apart, the last one as it is.
@@ -73,13 +90,20 @@ pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// A JSON document, indented anew with nothing else changed.
-pub(crate) fn indented(document: &str, indent: &str) -> String {
-    let (mut text, mut depth, mut quoted, mut escaped, mut last) =
-        (String::new(), 0_usize, false, false, ' ');
+/// Prints a JSON document, indented anew with nothing else changed but that its strings have no control characters. What deep
+/// nesting makes of it may be long and is not held in memory.
+pub(crate) fn indented(document: &str, indent: &str) {
+    write(|out| {
+        indent_into(&plain(document), indent, out)?;
+        out.write_all(b"\n")
+    });
+}
+
+fn indent_into(document: &str, indent: &str, out: &mut dyn Write) -> io::Result<()> {
+    let (mut depth, mut quoted, mut escaped, mut last) = (0_usize, false, false, ' ');
     for c in document.chars() {
         if quoted {
-            text.push(c);
+            write!(out, "{c}")?;
             quoted = escaped || c != '"';
             escaped = c == '\\' && !escaped;
             continue;
@@ -95,16 +119,12 @@ pub(crate) fn indented(document: &str, indent: &str) -> String {
         };
         // What is empty stays on its line.
         if opened != closes || last == ',' {
-            text.push('\n');
-            text.push_str(&indent.repeat(depth));
+            write!(out, "\n{}", indent.repeat(depth))?;
         }
-        text.push(c);
-        if c == ':' {
-            text.push(' ');
-        }
+        write!(out, "{c}{}", if c == ':' { " " } else { "" })?;
         (quoted, last) = (c == '"', c);
     }
-    text
+    Ok(())
 }
 
 /// JSON with docker's four spaces.
@@ -192,6 +212,24 @@ mod tests {
             (binary_size(1_511_424).as_str(), binary_size(25_000_000_000).as_str()),
             ("1.441MiB", "23.28GiB")
         );
+    }
+
+    #[test]
+    fn formats_may_have_colours_and_foreign_text_not() {
+        // Standard output is captured or a file here, not a terminal.
+        assert_eq!(by_format("\x1b[31mx", None), "\\u001b[31mx");
+        assert_eq!(by_format("\x1b[31mx", Some("\x1b[31m{{.ID}}")), "\x1b[31mx");
+    }
+
+    #[test]
+    fn documents_are_indented_and_nothing_else() {
+        let mut out = Vec::new();
+        indent_into(r#"{"a":[ 1,{"b{":"c: \"[,"}],"d":[],"e":{}}"#, " ", &mut out).unwrap();
+        let wanted = concat!(
+            "{\n \"a\": [\n  1,\n  {\n   \"b{\": \"c: \\\"[,\"\n  }\n ],",
+            "\n \"d\": [],\n \"e\": {}\n}"
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), wanted);
     }
 
     #[test]

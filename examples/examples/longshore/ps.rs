@@ -352,7 +352,7 @@ fn stats_row(before: Option<&Stats>, now: &Stats, no_trunc: bool) -> Value {
 pub(crate) fn top(app: &App, container: &str) -> Result<()> {
     let top = app.containers()?.top(container)?;
     let lines: Vec<_> = std::iter::once(top.titles).chain(top.processes).collect();
-    output::bytes(output::aligned(&lines).as_bytes());
+    output::text(&output::aligned(&lines));
     Ok(())
 }
 

@@ -238,7 +238,7 @@ pub(crate) fn manifest(app: &App, name: &str) -> Result<()> {
     let (descriptor, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
     // As docker does.
     let indent = if descriptor.media_type().as_ref().contains("manifest.v") { "\t" } else { "   " };
-    output::line(&output::indented(&String::from_utf8_lossy(&bytes), indent));
+    output::indented(&String::from_utf8_lossy(&bytes), indent);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 
-use longshore_examples::Result;
+use longshore_examples::{Result, plain};
 
 pub(crate) struct Report {
     started: Instant,
@@ -44,7 +44,7 @@ pub(crate) fn print(text: &str) {
 }
 
 pub(crate) fn failure(error: &(dyn Error + 'static)) {
-    let _ = writeln!(std::io::stderr(), "quickstart: {}", chain(error));
+    let _ = writeln!(std::io::stderr(), "quickstart: {}", plain(&chain(error)));
 }
 
 /// The message with its causes.
