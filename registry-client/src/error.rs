@@ -185,6 +185,11 @@ impl Error {
         matches!(self, Self::Status { status: 404, .. })
     }
 
+    /// Whether the registry gives this code (`MANIFEST_BLOB_UNKNOWN`, ...) as a reason.
+    pub(crate) fn has_code(&self, code: &str) -> bool {
+        matches!(self, Self::Status { codes, .. } if codes.iter().any(|c| c.code == code))
+    }
+
     /// Whether a login (or another one) is needed.
     pub fn is_auth(&self) -> bool {
         matches!(self, Self::Status { status: 401 | 403, .. } | Self::Auth { .. })

@@ -167,7 +167,14 @@ impl<'a> Push<'a> {
         };
         if !done {
             let selector = tag.unwrap_or(root.digest().as_ref());
-            let reply = self.put_manifest(selector, root, &bytes)?;
+            let reply = match self.put_manifest(selector, root, &bytes) {
+                // It has the manifest, and has lost what that names.
+                Err(e) if graph.kind == Kind::Manifest && e.has_code("MANIFEST_BLOB_UNKNOWN") => {
+                    self.send_all(&self.wanted(&graph.blobs), None)?;
+                    self.put_manifest(selector, root, &bytes)?
+                }
+                other => other?,
+            };
             self.attach(root, &graph, &reply, &self.source())?;
         }
         lock(&self.inner.manifests).put(&self.source().place(), root, &bytes);
@@ -178,7 +185,7 @@ impl<'a> Push<'a> {
     /// All blobs of a manifest. True if the manifest itself is there too.
     fn blobs(&self, root: &Descriptor, tag: Option<&str>, graph: &Graph) -> Result<bool> {
         let blobs = self.wanted(&graph.blobs);
-        let Some((config, layers)) = blobs.split_first() else { return Ok(false) };
+        let Some(config) = blobs.first() else { return Ok(false) };
         // The config is offered alone: if it is not there, the manifest is not either, and no request is spent on asking.
         let offer = self.offer(config, self.cancel)?;
         let found = !matches!(offer, Offer::Started(_));
@@ -198,9 +205,15 @@ impl<'a> Push<'a> {
                 return Ok(there == Some(true));
             }
         }
+        self.send_all(&blobs, Some(offer)).map(|()| false)
+    }
+
+    /// Blobs side by side, the largest first; the first of them may have been offered already.
+    fn send_all(&self, blobs: &[&Descriptor], offered: Option<Offer>) -> Result<()> {
+        let Some((config, layers)) = blobs.split_first() else { return Ok(()) };
         let mut work: Vec<(&Descriptor, Option<Offer>)> = layers.iter().map(|l| (*l, None)).collect();
         work.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size()));
-        work.push((config, Some(offer.clone())));
+        work.push((config, offered.clone()));
         let done =
             parallel::for_each(&work, self.inner.limits.concurrency, self.cancel, |(blob, offer), stop| {
                 let offer = match offer {
@@ -209,12 +222,12 @@ impl<'a> Push<'a> {
                 };
                 self.blob(blob, offer, stop)
             });
-        if let (Err(e), Offer::Started(session)) = (&done, &offer)
+        if let (Err(e), Some(Offer::Started(session))) = (&done, &offered)
             && !matches!(e, Error::Transport { .. })
         {
             self.abandon(session);
         }
-        done.map(|()| false)
+        done
     }
 
     fn blob(&self, blob: &Descriptor, offer: Offer, stop: &CancelToken) -> Result<()> {

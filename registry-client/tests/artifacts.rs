@@ -350,6 +350,13 @@ fn tags_manifests_and_blobs_are_deleted() {
     assert_eq!(source.stat(layer.digest()).unwrap().size(), 100);
     client.delete_blob(&two, layer.digest()).unwrap();
     assert!(source.stat(layer.digest()).unwrap_err().is_not_found());
+
+    // Who names the manifest anew brings back what the registry has lost of it.
+    let (kept, healed) = (registry.reference("app:kept"), registry.reference("app:healed"));
+    push(&client, &kept, &root, &memory);
+    client.delete_blob(&kept, layer.digest()).unwrap();
+    push(&client, &healed, &root, &memory);
+    assert_eq!(source.stat(layer.digest()).unwrap().size(), 100);
     assert!(matches!(client.search(&registry.address, "x"), Err(Error::Unsupported { .. })));
 }
 
