@@ -205,15 +205,15 @@ impl<'a> Push<'a> {
                 return Ok(there == Some(true));
             }
         }
-        self.send_all(&blobs, Some(offer)).map(|()| false)
+        self.send_all(&blobs, Some(&offer)).map(|()| false)
     }
 
     /// Blobs side by side, the largest first; the first of them may have been offered already.
-    fn send_all(&self, blobs: &[&Descriptor], offered: Option<Offer>) -> Result<()> {
+    fn send_all(&self, blobs: &[&Descriptor], offered: Option<&Offer>) -> Result<()> {
         let Some((config, layers)) = blobs.split_first() else { return Ok(()) };
         let mut work: Vec<(&Descriptor, Option<Offer>)> = layers.iter().map(|l| (*l, None)).collect();
         work.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size()));
-        work.push((config, offered.clone()));
+        work.push((config, offered.cloned()));
         let done =
             parallel::for_each(&work, self.inner.limits.concurrency, self.cancel, |(blob, offer), stop| {
                 let offer = match offer {
@@ -222,7 +222,7 @@ impl<'a> Push<'a> {
                 };
                 self.blob(blob, offer, stop)
             });
-        if let (Err(e), Some(Offer::Started(session))) = (&done, &offered)
+        if let (Err(e), Some(Offer::Started(session))) = (&done, offered)
             && !matches!(e, Error::Transport { .. })
         {
             self.abandon(session);
