@@ -244,7 +244,10 @@ impl DockerConfigFile {
         let unwritable = |e: std::io::Error| self.failed("cannot be written", Some(e.into()));
         // A link (dotfiles kept elsewhere) stays one.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let _lock = lock_beside(&path).map_err(unwritable)?;
+        let _lock = lock_beside(&path).map_err(|e| {
+            let reason = format!("{} beside it cannot be locked", beside(&path, "lock").display());
+            self.failed(&reason, Some(e.into()))
+        })?;
         let bytes = read(&path)?.unwrap_or_else(|| b"{}".to_vec());
         let mut root: Value = serde_json::from_slice(&bytes).map_err(|_| broken())?;
         let object = root.as_object_mut().ok_or_else(broken)?;
@@ -554,5 +557,15 @@ mod tests {
         assert!(!DockerConfigFile::logout(&path, "docker.io").unwrap());
         assert_eq!(DockerConfigFile::open(&path).unwrap().get("docker.io").unwrap(), None);
         assert_eq!(left(&dir.path().join("sub")), ["config.json"], "no temporary file stays behind");
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_taken_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".config.json.lock")).unwrap();
+        let path = dir.path().join("config.json");
+        let error = DockerConfigFile::login(&path, "r", &Credential::basic("u", "p")).unwrap_err();
+        assert!(error.to_string().contains(".config.json.lock beside it cannot be locked"), "{error}");
+        assert!(!path.exists());
     }
 }
