@@ -116,7 +116,7 @@ impl Inner {
                         endpoint.turn_to_tls(true)
                     }
                     // It was a bad network, not another protocol. This is no repetition, and needs no attempt that is left.
-                    _ => sent.is_err() && endpoint.turn_back(),
+                    _ => sent.as_ref().is_err_and(|e| !e.kind.is_ours()) && endpoint.turn_back(),
                 };
                 if change {
                     call.cancel.sleep(if attempt > 1 { self.backoff(attempt) } else { Duration::ZERO })?;

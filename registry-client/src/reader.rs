@@ -12,7 +12,7 @@ use crate::error::Purpose;
 use crate::exchange::{Call, Target};
 use crate::ranges::{PART, Plan, Ranges};
 use crate::source::Source;
-use crate::transport::{Headers, Method, Response, TransportError, TransportErrorKind, classify_io};
+use crate::transport::{Headers, Method, Response, TransportError, classify_io};
 use crate::{Error, Result, Url, manifest};
 
 /// Less than this between two failures is no progress: a server that hands out a few bytes per connection is not waited for.
@@ -248,7 +248,7 @@ impl BlobReader {
         self.plain = true;
         let kind = classify_io(&error);
         self.source.cancel.check()?;
-        if let TransportErrorKind::Cancelled | TransportErrorKind::Expired = kind {
+        if kind.is_ours() {
             return Err(Error::from_transport(Method::Get, url, 1, kind.into()));
         }
         let moved = self.position - self.failed_at >= PROGRESS_MIN;

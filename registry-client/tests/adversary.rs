@@ -283,7 +283,7 @@ fn a_blob_in_chunks_ends_with_its_bytes() {
         conn.head(200, &both, None);
         let _ = conn.stream.write_all(&[b"3e8\r\n", &layer[..], b"\r\n"].concat());
         // The last chunk does not come.
-        let waited = was_done.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        let waited = was_done.lock().unwrap().recv_timeout(Duration::from_secs(60));
         let _ = in_time.send(waited.is_ok());
         conn.keep = false;
     });
@@ -292,7 +292,7 @@ fn a_blob_in_chunks_ends_with_its_bytes() {
     let source = quick().timeouts(timeouts).build().unwrap().source(&server.reference("r")).unwrap();
     common::read_all(&source, &blob).unwrap();
     let _ = done.send(());
-    assert!(was_in_time.recv_timeout(Duration::from_secs(60)).unwrap(), "it waited for more");
+    assert!(was_in_time.recv_timeout(Duration::from_secs(120)).unwrap(), "it waited for more");
 }
 
 #[test]

@@ -126,6 +126,21 @@ fn an_insecure_registry_is_asked_by_tls_first() {
 }
 
 #[test]
+fn a_call_that_was_ended_says_nothing_of_the_registry() {
+    let asked = Asked::default();
+    let first = AtomicBool::new(true);
+    let answer = move |request: &Request<'_>| match request.url.to_string().starts_with("https") {
+        true if first.swap(false, Ordering::Relaxed) => Err(TransportErrorKind::Expired),
+        true => Ok((200, String::new(), "{}")),
+        false => Err(TransportErrorKind::Connect),
+    };
+    let client = quick().transport(Fake(answer, Arc::clone(&asked))).insecure("reg.example").build().unwrap();
+    assert!(matches!(client.ping("reg.example"), Err(Error::Deadline)));
+    client.ping("reg.example").unwrap();
+    assert_eq!(asked.lock().unwrap().len(), 2);
+}
+
+#[test]
 fn a_refresh_token_of_a_stranger_replaces_none() {
     let asked = Asked::default();
     let answer = |request: &Request<'_>| {

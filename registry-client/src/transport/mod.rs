@@ -280,6 +280,13 @@ pub enum TransportErrorKind {
     Request,
 }
 
+impl TransportErrorKind {
+    /// The caller ended it, which says nothing of the other side.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired)
+    }
+}
+
 impl fmt::Display for TransportErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
