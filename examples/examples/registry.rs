@@ -89,7 +89,7 @@ enum Command {
     /// Delete a tag, or a manifest by digest
     Delete {
         /// NAME:TAG or NAME@DIGEST
-        name: Reference,
+        name: String,
         /// The digest is a blob's
         #[arg(long)]
         blob: bool,
@@ -145,8 +145,12 @@ fn run(args: Args) -> Result<(), Error> {
             io::copy(&mut reader, &mut io::stdout().lock())?;
         }
         Command::Referrers { name, artifact_type } => {
-            let subject = client.resolve(&name)?;
-            for found in client.referrers(&name, subject.digest(), artifact_type.as_deref())? {
+            // What is attached to a digest may be there before what it names.
+            let subject = match name.digest() {
+                Some(digest) => digest.clone(),
+                None => client.resolve(&name)?.digest().clone(),
+            };
+            for found in client.referrers(&name, &subject, artifact_type.as_deref())? {
                 let kind = found.artifact_type().as_ref().map_or("-", AsRef::as_ref);
                 println!("{}  {}  {}", found.digest(), found.size(), plain(kind));
             }
@@ -159,8 +163,7 @@ fn run(args: Args) -> Result<(), Error> {
             let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
             println!("{}", client.tag(&name, &tags)?.digest());
         }
-        Command::Delete { name, blob: true } => client.delete_blob(&name, digest(&name)?)?,
-        Command::Delete { name, blob: false } => client.delete(&name)?,
+        Command::Delete { name, blob } => delete(&client, &name, blob)?,
         Command::Pull { name, layout, all_platforms } => {
             let layout = longshore_registry_client::Layout::open(layout)?;
             let platforms = if all_platforms { Platforms::All } else { Platforms::Host };
@@ -218,6 +221,20 @@ fn manifest(
     } else {
         io::stdout().lock().write_all(&bytes)?;
     }
+    Ok(())
+}
+
+/// Nothing is deleted by default, `latest` neither.
+fn delete(client: &Client, name: &str, blob: bool) -> Result<(), Error> {
+    let name = Reference::parse_untagged(name)?;
+    if blob {
+        client.delete_blob(&name, digest(&name)?)?;
+    } else if name.tag().is_none() && name.digest().is_none() {
+        return Err("a tag or digest is needed: NAME:TAG or NAME@DIGEST".into());
+    } else {
+        client.delete(&name)?;
+    }
+    println!("Deleted: {name}");
     Ok(())
 }
 

@@ -237,6 +237,32 @@ fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
 }
 
 #[test]
+fn nothing_is_deleted_by_default_and_a_subject_may_be_missing() {
+    if !have(&["docker-registry", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let app = format!("{address}/app");
+    import(&longshore, dir.path(), &app, 1000);
+    longshore.ok(&["push", &app]);
+    let tool = |args: &[&str]| {
+        let output = Command::new(example("registry")).args(args).output().expect("it runs");
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (done, _, said) = tool(&["delete", &app]);
+    assert!(!done && said.contains("a tag or digest is needed"), "{said}");
+    let (_, shown, said) = tool(&["manifest", "--descriptor", &app]);
+    let digest = shown.split_whitespace().last().unwrap_or_else(|| panic!("it is gone: {said}"));
+    let whole = format!("{app}@{digest}");
+    assert_eq!(tool(&["delete", &whole]), (true, format!("Deleted: {whole}\n"), String::new()));
+    assert!(!tool(&["manifest", &whole]).0, "it is still there");
+    // Without that subject there may be referrers of it.
+    assert_eq!(tool(&["referrers", &whole]), (true, String::new(), String::new()));
+}
+
+#[test]
 fn manifests_are_shown_as_docker_shows_them() {
     if !have(&["docker-registry", "tar", "skopeo", "curl", "docker"]) {
         return;
