@@ -119,6 +119,17 @@ fn logins_are_tried_kept_and_forgotten() {
     let pushed = run(&["push", &image], "");
     assert!(text(&pushed.stdout).contains("1: digest: sha256:"), "{pushed:?}");
 
+    let known = run(&["login", &address], "");
+    let words = "Authenticating with existing credentials...\nLogin Succeeded\n";
+    assert_eq!((text(&known.stdout), text(&known.stderr)), (words.to_owned(), String::new()));
+    let good = std::fs::read_to_string(&config).expect("it is kept");
+    let bad = serde_json::json!({"auths": {&address: {"auth": "dXNlcjp3cm9uZw=="}}});
+    std::fs::write(&config, bad.to_string()).expect("the file is written");
+    let stale = run(&["login", &address], "");
+    let said = text(&stale.stderr);
+    assert!(said.contains("Login did not succeed") && said.contains("non TTY device"), "{stale:?}");
+    std::fs::write(&config, good).expect("the file is written");
+
     for (args, words) in [
         (&["login", "--password-stdin", &address][..], "Must provide --username with --password-stdin"),
         (&["login", "-u", "user", &address][..], "non TTY device"),
@@ -139,6 +150,32 @@ fn logins_are_tried_kept_and_forgotten() {
     let words = format!("Removing login credentials for {address}\n");
     assert_eq!((text(&again.stdout), text(&again.stderr)), (words, String::new()));
     assert!(!run(&["pull", &image], "").status.success());
+}
+
+#[test]
+fn a_login_that_is_asked_for_ends_without_a_name_and_by_an_interrupt() {
+    if !have(&["script"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    let line = format!("exec {:?} login 127.0.0.1:1", longshore.command(&[]).get_program());
+    for (key, code, words) in [(b"\n", 1, "Error: Non-null Username Required"), (b"\x03", 130, "")] {
+        let mut command = Command::new("timeout");
+        command.args(["60", "script", "-qefc", &line, "/dev/null"]).env("DOCKER_CONFIG", dir.path());
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script(1) starts");
+        let (mut keys, mut screen) =
+            (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(b"Username: ") && screen.read(&mut byte).expect("the terminal") == 1 {
+            seen.extend(byte);
+        }
+        keys.write_all(key).expect("a key");
+        screen.read_to_end(&mut seen).expect("the terminal");
+        let (status, seen) = (child.wait().expect("it ends"), text(&seen));
+        assert!(status.code() == Some(code) && seen.contains(words), "{status}: {seen}");
+    }
 }
 
 #[test]

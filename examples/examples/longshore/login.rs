@@ -1,13 +1,15 @@
 //! `login`, `logout`.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use longshore_registry_client::{Credential, DockerConfigFile, StaticCredentials};
+use longshore_registry_client::{Credential, Credentials as _, DockerConfigFile, StaticCredentials};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::app::{self, App};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::output;
 
 /// Docker's own name for Docker Hub in `config.json`.
@@ -39,13 +41,25 @@ pub(crate) struct LogoutArgs {
 }
 
 pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
+    let file = config()?;
+    let registry = host(args.server.as_deref().unwrap_or("docker.io"));
+    if args.username.is_none()
+        && args.password.is_none()
+        && !args.password_stdin
+        && logged_in(app, &file, registry)?
+    {
+        return Ok(());
+    }
     let username = match &args.username {
         Some(name) => name.clone(),
         None if args.password_stdin => {
             return Err(Failure::new("Must provide --username with --password-stdin"));
         }
-        None => ask("Username: ", false)?,
+        None => ask(app, "Username: ", false)?,
     };
+    if username.is_empty() {
+        return Err(Failure::new("Error: Non-null Username Required"));
+    }
     let password = match &args.password {
         Some(password) => {
             output::note("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
@@ -56,23 +70,14 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
             std::io::stdin().read_to_string(&mut password)?;
             password.trim_end_matches(['\r', '\n']).to_owned()
         }
-        None => ask("Password: ", true)?,
+        None => ask(app, "Password: ", true)?,
     };
-    let file = config()?;
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
     let credential = Credential::basic(username, password);
-    let registry = host(args.server.as_deref().unwrap_or("docker.io"));
-    let known = StaticCredentials::new().with(registry, credential.clone());
-    let builder = app.options()?.registry().map_err(|e| Failure::from(&*e))?.credentials(known);
     // Only a login that the registry takes is kept.
-    builder.cancel(app.token()).build()?.ping(registry).map_err(|e| {
-        Failure::new(format!("login attempt to {registry} failed: {}", crate::failure::chain(&e)))
-    })?;
-    if app.cancelled() {
-        return Err(Failure::new("cancelled"));
-    }
+    attempt(app, registry, &credential)?.map_err(|e| failed(registry, &e))?;
     DockerConfigFile::login(&file, registry, &credential)?;
     if !DockerConfigFile::open(&file)?.has_helper(registry) {
         output::note(&format!(
@@ -84,6 +89,42 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
     }
     output::line("Login Succeeded");
     Ok(())
+}
+
+/// Whether the registry takes the credentials that are kept for it, if there are any.
+fn logged_in(app: &App, file: &Path, registry: &str) -> Result<bool> {
+    let Some(credential) = DockerConfigFile::open(file)?.get(registry)? else { return Ok(false) };
+    output::line("Authenticating with existing credentials...");
+    match attempt(app, registry, &credential)? {
+        Ok(()) => {
+            output::line("Login Succeeded");
+            Ok(true)
+        }
+        Err(error) if error.is_auth() => {
+            output::note(&format!("Login did not succeed, error: {}", chain(&error)));
+            Ok(false)
+        }
+        Err(error) => Err(failed(registry, &error)),
+    }
+}
+
+/// The registry's answer to these credentials.
+fn attempt(
+    app: &App,
+    registry: &str,
+    credential: &Credential,
+) -> Result<Result<(), longshore_registry_client::Error>> {
+    let known = StaticCredentials::new().with(registry, credential.clone());
+    let builder = app.options()?.registry().map_err(|e| Failure::from(&*e))?.credentials(known);
+    let answer = builder.cancel(app.token()).build()?.ping(registry);
+    if answer.is_ok() && app.cancelled() {
+        return Err(Failure::new("cancelled"));
+    }
+    Ok(answer)
+}
+
+fn failed(registry: &str, error: &longshore_registry_client::Error) -> Failure {
+    Failure::new(format!("login attempt to {registry} failed: {}", chain(error)))
 }
 
 pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {
@@ -108,7 +149,7 @@ fn config() -> Result<PathBuf> {
 }
 
 /// Asks on the terminal; a secret is not echoed.
-fn ask(prompt: &str, secret: bool) -> Result<String> {
+fn ask(app: &App, prompt: &str, secret: bool) -> Result<String> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::new("Cannot perform an interactive login from a non TTY device"));
@@ -120,14 +161,32 @@ fn ask(prompt: &str, secret: bool) -> Result<String> {
         let mut silent = before.clone();
         silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
         rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &silent)?;
-        let read = stdin.lock().read_line(&mut answer);
+        let read = read_line(app, &mut answer);
         rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &before)?;
         print("\n")?;
         read?;
     } else {
-        stdin.lock().read_line(&mut answer)?;
+        read_line(app, &mut answer)?;
     }
     Ok(answer.trim().to_owned())
+}
+
+/// Reads what the user enters, unless an interrupt comes first: by itself a read goes on after a signal.
+fn read_line(app: &App, answer: &mut String) -> Result<()> {
+    let stdin = std::io::stdin();
+    let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    loop {
+        if app.cancelled() {
+            return Err(Failure::silent(130));
+        }
+        match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&pause)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    stdin.lock().read_line(answer)?;
+    Ok(())
 }
 
 fn print(text: &str) -> Result<()> {
