@@ -378,6 +378,12 @@ fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
     let (said, cost) = spent(&|| other.ok(&["pull", &app]));
     assert!(said.contains("Status: Image is up to date for") && cost == 1, "{cost}: {said}");
 
+    // Everything of it is here, under another name.
+    other.ok(&["tag", &app, &format!("{address}/kept:1")]);
+    other.ok(&["rmi", &app]);
+    let said = other.ok(&["pull", &app]);
+    assert!(said.contains("Status: Downloaded newer image for"), "{said}");
+
     let tool = |args: &[&str]| succeed(Command::new(example("registry")).args(args), 60);
     let digest = tool(&["tag", &app, "2", "3"]);
     assert!(digest.starts_with("sha256:"), "{digest}");

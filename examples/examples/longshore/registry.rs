@@ -109,6 +109,7 @@ pub(crate) fn pull_image(
         _ => {}
     };
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
+    let before = app.host()?.store().image(&reference.to_string()).ok();
     let pulled =
         app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(&e, reference))?;
     for layer in pulled.image.manifest().layers() {
@@ -119,7 +120,9 @@ pub(crate) fn pull_image(
         }
     }
     blobs.line(&format!("Digest: {}", pulled.image.target().digest()));
-    let status = if pulled.fetched > 0 { "Downloaded newer image for" } else { "Image is up to date for" };
+    // What the name stood for decides: all blobs of another image may be here already.
+    let same = before.is_some_and(|b| b.descriptor().digest() == pulled.image.descriptor().digest());
+    let status = if same { "Image is up to date for" } else { "Downloaded newer image for" };
     blobs.line(&format!("Status: {status} {}", reference.familiar()));
     Ok(())
 }
