@@ -254,6 +254,8 @@ fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
     assert_eq!(pushed.matches("The push refers to repository").count(), 1, "{pushed}");
     assert!(pushed.contains("1: digest:") && pushed.contains("2: digest:"), "{pushed}");
 
+    let url = longshore.fails(1, &["pull", &format!("http://{image}")]);
+    assert!(url.contains("leave out \"http://\""), "{url}");
     let missing = longshore.command(&["pull", &format!("{address}/app:none")]).output().expect("it runs");
     let said = text(&missing.stderr);
     assert!(said.contains(&format!("no such manifest {address}/app:none")), "{said}");

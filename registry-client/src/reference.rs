@@ -151,6 +151,9 @@ fn parse(input: &str) -> Result<Reference, String> {
     if let Some(c) = input.chars().find(|c| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
         return Err(format!("the character {c:?} is not allowed"));
     }
+    if let Some(scheme) = ["http://", "https://"].into_iter().find(|scheme| input.starts_with(scheme)) {
+        return Err(format!("a name is no URL: leave out {scheme:?}"));
+    }
     if input.len() == 64 && input.bytes().all(is_lower_hex) {
         return Err("64 hexadecimal digits are an image ID, not a name".into());
     }
@@ -349,6 +352,8 @@ mod tests {
             ("ä", "not allowed"),
             ("host:99999/a", "is not a port"),
             ("host:/a", "is not a port"),
+            ("http://localhost:5000/a", "leave out \"http://\""),
+            ("https://host.io/a:1", "leave out \"https://\""),
             ("[::1/a", "bracket"),
             (HEX, "image ID"),
             ("a@sha256:../../etc", "nvalid"),
