@@ -347,7 +347,8 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
     if let Some(env) = process.env_mut() {
         env.extend(arguments.env.iter().cloned());
     }
-    if let Some(user) = &arguments.user {
+    // None is what runc makes of an empty one.
+    if let Some(user) = arguments.user.as_ref().filter(|user| !user.is_empty()) {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
         let id = |text: &str| {
             // `parse` takes a plus, too.

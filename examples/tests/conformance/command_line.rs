@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
+use crate::common::wait_for;
 use crate::world::{Bundle, Oci, Trial, finish, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -24,6 +25,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn sleeper<'a>(oci: &'a Oci) -> Bundle<'a> {
     let bundle = Bundle::new(oci, &json!({"process": {"args": ["sleep", "60"]}}));
     bundle.start();
+    // `start` of runc returns before its process has become the program.
+    let pid = oci.state(&bundle.id)["pid"].clone();
+    let runs = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"));
+    assert!(wait_for(Duration::from_secs(60), runs), "it becomes the program");
     bundle
 }
 
@@ -161,10 +166,13 @@ fn exec() -> Vec<Trial> {
                 ]),
                 "5\n6 7 8\n"
             );
+            oci.ok(&["exec", "--user=", &bundle.id, "true"]);
+        }),
+        trial("exec: --user takes two numbers and nothing else", |oci| {
+            let bundle = sleeper(oci);
             // CVE-2026-30892: what is no number is no user, and never another one.
             for odd in [
                 "x",
-                "",
                 ":",
                 "+0",
                 "-1",
@@ -180,7 +188,8 @@ fn exec() -> Vec<Trial> {
             ] {
                 oci.fails(&["exec", &format!("--user={odd}"), &bundle.id, "true"]);
             }
-        }),
+        })
+        .runc("it takes a plus, and what its integers can hold"),
         trial("exec: --cap and --no-new-privs", |oci| {
             let bundle = sleeper(oci);
             let status =
