@@ -84,6 +84,8 @@ fn import(
     let mut options = ImportOptions::default();
     options.platform = platform.cloned();
     options.names = vec![name];
+    // As docker: nothing here runs or shows an artifact.
+    options.images_only = true;
     Ok(store.import(&source, &root, &options, ctx)?)
 }
 

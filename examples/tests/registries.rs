@@ -302,6 +302,41 @@ fn nothing_is_deleted_by_default_and_a_subject_may_be_missing() {
 }
 
 #[test]
+fn an_artifact_is_not_pulled() {
+    if !have(&["docker-registry", "curl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let kind = "application/vnd.oci.empty.v1+json";
+    let repository = format!("http://{address}/v2/thing");
+    let curl = |args: &[&str]| succeed(Command::new("curl").args(["-sf"]).args(args), 30);
+    let started = curl(&[
+        "-X",
+        "POST",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%header{location}",
+        &format!("{repository}/blobs/uploads/"),
+    ]);
+    let octets = "Content-Type: application/octet-stream";
+    curl(&["-X", "PUT", "-H", octets, "-d", "{}", &format!("{started}&digest={empty}")]);
+    let blob = serde_json::json!({"mediaType": kind, "digest": empty, "size": 2});
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": manifest_type, "config": blob, "layers": [blob],
+    });
+    let header = format!("Content-Type: {manifest_type}");
+    curl(&["-X", "PUT", "-H", &header, "-d", &manifest.to_string(), &format!("{repository}/manifests/1")]);
+    let said = longshore.fails(1, &["pull", &format!("{address}/thing:1")]);
+    assert!(said.contains(&format!("unsupported media type {kind}")), "{said}");
+    assert_eq!(longshore.ok(&["images", "-aq"]), "");
+}
+
+#[test]
 fn manifests_are_shown_as_docker_shows_them() {
     if !have(&["docker-registry", "tar", "skopeo", "curl", "docker"]) {
         return;

@@ -148,6 +148,12 @@ pub enum Error {
         /// What the index has.
         offered: Vec<String>,
     },
+    /// Only images were wanted ([`ImportOptions::images_only`](crate::ImportOptions::images_only)), and this is an artifact.
+    #[error("unsupported media type {media_type}")]
+    Artifact {
+        /// Of its config.
+        media_type: String,
+    },
     /// The kernel or the caller's rights lack what this needs.
     #[error("{what} is not supported here: {reason}")]
     Unsupported {

@@ -21,6 +21,8 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
     /// Names given to it once it is complete, e.g. `docker.io/library/debian:bookworm`. Without any it is a dangling one.
     pub names: Vec<String>,
+    /// Refuse an artifact, whose config is no image's, before its blobs are fetched.
+    pub images_only: bool,
 }
 
 /// What an import did.
@@ -70,7 +72,7 @@ impl Store {
             bytes: AtomicU64::new(0),
         };
         let (descriptor, manifest) = job.resolve(root, options)?;
-        let config = job.config(&manifest)?;
+        let config = job.config(&manifest, options)?;
         let image =
             Image::new(root.clone(), descriptor.clone(), manifest, &config, Some(Arc::clone(&job.lease)))?;
         check_platform(&image, options)?;
@@ -104,10 +106,12 @@ impl Job<'_> {
         Err(Error::Limit { what: "depth of nested indexes".to_owned(), limit: MAX_DEPTH as u64 })
     }
 
-    fn config(&self, manifest: &ImageManifest) -> Result<Vec<u8>> {
+    fn config(&self, manifest: &ImageManifest, options: &ImportOptions) -> Result<Vec<u8>> {
         let descriptor = manifest.config();
         if model::is_image_config(descriptor.media_type()) {
             self.document(descriptor)
+        } else if options.images_only {
+            Err(Error::Artifact { media_type: descriptor.media_type().to_string() })
         } else {
             // An artifact's config is any blob.
             self.blob(descriptor, None)?;
