@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use rustix::fs::{AtFlags, CWD, FlockOperation, flock};
 
 use crate::error::at;
-use crate::{Durability, Result, StoreOptions};
+use crate::{Durability, Error, Result, StoreOptions};
 
 /// The opened directory. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -167,7 +167,8 @@ impl StoreDir {
         }
     }
 
-    /// Deletes directories in `tmp/` whose owner is dead. Returns how many.
+    /// Deletes directories in `tmp/` whose owner is dead. Returns how many. What belongs to ids that only a user namespace has
+    /// waits for a process in there.
     pub(crate) fn reclaim(&self) -> Result<usize> {
         let tmp = self.join("tmp");
         let mut gone = 0;
@@ -175,8 +176,10 @@ impl StoreDir {
             let path = entry.map_err(at("read", &tmp))?.path();
             if let Some(_lock) = own(&path)? {
                 self.step("rmdir", &path)?;
-                remove_tree(&path)?;
-                gone += 1;
+                match remove_tree(&path) {
+                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {}
+                    removed => removed.map(|()| gone += 1)?,
+                }
             }
         }
         Ok(gone)

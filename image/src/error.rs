@@ -126,6 +126,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of a layer belongs to an id that this process's user namespace does not have.
+    #[error(
+        "layer entry {entry:?} belongs to {uid}:{gid}, and this user's ranges in /etc/subuid and /etc/subgid have no such id"
+    )]
+    NoSuchOwner {
+        /// The entry's path as the archive spells it (lossy), cut to a sane length.
+        entry: String,
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
     /// A layer's stream (tar or its compression) is broken as a whole.
     #[error("layer stream: {reason}")]
     Stream {

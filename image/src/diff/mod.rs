@@ -80,7 +80,7 @@ impl Diff<'_> {
         let (uid, gid) = self.ids(&stat);
         let now = RootMeta { mode: (stat.st_mode & 0o7777) as u16, uid, gid };
         let before = self.options.root.map(|root| match self.options.owner {
-            Owner::Root => root,
+            Owner::Root | Owner::Range => root,
             Owner::User => RootMeta { uid: 0, gid: 0, ..root },
         });
         if before != Some(now) {
@@ -217,7 +217,7 @@ impl Diff<'_> {
 
     fn ids(&self, stat: &Stat) -> (u32, u32) {
         match self.options.owner {
-            Owner::Root => (stat.st_uid, stat.st_gid),
+            Owner::Root | Owner::Range => (stat.st_uid, stat.st_gid),
             Owner::User => (0, 0),
         }
     }

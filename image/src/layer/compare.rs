@@ -101,7 +101,7 @@ impl Walk<'_> {
             let below = path.join(lossy(name));
             let node = self.tree.node(*child);
             let Some(item) = found.remove(&**name) else {
-                if self.owner == Owner::User && matches!(node.body, Body::Char(..) | Body::Block(..)) {
+                if !self.owner.makes_devices() && matches!(node.body, Body::Char(..) | Body::Block(..)) {
                     continue;
                 }
                 return Ok(Some(format!("{} is missing", below.display())));
@@ -177,7 +177,7 @@ impl Walk<'_> {
             !found.kept.iter().any(|(found, _)| found == name)
                 && rfs::fgetxattr(fd, name.as_slice(), &mut [0_u8; 0][..]) != Err(Errno::OPNOTSUPP)
         };
-        let lost = self.owner == Owner::Root && wanted.clone().any(lacks);
+        let lost = self.owner.keeps_ids() && wanted.clone().any(lacks);
         if strange || lost {
             return Ok(Some("its extended attributes are others".to_owned()));
         }
@@ -206,7 +206,7 @@ impl Walk<'_> {
         if stat.st_mode & 0o7777 != u32::from(meta.mode) {
             return Some("its mode is another");
         }
-        if self.owner == Owner::Root && (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
+        if self.owner.keeps_ids() && (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
             return Some("its owner is another");
         }
         if (stat.st_mtime, stat.st_mtime_nsec) != (meta.mtime, u64::from(meta.nanos)) {

@@ -27,8 +27,28 @@ use crate::{Ctx, Result};
 pub(crate) enum Owner {
     /// Ids of the image are ids of the host.
     Root,
+    /// Ids of the image are ids of this process's user namespace, which has a range of them. Devices are left out, overlay's
+    /// attributes are `user.overlay.*`.
+    Range,
     /// All files belong to the one user, devices are left out, overlay's attributes are `user.overlay.*`.
     User,
+}
+
+impl Owner {
+    /// Whether files get the owner that the image gives them.
+    pub(crate) fn keeps_ids(self) -> bool {
+        self != Self::User
+    }
+
+    /// Whether the kernel lets us make devices: only root of the whole machine.
+    pub(crate) fn makes_devices(self) -> bool {
+        self == Self::Root
+    }
+
+    /// Whether overlay's attributes are `user.overlay.*`: only root of the whole machine may set the other ones.
+    pub(crate) fn by_user_attributes(self) -> bool {
+        self != Self::Root
+    }
 }
 
 /// Open directories kept at hand.
@@ -88,7 +108,7 @@ impl<'a> Unpacker<'a> {
                 self.describe(tree, node, (*parent, name))
             }
             Body::Fifo => self.special(tree, node, (*parent, name), FileType::Fifo, 0),
-            Body::Char(..) | Body::Block(..) if self.owner == Owner::User => {
+            Body::Char(..) | Body::Block(..) if !self.owner.makes_devices() => {
                 self.skipped.insert(*id);
                 Ok(())
             }
@@ -135,10 +155,8 @@ impl<'a> Unpacker<'a> {
         let opened = self.dir(tree, id)?;
         let (fd, path) = (&opened.fd, &opened.path);
         for (name, value) in dir.marks() {
-            let name = match owner {
-                Owner::Root => format!("trusted.overlay.{name}"),
-                Owner::User => format!("user.overlay.{name}"),
-            };
+            let prefix = if owner.by_user_attributes() { "user" } else { "trusted" };
+            let name = format!("{prefix}.overlay.{name}");
             rfs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(at("setxattr", path))?;
         }
         describe_fd(fd, &node.meta, node.xattrs.as_deref(), owner, natural, None)
@@ -364,7 +382,7 @@ impl Natural {
 
 /// The owner to set, where it is not the one that the file has by itself.
 fn chown_to(meta: &Meta, owner: Owner, natural: Natural) -> Option<(Uid, Gid)> {
-    let other = owner == Owner::Root && (meta.uid, meta.gid) != (natural.uid, natural.gid);
+    let other = owner.keeps_ids() && (meta.uid, meta.gid) != (natural.uid, natural.gid);
     other.then(|| (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid)))
 }
 
@@ -399,11 +417,4 @@ pub(super) fn describe_fd(
 fn times(meta: &Meta) -> Timestamps {
     let time = Timespec { tv_sec: meta.mtime, tv_nsec: meta.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
-}
-
-/// Whether this process is root over the whole machine, not only in a user namespace.
-pub(crate) fn owner() -> Owner {
-    let whole = std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
-    if whole && rustix::process::geteuid().is_root() { Owner::Root } else { Owner::User }
 }

@@ -4,6 +4,7 @@
 //! layers/sha256-HEX.erofs      the tar as it came, and an index that makes the kernel see it as a file system
 //! layers/sha256-HEX/fs         or a directory tree, with whiteouts as overlay wants them
 //! layers/sha256-HEX/layer.json and what is known about it
+//! layers/sha256-HEX.ids/       the same of an ordinary user who has a range of ids: its files have the image's owners
 //! layers/erofs                 the kernel that was seen to mount the first form
 //! ```
 //! One strict reader ([`tar`]) and one tree in memory ([`tree`]) serve both forms; an image's paths are resolved there.
@@ -13,6 +14,7 @@ mod directory;
 mod erofs;
 pub(crate) mod fuzzing;
 mod header;
+mod ids;
 pub(crate) mod mount;
 mod pax;
 mod source;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::directory::Owner;
 use self::directory::Unpacker;
+use self::ids::Ids;
 use self::source::{Hash, Source};
 use self::tar::TarReader;
 pub(crate) use self::tree::{Body, ROOT, Tree, keeps_xattr};
@@ -87,7 +90,7 @@ pub(crate) struct Unpacked {
 #[derive(Clone, Debug)]
 pub(crate) struct Layers {
     dir: StoreDir,
-    owner: Owner,
+    ids: Ids,
     /// Whether the kernel and our rights let us mount EROFS files: tried once, when first asked.
     erofs: Arc<OnceLock<bool>>,
 }
@@ -103,6 +106,8 @@ pub(crate) enum Form {
 const MARK: &[u8; 16] = b"longshore layer\n";
 /// Where, behind the mark and the record's place, the hash of all that is not the tar lies.
 const SEAL: usize = 32;
+/// Ends the name of a directory layer whose files belong to a range of ids.
+const IDS: &str = ".ids";
 /// Names the kernel that mounts EROFS files.
 const PROOF: &str = "layers/erofs";
 /// More than a record can need.
@@ -112,12 +117,12 @@ impl Layers {
     /// Makes its directories below the store's if they are not there.
     pub(crate) fn open(dir: &StoreDir) -> Result<Self> {
         dir.create_dir_all(&dir.join("layers"))?;
-        Ok(Self { dir: dir.clone(), owner: directory::owner(), erofs: Arc::default() })
+        Ok(Self { dir: dir.clone(), ids: Ids::own(), erofs: Arc::default() })
     }
 
     /// Whose files directory layers and snapshots are.
     pub(crate) fn owner(&self) -> Owner {
-        self.owner
+        self.ids.owner
     }
 
     pub(crate) fn contains(&self, diff_id: &Digest) -> bool {
@@ -126,11 +131,16 @@ impl Layers {
 
     /// Where the layer is, in a form that can be mounted here.
     pub(crate) fn find(&self, diff_id: &Digest) -> Option<Form> {
+        self.find_for(diff_id, self.owner())
+    }
+
+    /// The same for a snapshot of this owner.
+    pub(crate) fn find_for(&self, diff_id: &Digest, owner: Owner) -> Option<Form> {
         let file = self.path(diff_id, ".erofs");
         if file.exists() && self.mounts_erofs() {
             return Some(Form::Erofs(file));
         }
-        let directory = self.path(diff_id, "");
+        let directory = self.path(diff_id, suffix(owner));
         directory.join("layer.json").exists().then(|| Form::Directory(directory.join("fs")))
     }
 
@@ -215,7 +225,7 @@ impl Layers {
     pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
         let _single = self.lock(diff_id)?;
         let mut removed = false;
-        for (suffix, mark) in [(".erofs", ""), ("", "layer.json")] {
+        for (suffix, mark) in [(".erofs", ""), ("", "layer.json"), (IDS, "layer.json")] {
             let path = self.path(diff_id, suffix);
             if path.exists() {
                 let mark = if mark.is_empty() { path.clone() } else { path.join(mark) };
@@ -232,7 +242,7 @@ impl Layers {
         for entry in fs::read_dir(&layers).map_err(at("read", &layers))? {
             let name = entry.map_err(at("read", &layers))?.file_name();
             let name = name.to_string_lossy();
-            let name = name.strip_suffix(".erofs").unwrap_or(&name);
+            let name = name.strip_suffix(".erofs").or(name.strip_suffix(IDS)).unwrap_or(&name);
             // What is not a layer is not ours.
             found.extend(
                 name.split_once('-').and_then(|(alg, hex)| format!("{alg}:{hex}").parse::<Digest>().ok()),
@@ -251,11 +261,14 @@ impl Layers {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(at("stat", &file)(e)),
         }
-        let directory = self.path(diff_id, "");
-        if !directory.exists() {
-            return Err(Error::NoSuchLayer { diff_id: diff_id.clone() });
+        let mut bytes = None;
+        for suffix in ["", IDS] {
+            let directory = self.path(diff_id, suffix);
+            if directory.exists() {
+                *bytes.get_or_insert(0) += crate::snapshot::usage_of(&directory)?.0;
+            }
         }
-        Ok(crate::snapshot::usage_of(&directory)?.0)
+        bytes.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })
     }
 
     fn path(&self, diff_id: &Digest, suffix: &str) -> PathBuf {
@@ -270,7 +283,7 @@ impl Layers {
     /// start of a container does without it.
     pub(crate) fn mounts_erofs(&self) -> bool {
         !self.dir.options().directories
-            && self.owner == Owner::Root
+            && self.owner() == Owner::Root
             && *self.erofs.get_or_init(|| self.proven() || self.prove())
     }
 
@@ -295,7 +308,7 @@ impl Layers {
         let tree = Tree::new(&Limits::default());
         erofs::finish(&file, &path, &tree, 0, &Hash::like(None)?.finish(), u64::MAX / 4)?;
         let layer = mount::erofs(&path)?;
-        mount::overlay(&[layer], Some(staging.path()), self.owner).map(drop)
+        mount::overlay(&[layer], Some(staging.path()), self.owner()).map(drop)
     }
 
     fn draft(&self, hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Result<Draft> {
@@ -350,8 +363,9 @@ impl Layers {
         let mut source = Source::new(tar, hash, None, limits, ctx);
         let mut reader = TarReader::new(&mut source, limits);
         let mut tree = Tree::new(limits);
-        let mut unpacker = Unpacker::new(&root, self.owner, ctx)?;
+        let mut unpacker = Unpacker::new(&root, self.owner(), ctx)?;
         while let Some(entry) = reader.next()? {
+            self.ids.check(&entry)?;
             let placed = place(&mut tree, entry)?;
             unpacker.make(&tree, &placed, &mut reader)?;
         }
@@ -364,7 +378,7 @@ impl Layers {
         let text = serde_json::to_vec(&record).expect("numbers become JSON");
         fs::write(&json, text).map_err(at("write", &json))?;
         self.dir.sync_fs(&layer)?;
-        Ok(Draft { staging, file: layer, suffix: "", diff_id, unpacked })
+        Ok(Draft { staging, file: layer, suffix: suffix(self.owner()), diff_id, unpacked })
     }
 
     fn publish(&self, draft: &Draft) -> Result<()> {
@@ -460,6 +474,11 @@ fn read_mark(file: &File, path: &Path) -> Result<Record> {
     let mut json = vec![0; length as usize];
     file.read_exact_at(&mut json, place).map_err(at("read", path))?;
     serde_json::from_slice(&json).map_err(|e| Error::invalid(path.display().to_string(), &e))
+}
+
+/// How the name of a directory layer of this owner ends.
+fn suffix(owner: Owner) -> &'static str {
+    if owner == Owner::Range { IDS } else { "" }
 }
 
 fn this_kernel() -> Vec<u8> {

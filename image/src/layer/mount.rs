@@ -80,7 +80,7 @@ fn configure(
     for option in ["redirect_dir", "metacopy", "index"] {
         fsconfig_set_string(&fs, option, if option == "redirect_dir" { "nofollow" } else { "off" })?;
     }
-    if owner == Owner::User {
+    if owner.by_user_attributes() {
         fsconfig_set_flag(&fs, "userxattr")?;
     }
     Ok(fs)

@@ -473,7 +473,11 @@ fn end(pending: &Pending) -> Result<Option<Entry>> {
 
 /// An error that names the entry, at a length fit for a message.
 pub(crate) fn entry_error(name: &[u8], reason: impl Into<String>) -> Error {
+    Error::Entry { entry: shown(name), reason: reason.into() }
+}
+
+/// The name for messages, cut to a sane length.
+pub(super) fn shown(name: &[u8]) -> String {
     let name = &name[..name.iter().position(|b| *b == 0).unwrap_or(name.len())];
-    let entry = String::from_utf8_lossy(&name[..name.len().min(256)]).into_owned();
-    Error::Entry { entry, reason: reason.into() }
+    String::from_utf8_lossy(&name[..name.len().min(256)]).into_owned()
 }

@@ -9,7 +9,9 @@ use oci_spec::image::Digest;
 
 use super::source::{Hash, Source};
 use super::tar::TarReader;
-use super::{DEFAULT, Layers, Limits, Record, SEAL, Unpacked, check, compare, expect, read_mark};
+use super::{
+    DEFAULT, Layers, Limits, Owner, Record, SEAL, Unpacked, check, compare, expect, read_mark, suffix,
+};
 use crate::error::at;
 use crate::{Ctx, Error, Result};
 
@@ -37,9 +39,16 @@ impl Layers {
         if file.exists() {
             verdict = Some(self.verify_erofs(diff_id, &file, ctx)?);
         }
-        let directory = self.path(diff_id, "");
-        if directory.exists() && verdict.as_ref().is_none_or(|v| *v == Verdict::Sound) {
-            verdict = Some(self.verify_directory(diff_id, &directory, tars, ctx)?);
+        for owner in [if self.owner() == Owner::Root { Owner::Root } else { Owner::User }, Owner::Range] {
+            let directory = self.path(diff_id, suffix(owner));
+            if !directory.exists() || verdict.as_ref().is_some_and(|v| *v != Verdict::Sound) {
+                continue;
+            }
+            verdict = Some(match owner {
+                // Only in its user namespace can it be read.
+                Owner::Range if self.owner() != Owner::Range => Verdict::Unproven,
+                _ => self.verify_directory(diff_id, owner, &directory, tars, ctx)?,
+            });
         }
         verdict.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })
     }
@@ -64,6 +73,7 @@ impl Layers {
     fn verify_directory(
         &self,
         diff_id: &Digest,
+        owner: Owner,
         path: &Path,
         tars: &mut dyn FnMut() -> Option<Box<dyn Read + Send>>,
         ctx: Ctx<'_>,
@@ -91,7 +101,7 @@ impl Layers {
             if Record::new(unpacked, record.skipped, &tree) != record {
                 return Ok(Verdict::Damaged("its record is another".to_owned()));
             }
-            let found = compare::directory(&path.join("fs"), self.owner, &tree, &contents, ctx);
+            let found = compare::directory(&path.join("fs"), owner, &tree, &contents, ctx);
             return match found {
                 Ok(None) => Ok(Verdict::Sound),
                 Ok(Some(difference)) => Ok(Verdict::Damaged(difference)),

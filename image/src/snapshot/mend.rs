@@ -102,7 +102,7 @@ fn keep_time(dir: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
 }
 
 fn own(dir: &OwnedFd, uid: u32, gid: u32, mode: u32, owner: Owner) -> rustix::io::Result<()> {
-    if owner == Owner::Root {
+    if owner.keeps_ids() {
         rfs::fchown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     rfs::fchmod(dir, Mode::from_raw_mode(mode))

@@ -48,6 +48,9 @@ struct Record {
     image: Option<Digest>,
     read_only: bool,
     userxattr: bool,
+    /// Whether its files belong to a range of ids.
+    #[serde(default)]
+    ids: bool,
     root: RootMeta,
     /// Whether `mend` lies on top of the layers.
     #[serde(default)]
@@ -100,10 +103,11 @@ impl Snapshot {
     }
     /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`].
     pub fn overlay(&self) -> Option<OverlayDirs> {
+        let owner = self.owner().ok()?;
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         lower.extend(self.mended());
         for layer in distinct(self.layers()) {
-            match self.0.layers.find(layer)? {
+            match self.0.layers.find_for(layer, owner)? {
                 Form::Directory(path) => lower.push(path),
                 Form::Erofs(_) => return None,
             }
@@ -121,17 +125,18 @@ impl Snapshot {
     ///
     /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time.
     pub fn mount(&self) -> Result<OwnedFd> {
+        let owner = self.owner()?;
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         if let Some(path) = self.mended() {
             lower.push(mount::directory(&path)?);
         }
         for layer in distinct(self.layers()) {
-            lower.push(open_layer(&self.0.layers, layer)?);
+            lower.push(open_layer(&self.0.layers, layer, owner)?);
         }
         for path in self.stand_ins() {
             lower.push(mount::directory(&path)?);
         }
-        mount::overlay(&lower, (!self.0.record.read_only).then_some(&*self.0.path), self.owner())
+        mount::overlay(&lower, (!self.0.record.read_only).then_some(&*self.0.path), owner)
     }
     /// Writes what changed against the layers as a layer tar (deterministic order, whiteouts as in the OCI image-spec).
     pub fn diff(&self, out: &mut dyn Write, ctx: Ctx<'_>) -> Result<DiffOutcome> {
@@ -148,7 +153,7 @@ impl Snapshot {
             return Ok(DiffOutcome::default());
         }
         let options =
-            diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner: self.owner() };
+            diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner: self.owner()? };
         diff::upper(&self.0.path.join("upper"), &options, out, ctx)
     }
     /// Bytes and inodes of the writable layer.
@@ -161,8 +166,19 @@ impl Snapshot {
         Ok((bytes, inodes - 1))
     }
 
-    fn owner(&self) -> Owner {
-        if self.0.record.userxattr { Owner::User } else { Owner::Root }
+    /// Whose its files are. Outside of their user namespace those of a range have other ids, and some cannot be read.
+    fn owner(&self) -> Result<Owner> {
+        let record = &self.0.record;
+        match (record.ids, record.userxattr) {
+            (true, _) if self.0.layers.owner() != Owner::Range => Err(Error::Unsupported {
+                what: "a snapshot of files of several owners",
+                reason: "it was made in a user namespace with a range of ids, and this process is in none"
+                    .to_owned(),
+            }),
+            (true, _) => Ok(Owner::Range),
+            (false, true) => Ok(Owner::User),
+            (false, false) => Ok(Owner::Root),
+        }
     }
 
     fn mended(&self) -> Option<PathBuf> {
@@ -205,7 +221,8 @@ impl Snapshots {
             layers: layers.to_vec(),
             image: options.image.clone(),
             read_only: options.read_only,
-            userxattr: self.layers.owner() == Owner::User,
+            userxattr: self.layers.owner().by_user_attributes(),
+            ids: self.layers.owner() == Owner::Range,
             // What the topmost layer that speaks about it says.
             root: told.iter().rev().find_map(|told| told.root).unwrap_or(plain),
             mended: false,
@@ -313,18 +330,18 @@ impl Snapshots {
         if !told.iter().skip(1).any(implies) && only_root {
             return Ok(false);
         }
+        let owner = self.layers.owner();
         let mut opened = Vec::with_capacity(layers.len());
         for layer in distinct(layers) {
             let told = &told[layers.iter().rposition(|l| l == layer).expect("it is one of them")];
             // A mount is opened by path only; its root is what the layer holds.
-            let root = walk::reopen(&open_layer(&self.layers, layer)?)?;
+            let root = walk::reopen(&open_layer(&self.layers, layer, owner)?)?;
             opened.push(mend::Opened {
                 root,
                 implied: told.implied.iter().cloned().collect(),
                 says: told.root,
             });
         }
-        let owner = if record.userxattr { Owner::User } else { Owner::Root };
         mend::mend(to, &opened, record.root, owner)
     }
 
@@ -338,7 +355,7 @@ impl Snapshots {
                 fs::create_dir(draft.join("work"))?;
                 let upper = draft.join("upper");
                 fs::create_dir(&upper)?;
-                if !record.userxattr {
+                if self.layers.owner().keeps_ids() {
                     std::os::unix::fs::chown(&upper, Some(record.root.uid), Some(record.root.gid))?;
                 }
                 fs::set_permissions(&upper, fs::Permissions::from_mode(record.root.mode.into()))?;
@@ -356,8 +373,8 @@ fn distinct(layers: &[Digest]) -> impl Iterator<Item = &Digest> {
     lasts.map(|(_, layer)| layer)
 }
 
-fn open_layer(layers: &Layers, layer: &Digest) -> Result<OwnedFd> {
-    match layers.find(layer) {
+fn open_layer(layers: &Layers, layer: &Digest, owner: Owner) -> Result<OwnedFd> {
+    match layers.find_for(layer, owner) {
         None => Err(Error::NoSuchLayer { diff_id: layer.clone() }),
         Some(Form::Erofs(path)) => mount::erofs(&path),
         Some(Form::Directory(path)) => mount::directory(&path),

@@ -25,6 +25,53 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// A range of ids: 1 to `SIZE` inside are these of the machine.
+pub(crate) const FIRST: u32 = 100_000;
+pub(crate) const SIZE: u32 = 65_535;
+/// Set for what runs inside.
+pub(crate) const INSIDE: &str = "LONGSHORE_TEST_INSIDE";
+
+/// Runs this test program again as uid 1000 in a user and mount namespace with a range of ids, as `newuidmap` grants it
+/// from `/etc/subuid`; what it leaves in its directory `work` is for the caller to look at.
+pub(crate) fn with_range(args: &[&str]) -> tempfile::TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    std::fs::create_dir(at("work")).unwrap();
+    for path in [scratch.path(), &at("work")] {
+        std::os::unix::fs::chown(path, Some(1000), Some(1000)).unwrap();
+    }
+    std::fs::copy(std::env::current_exe().unwrap(), at("test")).unwrap();
+    std::fs::set_permissions(at("test"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(at("ranges"), format!("1000:{FIRST}:{SIZE}\n")).unwrap();
+    // In a mount namespace of its own: the machine's files may grant nothing.
+    let script = r#"
+        mount --make-rprivate /
+        mount --bind "$TMPDIR/../ranges" /etc/subuid
+        mount --bind "$TMPDIR/../ranges" /etc/subgid
+        first=$1 size=$2; shift 2
+        exec setpriv --reuid 1000 --regid 1000 --clear-groups unshare --user --mount --map-root-user \
+            --map-users="$first,1,$size" --map-groups="$first,1,$size" "$0" "$@"
+    "#;
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script])
+        .arg(at("test"))
+        .args([FIRST.to_string(), SIZE.to_string()])
+        .args(args)
+        .env("TMPDIR", at("work"))
+        .env(INSIDE, "1")
+        .status();
+    assert!(status.unwrap().success(), "{args:?} with a range of ids");
+    scratch
+}
+
+/// Runs all other tests of this program with a range of ids; `name` is that of the test that does so.
+pub(crate) fn all_with_range(name: &str) {
+    if !is_root() {
+        return skip("needs root to become an ordinary user with a range of ids");
+    }
+    with_range(&["--skip", name]);
+}
+
 /// A store for throwing away, with one driver or the other.
 pub(crate) fn store(dir: &Path, directories: bool) -> Store {
     let mut options = StoreOptions::default();
