@@ -46,7 +46,11 @@ impl<'a> HostExecutor<'a> {
         if options.rootless {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             // An ordinary user can make no bridge; downloads in a build need some network.
-            return Ok(executor.rootless(uid.as_raw(), gid.as_raw()).host_network());
+            let executor = executor.rootless(uid.as_raw(), gid.as_raw()).host_network();
+            return Ok(match &options.id_maps {
+                Some(maps) => executor.id_maps(maps.uid.clone(), maps.gid.clone()),
+                None => executor,
+            });
         }
         Ok(executor.bridge(&self.host.networks().open("bridge")?))
     }

@@ -11,6 +11,7 @@ use longshore_runtime::containers::{Containers, OpenOptions};
 use oci_spec::image::Platform;
 
 use crate::transfer::{self, Progress};
+use crate::user_namespace::IdMaps;
 use crate::{HostExecutor, HostNetworks, HttpFetcher, Layout, Result, StoreImages};
 
 /// What the composition takes from its surroundings; the crates read none of it by themselves.
@@ -18,6 +19,8 @@ use crate::{HostExecutor, HostNetworks, HttpFetcher, Layout, Result, StoreImages
 pub struct HostOptions {
     /// Without root's rights: user namespaces, no networks of its own.
     pub rootless: bool,
+    /// The ids of containers' user namespaces, where they are more than the caller's own one (see [`crate::user_namespace`]).
+    pub id_maps: Option<IdMaps>,
     /// The host's `resolv.conf`, usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// The host's name.
@@ -108,11 +111,12 @@ impl Host {
     /// # Errors
     /// When their directory cannot be opened.
     pub fn containers(&self) -> Result<Containers> {
-        let options = OpenOptions::new(&self.options.shim)
+        let mut options = OpenOptions::new(&self.options.shim)
             .shim_context(self.layout.root())
             .resolv_conf(self.resolv_conf())
             .host_name(&self.options.host_name)
             .default_network(if self.options.rootless { "host" } else { "bridge" });
+        options.id_maps = self.options.id_maps.clone().map(|maps| (maps.uid, maps.gid));
         let images = Arc::new(StoreImages::new(self.store.clone(), self.options.rootless));
         let networks = Arc::new(self.networks());
         Ok(Containers::open(self.layout.root(), self.runtime()?, images, networks, options)?)

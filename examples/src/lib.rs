@@ -17,6 +17,7 @@ mod plain;
 mod transfer;
 
 pub mod registry_server;
+pub mod user_namespace;
 
 pub use commit::{CommitOptions, change_config, commit};
 pub use executor::HostExecutor;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use longshore_image::{Ctx, Snapshot};
 use longshore_runtime::spec::{default_spec, rootless_spec, share_network};
 use longshore_runtime::{CreateOptions, Rootfs, Runtime, Stdio};
-use oci_spec::runtime::{Mount as SpecMount, Spec, User};
+use oci_spec::runtime::{LinuxIdMapping, Mount as SpecMount, Spec, User};
 
 use crate::BoxError;
 use crate::seams::{Command, Executor, Mount, MountKind};
@@ -33,6 +33,7 @@ pub struct RuntimeExecutor {
     resolv_conf: Option<Vec<u8>>,
     hosts: Option<Vec<u8>>,
     rootless: Option<(u32, u32)>,
+    id_maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
     host_network: bool,
     #[cfg(feature = "network")]
     bridge: Option<longshore_network::Bridge>,
@@ -51,6 +52,7 @@ impl RuntimeExecutor {
             resolv_conf: None,
             hosts: None,
             rootless: None,
+            id_maps: None,
             host_network: false,
             #[cfg(feature = "network")]
             bridge: None,
@@ -78,6 +80,14 @@ impl RuntimeExecutor {
     #[must_use]
     pub fn rootless(mut self, uid: u32, gid: u32) -> Self {
         self.rootless = Some((uid, gid));
+        self
+    }
+
+    /// With [`rootless`](Self::rootless), user namespaces have these users and groups instead of the one: what `/etc/subuid` grants, or what
+    /// the user namespace has that the caller is root of.
+    #[must_use]
+    pub fn id_maps(mut self, uid: Vec<LinuxIdMapping>, gid: Vec<LinuxIdMapping>) -> Self {
+        self.id_maps = Some((uid, gid));
         self
     }
 
@@ -224,6 +234,9 @@ impl RuntimeExecutor {
             Some((uid, gid)) => rootless_spec(args, uid, gid),
             None => default_spec(args),
         };
+        if let (Some((uid, gid)), Some(linux)) = (&self.id_maps, spec.linux_mut()) {
+            linux.set_uid_mappings(Some(uid.clone())).set_gid_mappings(Some(gid.clone()));
+        }
         spec.set_hostname(Some(command.hostname.to_owned()));
         let default_is_host = self.host_network && !self.has_bridge();
         if command.network == "host" || command.network == "default" && default_is_host {
@@ -232,7 +245,7 @@ impl RuntimeExecutor {
         if let Some(process) = spec.process_mut() {
             let mut user = User::default();
             user.set_uid(command.uid).set_gid(command.gid);
-            if self.rootless.is_none() {
+            if self.has_ids() {
                 user.set_additional_gids(Some(command.groups.to_vec()));
             }
             process.set_env(Some(command.env.to_vec())).set_cwd(PathBuf::from(command.cwd)).set_user(user);
@@ -251,6 +264,11 @@ impl RuntimeExecutor {
         Ok(spec)
     }
 
+    /// Whether there are more users than one.
+    fn has_ids(&self) -> bool {
+        self.rootless.is_none() || self.id_maps.is_some()
+    }
+
     fn mount(&self, mount: &Mount<'_>, id: &str, files: &mut Files) -> Result<SpecMount, BoxError> {
         let source = match &mount.kind {
             MountKind::Snapshot { snapshot, path } => self.snapshot_path(snapshot, path, files)?,
@@ -266,7 +284,7 @@ impl RuntimeExecutor {
                 } else {
                     files.on_disk.write(content, *mode)?
                 };
-                if self.rootless.is_none() {
+                if self.has_ids() {
                     std::os::unix::fs::chown(&path, Some(*uid), Some(*gid))?;
                 }
                 path

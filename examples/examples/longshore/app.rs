@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use longshore_examples::user_namespace::IdMaps;
 use longshore_examples::{Host, HostOptions, Layout};
 use longshore_registry_client::{CancelToken, Client, Proxies};
 use longshore_runtime::containers::Containers;
@@ -103,6 +104,7 @@ fn options() -> std::io::Result<HostOptions> {
     let config = config.or_else(|| Some(home()?.join(".config")));
     Ok(HostOptions {
         rootless: rootless(),
+        id_maps: IdMaps::inherited(),
         resolv_conf: "/etc/resolv.conf".into(),
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         shim: std::env::current_exe()?,
@@ -114,8 +116,9 @@ fn options() -> std::io::Result<HostOptions> {
     })
 }
 
+/// An ordinary user, or root of nothing but a user namespace.
 pub(crate) fn rootless() -> bool {
-    !rustix::process::geteuid().is_root()
+    !rustix::process::geteuid().is_root() || IdMaps::inherited().is_some()
 }
 
 fn default_root() -> Result<PathBuf> {

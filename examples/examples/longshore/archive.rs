@@ -247,6 +247,13 @@ pub(crate) fn cp(app: &App, args: &CpArgs) -> Result<()> {
     }
 }
 
+/// Whether the container that is copied from or to runs.
+pub(crate) fn is_running(app: &App, args: &CpArgs) -> bool {
+    let Some((container, _)) = split(&args.from).or(split(&args.to)) else { return false };
+    let inspected = app.containers().ok().and_then(|all| all.inspect(container).ok());
+    inspected.is_some_and(|container| container.state.running)
+}
+
 /// `web:/path`; a path of this machine has a slash before any colon.
 fn split(text: &str) -> Option<(&str, &str)> {
     let (container, path) = text.split_once(':')?;

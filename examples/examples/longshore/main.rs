@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use longshore_examples::user_namespace::{self, IdMaps};
 use longshore_runtime::containers::shim_main;
 
 use app::App;
@@ -295,6 +296,9 @@ struct Names {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = user_namespace::id_maps_main(std::env::args_os()) {
+        return ExitCode::from(code);
+    }
     let shim = shim_main(std::env::args_os(), |root| app::open_host(Path::new(root))?.containers());
     if let Some(code) = shim {
         return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
@@ -303,6 +307,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if let Err(error) = enter_user_namespace(cli.root.as_ref(), &cli.command) {
+        failure::report(&Failure::new(format!("cannot use the ids of /etc/subuid and /etc/subgid: {error}")));
+        return ExitCode::from(125);
+    }
     let done = App::new(cli.root, cli.insecure_registry, cleans_up(&cli.command)).and_then(|app| {
         let done = dispatch(&app, cli.command);
         app.settle();
@@ -314,6 +322,26 @@ fn main() -> ExitCode {
             failure::report(&failure);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// An ordinary user who has a range of ids works in a user namespace with all of them. Before there is any thread.
+fn enter_user_namespace(root: Option<&PathBuf>, command: &Command) -> longshore_examples::Result<()> {
+    let Some(maps) = IdMaps::granted().filter(|_| app::rootless() && IdMaps::inherited().is_none()) else {
+        return Ok(());
+    };
+    if joins(root, command) { Ok(()) } else { user_namespace::enter(&maps) }
+}
+
+/// Whether it enters a running container's namespaces: it has that right outside of them only, as their owner.
+fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
+    match command {
+        Command::Exec(_) | Command::Top(_) => true,
+        Command::Container(ContainerCommand::Exec(_) | ContainerCommand::Top(_)) => true,
+        Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) => {
+            App::new(root.cloned(), Vec::new(), false).is_ok_and(|app| archive::is_running(&app, args))
+        }
+        _ => false,
     }
 }
 

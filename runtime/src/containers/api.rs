@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use oci_spec::runtime::LinuxIdMapping;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Map, RestartPolicy, Result};
@@ -25,6 +26,9 @@ pub struct OpenOptions {
     pub default_network: String,
     /// Name shown as `Driver`.
     pub driver: String,
+    /// Users and groups of containers' user namespaces: what the user namespace has that the caller is root of. `None`: an ordinary user's
+    /// container has the one user, root's has no user namespace.
+    pub id_maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
 }
 
 impl OpenOptions {
@@ -38,6 +42,7 @@ impl OpenOptions {
             host_name: String::new(),
             default_network: "bridge".into(),
             driver: "overlay2".into(),
+            id_maps: None,
         }
     }
     /// Sets [`Self::shim_context`].

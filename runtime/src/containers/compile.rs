@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 use serde_json::{Value, json};
 
 use super::passwd::Identity;
@@ -29,13 +29,15 @@ pub(super) struct Facts<'a> {
     pub(super) init: &'a Path,
     /// Effective user and group of this process.
     pub(super) own: (u32, u32),
+    /// The ids of its user namespace, where there are several.
+    pub(super) id_maps: Option<&'a (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
     /// Paths of namespaces of other containers that this one joins: kind (as in the OCI spec) and path.
     pub(super) join: &'a [(String, String)],
 }
 
 /// The spec of a container's start.
 pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
-    let rootless = facts.own.0 != 0;
+    let rootless = facts.own.0 != 0 || facts.id_maps.is_some();
     let host = &record.host;
     let mut linux = json!({
         "resources": resources(record, rootless)?,
@@ -48,7 +50,10 @@ pub(super) fn spec(record: &Record, facts: &Facts<'_>) -> Result<Spec> {
     if !host.sysctls.is_empty() {
         linux["sysctl"] = json!(host.sysctls);
     }
-    if rootless {
+    if let Some((uid, gid)) = facts.id_maps {
+        linux["uidMappings"] = json!(uid);
+        linux["gidMappings"] = json!(gid);
+    } else if rootless {
         linux["uidMappings"] = json!([{"containerID": 0, "hostID": facts.own.0, "size": 1}]);
         linux["gidMappings"] = json!([{"containerID": 0, "hostID": facts.own.1, "size": 1}]);
     }
@@ -413,6 +418,7 @@ mod tests {
             dir: Path::new("/c"),
             init: Path::new("/i"),
             own: (uid, uid),
+            id_maps: None,
             join: &[],
         };
         serde_json::to_value(spec(record, &facts).unwrap()).unwrap()

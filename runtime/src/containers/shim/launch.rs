@@ -60,6 +60,7 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
             dir: &dir,
             init: &inner.dir.init_program(compile::wants_init(&record.host))?,
             own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            id_maps: inner.options.id_maps.as_ref(),
             join: &join,
         },
     )?;
