@@ -1,8 +1,6 @@
 //! Looks into registries and moves images between them: tags, manifests, blobs, referrers, copies, further tags, deletion.
 //! Thin on purpose: all that it can is `longshore-registry-client`.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
-
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +21,7 @@ struct Args {
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// Registries to talk unverified TLS to, or plain HTTP where that fails (loopback needs no mention)
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, value_name = "HOST[:PORT]|NETWORK")]
     insecure: Vec<String>,
     /// Token servers that may see a registry's login although they look like strangers
     #[arg(long, global = true, value_name = "REGISTRY=HOST")]
@@ -116,7 +114,7 @@ fn main() -> ExitCode {
                 text += &format!(": {cause}");
                 next = cause.source();
             }
-            eprintln!("registry: {}", plain(&text));
+            note(&format!("registry: {}", plain(&text)));
             ExitCode::FAILURE
         }
     }
@@ -127,12 +125,12 @@ fn run(args: Args) -> Result<(), Error> {
     match args.command {
         Command::Tags { name } => {
             for tag in client.tags(&Reference::parse_untagged(&name)?)? {
-                println!("{tag}");
+                line(&tag);
             }
         }
         Command::Catalog { registry } => {
             for repository in client.catalog(&registry)? {
-                println!("{repository}");
+                line(&repository);
             }
         }
         Command::Manifest { name, platform, descriptor } => {
@@ -152,16 +150,21 @@ fn run(args: Args) -> Result<(), Error> {
             };
             for found in client.referrers(&name, &subject, artifact_type.as_deref())? {
                 let kind = found.artifact_type().as_ref().map_or("-", AsRef::as_ref);
-                println!("{}  {}  {}", found.digest(), found.size(), plain(kind));
+                line(&format!("{}  {}  {}", found.digest(), found.size(), plain(kind)));
             }
         }
         Command::Copy { from, to } => {
             let pushed = client.copy(&from, &to, Ctx { progress: &report, ..Ctx::none() })?;
-            println!("{}  {} blobs sent, {} reused", pushed.descriptor.digest(), pushed.sent, pushed.reused);
+            line(&format!(
+                "{}  {} blobs sent, {} reused",
+                pushed.descriptor.digest(),
+                pushed.sent,
+                pushed.reused
+            ));
         }
         Command::Tag { name, tags } => {
             let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-            println!("{}", client.tag(&name, &tags)?.digest());
+            line(client.tag(&name, &tags)?.digest().as_ref());
         }
         Command::Delete { name, blob } => delete(&client, &name, blob)?,
         Command::Pull { name, layout, all_platforms } => {
@@ -169,10 +172,27 @@ fn run(args: Args) -> Result<(), Error> {
             let platforms = if all_platforms { Platforms::All } else { Platforms::Host };
             let pulled = client.pull(&name, &platforms, &layout, Ctx { progress: &report, ..Ctx::none() })?;
             layout.set(name.tag().unwrap_or("latest"), &pulled.root)?;
-            println!("{}  {} blobs fetched, {} reused", pulled.root.digest(), pulled.fetched, pulled.reused);
+            line(&format!(
+                "{}  {} blobs fetched, {} reused",
+                pulled.root.digest(),
+                pulled.fetched,
+                pulled.reused
+            ));
         }
     }
     Ok(())
+}
+
+/// To standard output. A closed pipe (`registry tags NAME | head -1`) ends the program quietly.
+fn line(text: &str) {
+    if writeln!(io::stdout(), "{text}").is_err() {
+        std::process::exit(141);
+    }
+}
+
+/// A word beside the output.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn client(args: &Args) -> Result<Client, Error> {
@@ -185,7 +205,7 @@ fn client(args: &Args) -> Result<Client, Error> {
     let mut builder = Client::builder()
         .hosts(HostsDir::new(&args.hosts_dir))
         .proxies(Proxies::from_vars(|name| std::env::var(name).ok()))
-        .warnings(|registry, text| eprintln!("registry: {registry} warns: {}", plain(text)));
+        .warnings(|registry, text| note(&format!("registry: {registry} warns: {}", plain(text))));
     let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
     if system.is_file() {
         builder = builder.roots_pem(std::fs::read(system)?);
@@ -215,9 +235,9 @@ fn manifest(
         (found, bytes) = client.manifest(&name.with_digest(child.digest().clone()))?;
     }
     if descriptor {
-        println!("{}  {}  {}", found.media_type(), found.size(), found.digest());
+        line(&format!("{}  {}  {}", found.media_type(), found.size(), found.digest()));
     } else if io::stdout().is_terminal() {
-        println!("{}", plain(&String::from_utf8_lossy(&bytes)));
+        line(&plain(&String::from_utf8_lossy(&bytes)));
     } else {
         io::stdout().lock().write_all(&bytes)?;
     }
@@ -234,7 +254,7 @@ fn delete(client: &Client, name: &str, blob: bool) -> Result<(), Error> {
     } else {
         client.delete(&name)?;
     }
-    println!("Deleted: {name}");
+    line(&format!("Deleted: {name}"));
     Ok(())
 }
 
@@ -258,11 +278,13 @@ fn parse_platform(text: &str) -> Result<Platform, Error> {
 
 fn report(event: Event<'_>) {
     match event {
-        Event::Resumed { digest, offset } => eprintln!("{digest}: connection broke, going on at {offset}"),
-        Event::Exists { digest } => eprintln!("{digest}: is there"),
-        Event::Mounted { digest, from } => eprintln!("{digest}: mounted from {from}"),
-        Event::Skipped { digest } => eprintln!("{digest}: left out, foreign"),
-        Event::Done { digest } => eprintln!("{digest}: done"),
+        Event::Resumed { digest, offset } => {
+            note(&format!("{digest}: connection broke, going on at {offset}"))
+        }
+        Event::Exists { digest } => note(&format!("{digest}: is there")),
+        Event::Mounted { digest, from } => note(&format!("{digest}: mounted from {from}")),
+        Event::Skipped { digest } => note(&format!("{digest}: left out, foreign")),
+        Event::Done { digest } => note(&format!("{digest}: done")),
         _ => {}
     }
 }

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use longshore_image::{ImportOptions, Imported, Store, from_fn};
@@ -48,20 +49,18 @@ pub(crate) fn pull(
     let client = client.with_cancel(&token);
     let ctx = longshore_image::Ctx { progress: progress.image, cancel: progress.cancel };
     // A download that stands still is interrupted too, not only one that moves.
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
+        // Dropped when the import is done, also by a panic: that ends the watcher.
+        let (_done, watch) = channel::<()>();
+        let watcher = move || {
+            while watch.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
                 if progress.cancel.load(Ordering::Relaxed) {
                     token.cancel();
                 }
-                std::thread::park_timeout(Duration::from_millis(100));
             }
-        });
-        let imported = import(&client, store, reference, platform, ctx);
-        done.store(true, Ordering::Relaxed);
-        watch.thread().unpark();
-        imported
+        };
+        std::thread::Builder::new().name("cancel".into()).spawn_scoped(scope, watcher)?;
+        import(&client, store, reference, platform, ctx)
     })
 }
 

@@ -592,3 +592,81 @@ fn terminals_are_not_spoken_to_by_registries_and_images() {
     let exact = longshore.ok(&["history", "--format", "{{.Comment}}", "evil:1"]);
     assert_eq!(exact, format!("{evil}\n"), "a program gets what is there");
 }
+
+#[test]
+fn a_login_by_a_pipe_ends_by_an_interrupt() {
+    if !have(&["timeout"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    let mut command = longshore.command(&["login", "-u", "user", "--password-stdin", "127.0.0.1:1"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("longshore starts");
+    // It handles the signal once its handler is there, which /proc tells.
+    let handles = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+        u64::from_str_radix(caught.unwrap_or("0").trim(), 16).is_ok_and(|set| set & 2 != 0)
+    };
+    assert!(wait_for(Duration::from_secs(60), handles));
+    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]), 10);
+    let mut ended = None;
+    assert!(wait_for(Duration::from_secs(60), || {
+        ended = child.try_wait().expect("its status");
+        ended.is_some()
+    }));
+    assert_eq!(ended.and_then(|s| s.code()), Some(130));
+}
+
+#[test]
+fn a_list_may_be_cut_short() {
+    let tags: Vec<String> = (0..20_000).map(|i| format!("t{i}")).collect();
+    let body = serde_json::json!({"name": "r", "tags": tags}).to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        }
+    });
+    let line =
+        format!("{} tags {address}/r | head -1; echo ${{PIPESTATUS[0]}}", example("registry").display());
+    let output = Command::new("bash").args(["-c", &line]).output().expect("bash");
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("t0\n141\n".into(), String::new()));
+}
+
+#[test]
+fn a_copy_says_which_side_refuses() {
+    let answer = |status: &'static str| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut head = vec![0; 4096];
+                let length = stream.read(&mut head).unwrap_or_default();
+                let body = r#"{"schemaVersion":2,"manifests":[]}"#;
+                let reply = if head[..length].starts_with(b"GET") && status == "200" { "200" } else { "403" };
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {reply} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        address
+    };
+    let (open, closed) = (answer("200"), answer("403"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    for (from, to) in [(open, closed), (closed, open)] {
+        let (source, target) = (format!("{from}/a:1"), format!("{to}/b:1"));
+        let output =
+            longshore.command(&["image", "copy", &source, &target]).output().expect("longshore runs");
+        let said = text(&output.stderr);
+        assert!(said.contains(&format!("access denied for {closed}/")), "{said}");
+    }
+}

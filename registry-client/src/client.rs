@@ -8,7 +8,7 @@ use oci_spec::image::{Descriptor, Digest};
 
 use crate::auth::Credentials;
 use crate::endpoint::{Registry, lock};
-use crate::hosts::{HostConfig, Hosts, Proxies};
+use crate::hosts::{self, HostConfig, Hosts, Proxies};
 use crate::policy::UrlPolicy;
 use crate::transport::{Timeouts, TlsOptions, Transport, UreqTransport};
 use crate::{CancelToken, Result};
@@ -42,6 +42,8 @@ pub struct Limits {
     pub manifest_cache: usize,
     /// Levels of indexes within indexes. 4.
     pub depth: usize,
+    /// Most manifests (and other children) of an index, with those of the indexes in it. 10000.
+    pub manifests: usize,
 }
 
 impl Default for Limits {
@@ -58,6 +60,7 @@ impl Default for Limits {
             ranges: 1,
             manifest_cache: 8 << 20,
             depth: 4,
+            manifests: 10_000,
         }
     }
 }
@@ -137,7 +140,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Talk unverified TLS to this host, or plain HTTP where that fails; loopback hosts are always tried with HTTP first.
+    /// Talk unverified TLS to this host, or plain HTTP where that fails; loopback hosts are always tried with HTTP first. A network
+    /// (`10.0.0.0/8`) stands for the hosts in it that are named by their address; no name is looked up for this. Certificates and mirrors
+    /// that [`hosts`](Self::hosts) finds stay; what [`host`](Self::host) says comes first.
     pub fn insecure(mut self, host: &str) -> Self {
         self.insecure.push(host.to_owned());
         self
@@ -291,11 +296,13 @@ impl Inner {
         if let Some(known) = lock(&self.registries).get(name) {
             return Ok(Arc::clone(known));
         }
+        let insecure = self.insecure.iter().any(|host| hosts::covers(host, name));
         let config = match self.configs.get(name) {
             Some(config) => config.clone(),
             None => match self.hosts.as_ref().map(|h| h.get(name)).transpose()?.flatten() {
+                Some(config) if insecure => config.insecure(name),
                 Some(config) => config,
-                None => HostConfig::default_for(name, self.insecure.iter().any(|h| h == name))?,
+                None => HostConfig::default_for(name, insecure)?,
             },
         };
         let registry = Arc::new(Registry::new(name, config, self.limits.concurrency.max(1)));

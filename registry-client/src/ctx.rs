@@ -11,6 +11,14 @@ use crate::{Error, Result};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
+/// Longer than anything lasts, and short enough to be added to the time.
+pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The time when that much has passed, of which a caller may have said the most there is.
+pub(crate) fn in_time(duration: Duration) -> Instant {
+    Instant::now() + duration.min(FOREVER)
+}
+
 /// How often a blocked call looks at its cancel flag.
 pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(50);
 
@@ -173,7 +181,7 @@ impl CancelToken {
 
     /// Sleeps unless and until cancelled.
     pub(crate) fn sleep(&self, duration: Duration) -> Result<()> {
-        let until = Instant::now() + duration;
+        let until = in_time(duration);
         loop {
             self.check()?;
             let left = until.saturating_duration_since(Instant::now());

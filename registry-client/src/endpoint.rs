@@ -39,6 +39,8 @@ pub(crate) struct Endpoint {
     login: String,
     root: Mutex<Url>,
     tls: Mutex<Option<TlsOptions>>,
+    /// Both as they were at first.
+    first: (Url, Option<TlsOptions>),
     headers: Headers,
     flexible: bool,
     pub(crate) resolve: bool,
@@ -91,6 +93,7 @@ impl Endpoint {
         Self {
             name: name.to_owned(),
             login: login_name(name, &host.url),
+            first: (host.url.clone(), host.tls.clone()),
             root: Mutex::new(host.url),
             tls: Mutex::new(host.tls),
             headers: host.headers,
@@ -222,6 +225,22 @@ impl Endpoint {
         true
     }
 
+    /// It did not answer at all: what was guessed of it meanwhile says nothing.
+    pub(crate) fn start_over(&self) {
+        let mut root = lock(&self.root);
+        if self.flexible && !self.is_proven() {
+            root.clone_from(&self.first.0);
+            lock(&self.tls).clone_from(&self.first.1);
+            self.quirks.guessed_tls.store(root.origin().scheme == Scheme::Https, Ordering::Relaxed);
+        }
+    }
+
+    /// After plain HTTP led to the same host by TLS (as web servers do who want all to use that): whether it is asked so from now on.
+    pub(crate) fn follow_to_tls(&self, to: &Origin) -> bool {
+        let origin = self.origin();
+        origin.scheme == Scheme::Http && self.by(Scheme::Https, &origin) == *to && self.turn_to_tls(false)
+    }
+
     /// The same host by another scheme, at that scheme's own port unless the name has one.
     fn by(&self, scheme: Scheme, origin: &Origin) -> Origin {
         let implied =
@@ -233,7 +252,7 @@ impl Endpoint {
 
 /// The registry's name where its own host is asked, otherwise that of the host: a server that stands in for many registries is not
 /// shown the logins of all of them.
-fn login_name(registry: &str, url: &Url) -> String {
+pub(crate) fn login_name(registry: &str, url: &Url) -> String {
     let origin = url.origin();
     let api = if registry == DOCKER_HUB { "registry-1.docker.io" } else { registry };
     match Url::parse(&format!("{}://{api}/", origin.scheme.as_str())) {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::advice::advise;
 use crate::auth::Scopes;
 use crate::client::Inner;
+use crate::ctx::in_time;
 use crate::digest::clip;
 use crate::endpoint::{Endpoint, Permit, lock};
 use crate::error::{ApiError, Purpose, is_retryable_status};
@@ -139,6 +140,9 @@ impl Inner {
                 continue;
             }
             let reply = sent.map_err(|e| {
+                if hop.home {
+                    endpoint.start_over();
+                }
                 let e = if hop.home { advise(endpoint.directory(), e) } else { e };
                 Error::from_transport(call.method, &hop.url, attempt, e)
             })?;
@@ -177,7 +181,7 @@ impl Inner {
             Target::Api(path) => endpoint.url(path)?,
             Target::Named(url, _) => url.clone(),
         };
-        let (mut attempt, until) = (0, Instant::now() + self.limits.patience);
+        let (mut attempt, until) = (0, in_time(self.limits.patience));
         loop {
             attempt += 1;
             let mut reply = self.call(endpoint, call)?;
@@ -208,19 +212,27 @@ impl Inner {
             if let Some(peer) = reply.peer.filter(|_| *hop.url.origin() == endpoint.origin()) {
                 endpoint.meet(peer);
             }
+            let location = reply.headers.get("location").map(|l| hop.url.join(l));
+            if hop.home
+                && matches!(reply.status, 301..=303 | 307 | 308)
+                && let Some(Ok(url)) = &location
+                && endpoint.follow_to_tls(url.origin())
+            {
+                hop = self.first_hop(endpoint, call)?;
+                continue;
+            }
             let method_kept = matches!(reply.status, 307 | 308);
             let reads = matches!(call.method, Method::Get | Method::Head);
             if !(method_kept || (matches!(reply.status, 301..=303) && reads)) {
                 return Ok((hop, sent));
             }
-            let Some(location) = reply.headers.get("location") else {
+            let Some(url) = location else {
                 return Err(Error::protocol(&hop.url, "a redirect without a location"));
             };
             if hop.home {
                 endpoint.prove(hop.url.origin().scheme);
             }
-            let url = hop.url.join(location)?;
-            hop = self.hop_to(endpoint, url, Purpose::Redirect, &hop, call.cancel)?;
+            hop = self.hop_to(endpoint, url?, Purpose::Redirect, &hop, call.cancel)?;
         }
         Err(Error::protocol(&hop.url, format!("more than {} redirects", self.limits.redirects)))
     }
@@ -245,7 +257,7 @@ impl Inner {
             }
             met => Ok(met),
         };
-        self.policy.check(&own, &registry, url, purpose)
+        self.policy.check(endpoint.met(), &own, &registry, url, purpose)
     }
 
     fn is_named_to_a_proxy(&self, endpoint: &Endpoint) -> Result<bool> {
@@ -426,7 +438,7 @@ impl Inner {
             // Without a body it cannot say why.
             Ok(reply) if reply.status == 400 && method == Method::Head => Tls::Perhaps,
             Ok(reply) if reply.status == 400 && endpoint.may_turn_to_tls() => {
-                let until = Instant::now() + self.error_patience();
+                let until = in_time(self.error_patience());
                 let (mut start, mut some) = (Vec::new(), [0; 512]);
                 // What cannot be read says nothing, here or later; no more does what drips.
                 while start.len() < 4096
@@ -552,7 +564,7 @@ pub(crate) fn read_capped(
     if reply.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let until = Instant::now() + patience;
+    let until = in_time(patience);
     let (mut body, mut reader) = (Vec::new(), reply.body.take(limit.saturating_add(1)));
     let mut buffer = vec![0; 16 * 1024];
     loop {

@@ -60,7 +60,7 @@
 //!
 //! - From `https` only to `https`; only those two schemes; no user names; no addresses in unusual notation.
 //! - A public registry leads to public addresses only, one on an inner network also to that kind of network; which it is shows where
-//!   it answered from. This holds for what a name *resolves to*, at each connection, not for how it looks;
+//!   it answered from, and what it names at its own origin is no exception. This holds for what a name *resolves to*, at each connection, not for how it looks;
 //!   [`ClientBuilder::allow_inner`] makes exceptions. (Where a proxy looks names up, only addresses in the URL
 //!   itself are seen, and a registry that has a name counts as public.)
 //! - Credentials, and configured headers, go to the very origin of the registry: scheme, host *and* port. A token server gets a login
@@ -75,6 +75,19 @@
 //! [`Ctx::cancel`] and [`CancelToken`] end a call within about a tenth of a second, also while it waits for a silent server: sockets
 //! are read with short timeouts, between which the flag is looked at; name lookups and TCP handshakes are waited for in the same way.
 //! [`Client::with_deadline`] bounds a whole call in time, whatever it does.
+//!
+//! # Time
+//!
+//! Nobody who is silent is waited for longer than [`Timeouts`] say: a link that stalls looks as if all stood still for half a minute, and
+//! then goes on over another connection; it is given up after [`Retry::attempts`] of those in a row without 64 KiB of progress. Nobody
+//! who drips is, either, where the whole is small (a manifest, a page, a token, what they are framed in, a manifest that is sent). A blob
+//! that moves may take as long as it likes, in both directions: who wants an end to that sets a deadline.
+//!
+//! # What is believed
+//!
+//! That a registry has what it says it has. A push that finds its manifest under its tag sends nothing more, which is what makes it two
+//! requests; where the registry has lost a blob since, pushing to another tag finds out, and brings it back, or not even that where it
+//! takes the manifest all the same.
 //!
 //! # Not yet
 //!

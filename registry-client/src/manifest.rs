@@ -1,11 +1,14 @@
 //! Manifests and indexes: what they name, and which of an index fits a platform.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Mutex;
 
-use oci_spec::image::{Descriptor, MediaType, Platform};
+use oci_spec::image::{Descriptor, Digest, MediaType, Platform};
 use serde::Deserialize;
 
 use crate::digest;
+use crate::endpoint::lock;
 use crate::{Client, Error, Result};
 
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -159,6 +162,32 @@ fn check_depth(bytes: &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The children of indexes that one call has come to: a document of some kilobytes can name each of its children a thousand times, and
+/// those theirs.
+pub(crate) struct Visited {
+    seen: Mutex<HashSet<(Digest, String, u64)>>,
+    most: usize,
+}
+
+impl Visited {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { seen: Mutex::default(), most }
+    }
+
+    /// Whether it is new.
+    pub(crate) fn add(&self, child: &Descriptor) -> Result<bool> {
+        let mut seen = lock(&self.seen);
+        let new = seen.insert((child.digest().clone(), child.media_type().to_string(), child.size()));
+        if seen.len() > self.most {
+            return Err(Error::manifest(format!(
+                "with what it names it is more than {} manifests",
+                self.most
+            )));
+        }
+        Ok(new)
+    }
 }
 
 /// The type without parameters.

@@ -22,13 +22,15 @@ pub(crate) fn watched<T>(
         // Dropped when `job` is done, also by a panic: that ends the watcher.
         let (_done, watch) = channel::<()>();
         let token = &token;
-        scope.spawn(move || {
+        let watcher = move || {
             while watch.recv_timeout(CANCEL_POLL) == Err(RecvTimeoutError::Timeout) {
                 if ctx.cancel.load(Ordering::Relaxed) {
                     token.cancel();
                 }
             }
-        });
+        };
+        let spawned = std::thread::Builder::new().name("cancel".into()).spawn_scoped(scope, watcher);
+        spawned.map_err(|e| Error::Unread { source: e.into() })?;
         job(token)
     })
 }
@@ -58,7 +60,10 @@ pub(crate) fn for_each<T: Sync>(
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.min(items.len()) {
-            scope.spawn(work);
+            // Where there can be no more of them, those that are there do it.
+            if std::thread::Builder::new().name("blob".into()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
         work();
     });

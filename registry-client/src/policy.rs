@@ -21,10 +21,11 @@ pub(crate) struct UrlPolicy {
 }
 
 impl UrlPolicy {
-    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to. `own` tells the kinds of
-    /// addresses that the registry itself has.
+    /// Whether `target`, which `registry` named, may be asked at all, and which addresses it may resolve to. `met` are the kinds of
+    /// addresses that the registry has answered from; `own` tells those that it has, also where it has not answered.
     pub(crate) fn check(
         &self,
+        met: AddressClasses,
         own: &dyn Fn() -> Result<AddressClasses>,
         registry: &Origin,
         target: &Url,
@@ -34,7 +35,9 @@ impl UrlPolicy {
             |reason: &str| Error::Refused { purpose, url: target.to_string(), reason: reason.to_owned() };
         let origin = target.origin();
         if origin == registry {
-            return Ok(AddressClasses::ALL);
+            // Its name may move to another network, and the path is of its choice.
+            let anywhere = met.is_empty() || listed(&self.inner_hosts, origin);
+            return Ok(if anywhere { AddressClasses::ALL } else { reachable(met) });
         }
         if purpose == Purpose::Link {
             return Err(refuse("it is on another host, port or scheme"));
@@ -146,7 +149,13 @@ mod tests {
     fn check(registry: &str, target: &str, purpose: Purpose) -> Result<AddressClasses> {
         let registry = Url::parse(registry).unwrap();
         let own = || Ok(named(&Names, registry.origin()));
-        UrlPolicy::default().check(&own, registry.origin(), &Url::parse(target).unwrap(), purpose)
+        UrlPolicy::default().check(
+            AddressClasses::NONE,
+            &own,
+            registry.origin(),
+            &Url::parse(target).unwrap(),
+            purpose,
+        )
     }
 
     #[test]
@@ -177,6 +186,24 @@ mod tests {
         assert!(check("http://127.0.0.1:5000/", "http://127.0.0.1:6000/", Purpose::Redirect).is_ok());
         assert!(check("http://127.0.0.1:5000/", "http://169.254.169.254/", Purpose::Redirect).is_err());
         assert!(check("http://10.0.0.7/", "http://localhost/", Purpose::Redirect).is_err());
+    }
+
+    #[test]
+    fn a_registry_that_has_answered_is_not_led_to_another_network_by_its_own_name() {
+        let own = || Ok(AddressClasses::NONE);
+        let url = Url::parse("http://evil.example/x").unwrap();
+        let check = |met, policy: &UrlPolicy| {
+            let check = |purpose| policy.check(met, &own, url.origin(), &url, purpose).unwrap();
+            let all = [Purpose::Redirect, Purpose::Realm, Purpose::Upload, Purpose::Link].map(check);
+            assert!(all.iter().all(|a| *a == all[0]));
+            all[0]
+        };
+        let strict = UrlPolicy::default();
+        assert_eq!(check(AddressClasses::GLOBAL, &strict), AddressClasses::GLOBAL);
+        assert!(!check(AddressClasses::PRIVATE, &strict).has(AddressClasses::LINK_LOCAL));
+        assert_eq!(check(AddressClasses::NONE, &strict), AddressClasses::ALL, "nobody knows");
+        let listed = UrlPolicy { inner_hosts: vec!["evil.example".into()], ..UrlPolicy::default() };
+        assert_eq!(check(AddressClasses::GLOBAL, &listed), AddressClasses::ALL);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest, Platform};
 
 use crate::error::BoxError;
-use crate::manifest::{self, Kind};
+use crate::manifest::{self, Kind, Visited};
 use crate::push::Content;
 use crate::reader::BlobReader;
 use crate::{Client, Ctx, Error, Event, Pushed, Reference, Result, Source, parallel};
@@ -85,7 +85,8 @@ impl Client {
         parallel::watched(ctx, &self.1, |cancel| {
             let source = self.source(reference)?.with_cancel(cancel.clone());
             let (root, bytes) = source.manifest(reference.selector())?;
-            let pull = Pull { client: self, source, sink, ctx, counts: Default::default() };
+            let visited = Visited::new(self.0.limits.manifests);
+            let pull = Pull { client: self, source, sink, ctx, visited, counts: Default::default() };
             let image = pull.tree(&root, &bytes, platforms, 0)?;
             let [fetched, reused, skipped] = pull.counts.map(AtomicUsize::into_inner);
             Ok(Pulled { root, image, fetched, reused, skipped })
@@ -109,6 +110,7 @@ struct Pull<'a> {
     source: Source,
     sink: &'a dyn Sink,
     ctx: Ctx<'a>,
+    visited: Visited,
     /// Fetched, reused, skipped.
     counts: [AtomicUsize; 3],
 }
@@ -133,6 +135,9 @@ impl Pull<'_> {
             }
             (Kind::Index, Platforms::All) => {
                 for child in &graph.manifests {
+                    if !self.visited.add(child)? {
+                        continue;
+                    }
                     if manifest::is_manifest(child.media_type()) {
                         self.tree(child, &self.source.manifest_of(child)?, platforms, depth + 1)?;
                     } else {

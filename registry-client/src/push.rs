@@ -11,7 +11,7 @@ use crate::client::Inner;
 use crate::endpoint::{Endpoint, Registry, lock};
 use crate::error::BoxError;
 use crate::exchange::{Call, Payload};
-use crate::manifest::{self, Graph, Kind};
+use crate::manifest::{self, Graph, Kind, Visited};
 use crate::transport::{Headers, Method, Response};
 use crate::upload::Offer;
 use crate::{CancelToken, Client, Ctx, Error, Event, Reference, Result, Source, digest, parallel};
@@ -129,6 +129,7 @@ pub(crate) struct Push<'a> {
     pub(crate) content: &'a dyn Content,
     pub(crate) ctx: Ctx<'a>,
     pub(crate) cancel: &'a CancelToken,
+    visited: Visited,
     counts: Counts,
 }
 
@@ -142,7 +143,18 @@ impl<'a> Push<'a> {
         cancel: &'a CancelToken,
     ) -> Self {
         let endpoint = &registry.server;
-        Self { inner, registry, endpoint, repository, content, ctx, cancel, counts: Counts::default() }
+        let visited = Visited::new(inner.limits.manifests);
+        Self {
+            inner,
+            registry,
+            endpoint,
+            repository,
+            content,
+            ctx,
+            cancel,
+            visited,
+            counts: Counts::default(),
+        }
     }
 
     fn source(&self) -> Source {
@@ -165,7 +177,10 @@ impl<'a> Push<'a> {
             Kind::Manifest => self.blobs(root, tag, &graph)?,
             Kind::Index => self.children(root, tag, &graph, depth)?,
         };
-        if !done {
+        if done {
+            // A push that was interrupted may have left it unlisted.
+            self.attach(root, &graph, None, &self.source())?;
+        } else {
             let selector = tag.unwrap_or(root.digest().as_ref());
             let reply = match self.put_manifest(selector, root, &bytes) {
                 // It has the manifest, and has lost what that names.
@@ -175,7 +190,7 @@ impl<'a> Push<'a> {
                 }
                 other => other?,
             };
-            self.attach(root, &graph, &reply, &self.source())?;
+            self.attach(root, &graph, Some(&reply), &self.source())?;
         }
         lock(&self.inner.manifests).put(&self.source().place(), root, &bytes);
         self.ctx.report(Event::Done { digest: root.digest() });
@@ -273,6 +288,9 @@ impl<'a> Push<'a> {
             return Ok(same);
         }
         for child in &graph.manifests {
+            if !self.visited.add(child)? {
+                continue;
+            }
             if !manifest::is_manifest(child.media_type()) {
                 // An index may name blobs too (image-spec, "Image Index").
                 let offer = self.offer(child, self.cancel)?;

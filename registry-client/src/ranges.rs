@@ -160,7 +160,7 @@ impl Ranges {
     pub(crate) fn new(start: io::Take<Box<dyn Read + Send>>, mut plan: Plan, requests: usize) -> Self {
         plan.source.cancel = plan.source.cancel.child();
         let left = plan.parts();
-        let others = requests.saturating_sub(1).max(1);
+        let others = requests.saturating_sub(1).clamp(1, usize::try_from(left).unwrap_or(usize::MAX).max(1));
         let shared =
             Arc::new(Shared { plan, ahead: others as u64, state: Mutex::default(), changed: Condvar::new() });
         let worker = || {

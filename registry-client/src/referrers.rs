@@ -123,16 +123,21 @@ impl Source {
 }
 
 impl Push<'_> {
-    /// Where the manifest is attached to another: makes sure that it is listed there. A registry that does so by itself says so.
+    /// Where the manifest is attached to another: makes sure that it is listed there. A registry that does so by itself says so in its
+    /// reply to the manifest, or has the API where it was there before.
     pub(crate) fn attach(
         &self,
         root: &Descriptor,
         graph: &Graph,
-        reply: &Response,
+        reply: Option<&Response>,
         source: &Source,
     ) -> Result<()> {
         let Some(subject) = &graph.subject else { return Ok(()) };
-        if reply.headers.get("oci-subject").is_some() {
+        let by_itself = match reply {
+            Some(reply) => reply.headers.get("oci-subject").is_some(),
+            None => source.referrers_api(self.endpoint, subject.digest(), None)?.is_some(),
+        };
+        if by_itself {
             return Ok(());
         }
         let mut entry = root.clone();
@@ -168,6 +173,7 @@ impl Source {
     fn edit_list(&self, subject: &Digest, change: impl Fn(&mut Vec<Descriptor>) -> bool) -> Result<()> {
         let endpoint = &self.registry.server;
         let _alone = endpoint.editing(&self.cancel)?;
+        let mut refused = false;
         for _ in 0..RACES_MAX {
             // Read again after it was written: a registry may ignore `If-Match`, and another client may have been in between.
             let known = self.referrers_tag(endpoint, subject)?;
@@ -181,13 +187,17 @@ impl Source {
             list.insert("mediaType".into(), manifest::OCI_INDEX.into());
             list.insert("manifests".into(), json!(listed.entries));
             let list = json!(list).to_string();
-            let condition = if first {
+            let condition = if first && refused {
+                // It was not there before nor after: that registry does not take the condition for what it is.
+                None
+            } else if first {
                 Some(("if-none-match", "*"))
             } else {
                 listed.validator.as_deref().map(|v| ("if-match", v))
             };
             match self.put_list(endpoint, &fallback_tag(subject), list.into(), condition) {
-                Ok(()) | Err(Error::Status { status: 412, .. }) => {}
+                Ok(()) => {}
+                Err(Error::Status { status: 412, .. }) => refused = first,
                 Err(e) => return Err(e),
             }
         }

@@ -158,7 +158,8 @@ impl Source {
         self.try_each(by_digest, |endpoint| {
             let path = format!("/{}/manifests/{selector}", self.repository);
             let reply = self.inner.call(endpoint, &self.manifest_call(Method::Head, &path))?;
-            let length = reply.content_length();
+            // Some say nothing of it, or zero.
+            let length = reply.content_length().filter(|length| *length > 0);
             let told = reply.headers.get("docker-content-digest").and_then(|d| digest::parse(d).ok());
             let known = if by_digest { digest::parse(selector).ok() } else { told };
             let media_type =

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 
 use common::fault::{Server, Tame};
 use common::{Memory, chain, push, quick};
+use longshore_registry_client::transport::{Body, Request, Response};
 use longshore_registry_client::{
-    Client, Ctx, Error, Host, HostConfig, Layout, Platforms, Proxies, Timeouts, TransportErrorKind,
-    UreqTransport,
+    Client, Ctx, Error, Host, HostConfig, Layout, Platforms, Proxies, Timeouts, Transport, TransportError,
+    TransportErrorKind, UreqTransport,
 };
 
 /// Where somebody wanted to be connected to, with the login shown.
@@ -214,6 +215,37 @@ fn redirects_go_through_the_proxy_and_keep_to_the_rules() {
     assert!(!asked.lock().unwrap().iter().any(|a| a.contains("169.254")), "{asked:?}");
 }
 
+/// Connects as the real one does; what it looks up besides has moved since to where clouds keep secrets.
+struct Moved(UreqTransport);
+
+impl Transport for Moved {
+    fn send(&self, request: &Request<'_>, body: Body<'_>) -> Result<Response, TransportError> {
+        self.0.send(request, body)
+    }
+
+    fn lookup(&self, _: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(vec![SocketAddr::from(([169, 254, 169, 254], port))])
+    }
+}
+
+#[test]
+fn behind_a_proxy_that_gets_addresses_it_counts_too_where_a_registry_answered_from() {
+    let server = Server::start(|_, conn| {
+        conn.reply(307, &[("location", "http://169.254.169.254/latest/meta-data")], b"");
+    });
+    let (address, asked) = proxy(server.address, socks);
+    let public = |_: &str, port| Ok(vec![SocketAddr::from(([93, 184, 216, 34], port))]);
+    let client = quick()
+        .transport(Moved(UreqTransport::with_lookup(Timeouts::default(), public)))
+        .host("reg.test", HostConfig::new(Host::new("http://reg.test").unwrap()))
+        .proxies(Proxies::new().http(&format!("socks5://{address}")))
+        .build()
+        .unwrap();
+    let error = client.manifest(&"reg.test/r:1".parse().unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    assert!(asked.lock().unwrap().iter().all(|a| a == " 93.184.216.34:80"), "{asked:?}");
+}
+
 #[test]
 fn redirects_go_through_a_proxy_that_looks_names_up() {
     let (tame_server, tame) = registry();
@@ -254,4 +286,23 @@ fn a_lookup_of_the_registry_itself_ends_in_time() {
     let error = longshore_registry_client::Transport::lookup(&transport, "slow.test", 80).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     drop(sent);
+}
+
+#[test]
+fn a_proxy_that_cannot_connect_for_once_is_asked_again() {
+    let (server, _) = registry();
+    let failed = std::sync::atomic::AtomicUsize::new(0);
+    let (address, _) = proxy(server.address, move |stream| {
+        if failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+            return connect(stream);
+        }
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        let _ = stream.write_all(b"HTTP/1.1 503 X\r\n\r\n");
+        None
+    });
+    both_ways(&client(Proxies::new().http(&format!("http://{address}"))), "reg.test:5000").unwrap();
 }

@@ -15,6 +15,9 @@ use crate::output;
 /// Docker's own name for Docker Hub in `config.json`.
 const HUB: &str = "https://index.docker.io/v1/";
 
+/// Bytes of a password; tokens have some thousand.
+const PASSWORD_MAX: usize = 1 << 20;
+
 /// `login`
 #[derive(Args, Debug)]
 pub(crate) struct LoginArgs {
@@ -65,11 +68,7 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
             output::note("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
             password.clone()
         }
-        None if args.password_stdin => {
-            let mut password = String::new();
-            std::io::stdin().read_to_string(&mut password)?;
-            password.trim_end_matches(['\r', '\n']).to_owned()
-        }
+        None if args.password_stdin => read_all(app)?.trim_end_matches(['\r', '\n']).to_owned(),
         None => ask(app, "Password: ", true)?,
     };
     if let Some(dir) = file.parent() {
@@ -171,8 +170,28 @@ fn ask(app: &App, prompt: &str, secret: bool) -> Result<String> {
     Ok(answer.trim().to_owned())
 }
 
-/// Reads what the user enters, unless an interrupt comes first: by itself a read goes on after a signal.
+/// Reads what the user enters, unless an interrupt comes first.
 fn read_line(app: &App, answer: &mut String) -> Result<()> {
+    wait_for_input(app)?;
+    std::io::stdin().lock().read_line(answer)?;
+    Ok(())
+}
+
+/// Reads standard input to its end, unless an interrupt comes first.
+fn read_all(app: &App) -> Result<String> {
+    let (mut stdin, mut all, mut some) = (std::io::stdin().lock(), Vec::new(), [0; 4096]);
+    while all.len() <= PASSWORD_MAX {
+        wait_for_input(app)?;
+        match stdin.read(&mut some)? {
+            0 => return String::from_utf8(all).map_err(|_| Failure::new("the password is not UTF-8")),
+            n => all.extend_from_slice(&some[..n]),
+        }
+    }
+    Err(Failure::new(format!("the password is longer than {PASSWORD_MAX} bytes")))
+}
+
+/// By itself a read goes on after a signal.
+fn wait_for_input(app: &App) -> Result<()> {
     let stdin = std::io::stdin();
     let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     loop {
@@ -181,12 +200,10 @@ fn read_line(app: &App, answer: &mut String) -> Result<()> {
         }
         match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&pause)) {
             Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => break,
+            Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
-    stdin.lock().read_line(answer)?;
-    Ok(())
 }
 
 fn print(text: &str) -> Result<()> {

@@ -40,7 +40,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Registry without a certificate that can be verified: unverified TLS, or else plain HTTP (may be repeated)
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, value_name = "HOST[:PORT]|NETWORK")]
     insecure_registry: Vec<String>,
     #[command(subcommand)]
     command: Command,

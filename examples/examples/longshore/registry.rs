@@ -229,9 +229,24 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
     let progress = |event: Event<'_>| show(&blobs, &event, "Copying", "Copied");
     let client = app.registry()?;
     let ctx = longshore_registry_client::Ctx { progress: &progress, cancel: app.cancel() };
-    let copied = client.copy(&from, &to, ctx).map_err(|e| refused(&e, &from))?;
+    let copied = client.copy(&from, &to, ctx).map_err(|e| refused(&e, of_whom(&e, &from, &to)))?;
     output::line(&format!("{to}: digest: {} size: {}", copied.descriptor.digest(), copied.descriptor.size()));
     Ok(())
+}
+
+/// Which side of a copy did not do its part.
+fn of_whom<'a>(
+    error: &longshore_registry_client::Error,
+    from: &'a Reference,
+    to: &'a Reference,
+) -> &'a Reference {
+    use longshore_registry_client::Error;
+    let target = match error {
+        Error::Status { url, .. } => url.contains(&format!("{}/v2/{}/", to.registry(), to.repository())),
+        Error::Auth { registry, .. } => registry == to.registry() && registry != from.registry(),
+        _ => false,
+    };
+    if target { to } else { from }
 }
 
 /// `manifest inspect`: the manifest or index as the registry has it, indented.

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::hash::{BuildHasher as _, RandomState};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -28,6 +27,8 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 const FILE_MAX: u64 = 16 << 20;
 const HELPER_OUTPUT_MAX: u64 = 1 << 20;
 const HELPER_PATIENCE: Duration = Duration::from_secs(60);
+/// For another login to be written.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// For the rest of its output to arrive once a helper has ended.
 const HELPER_GRACE: Duration = Duration::from_secs(1);
 
@@ -80,8 +81,9 @@ impl DockerConfigFile {
     }
 
     /// Writes a login into the file (mode 0600, replaced atomically), or into the helper that the file names for the registry. What
-    /// else the file holds stays as it is, podman's logins for single repositories of the registry too. Several that write at once
-    /// wait for each other by a lock on `.NAME.lock` beside the file, which stays there; other programs do not know it.
+    /// else the file holds stays as it is, podman's logins for single repositories of the registry too, and its owner, where that is
+    /// the directory's. Several that write at once wait for each other, half a minute at most, by a lock on `.NAME.lock` beside the
+    /// file, which stays there; other programs do not know it.
     pub fn login(path: impl AsRef<Path>, registry: &str, credential: &Credential) -> Result<()> {
         let file = Self::open(path)?;
         if let Some(helper) = file.helper(registry) {
@@ -211,7 +213,11 @@ impl DockerConfigFile {
             // One that does not read its input has answered already.
             let _ = stdin.write_all(input);
         }
-        let output = Output::read(child.stdout.take());
+        let output = Output::read(child.stdout.take()).map_err(|e| {
+            let _ = child.kill();
+            let _ = child.wait();
+            failed(e)
+        })?;
         let until = Instant::now() + HELPER_PATIENCE;
         let status = loop {
             match child.try_wait().map_err(failed)? {
@@ -291,10 +297,10 @@ struct Output {
 }
 
 impl Output {
-    fn read(stdout: Option<ChildStdout>) -> Self {
+    fn read(stdout: Option<ChildStdout>) -> std::io::Result<Self> {
         let (bytes, (tx, ended)) = (Arc::new(Mutex::new(Vec::new())), sync_channel(1));
         let into = Arc::clone(&bytes);
-        std::thread::spawn(move || {
+        let read = move || {
             let Some(mut stdout) = stdout.map(|s| s.take(HELPER_OUTPUT_MAX)) else { return };
             let mut buffer = [0; 4096];
             let end = loop {
@@ -306,8 +312,9 @@ impl Output {
                 }
             };
             let _ = tx.send(end);
-        });
-        Self { bytes, ended }
+        };
+        std::thread::Builder::new().name("helper".into()).spawn(read)?;
+        Ok(Self { bytes, ended })
     }
 
     /// All of it, after the helper has ended; what that started may keep the pipe open for ever.
@@ -391,16 +398,42 @@ fn lock_beside(path: &Path) -> std::io::Result<File> {
     }
     let lock = beside(path, "lock");
     let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)?;
-    lock.lock()?;
-    Ok(lock)
+    if let Some(directory) = path.parent().and_then(|d| d.metadata().ok()) {
+        give(&lock, &directory);
+    }
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(std::io::ErrorKind::TimedOut.into()),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+}
+
+/// Leaves a file to whom another belongs: what root writes into somebody's home is of no use to him otherwise, and in his way. Others
+/// than root cannot, and need not.
+fn give(file: &File, like: &Metadata) {
+    if file.metadata().is_ok_and(|own| (own.uid(), own.gid()) != (like.uid(), like.gid())) {
+        let _ = std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()));
+    }
 }
 
 /// Written beside and renamed over, so that nobody sees half of it, and never readable by others.
 fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    // One who was killed here left such a file behind.
-    let chance = RandomState::new().hash_one(Instant::now());
-    let beside = beside(path, &format!("{}-{chance:016x}", std::process::id()));
+    // One who was killed here left it behind, with what was to be kept secret. Nobody else writes it, under the lock.
+    let beside = beside(path, "new");
+    let _ = std::fs::remove_file(&beside);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let (old, directory) = (std::fs::metadata(path), path.parent().map(Path::metadata));
+    if let (Ok(old), Some(Ok(directory))) = (old, directory)
+        && old.uid() == directory.uid()
+    {
+        give(&file, &old);
+    }
     let written =
         file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
@@ -557,6 +590,37 @@ mod tests {
         assert!(!DockerConfigFile::logout(&path, "docker.io").unwrap());
         assert_eq!(DockerConfigFile::open(&path).unwrap().get("docker.io").unwrap(), None);
         assert_eq!(left(&dir.path().join("sub")), ["config.json"], "no temporary file stays behind");
+    }
+
+    #[test]
+    fn what_a_killed_login_left_goes_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(dir.path().join(".config.json.new"), "s3cret").unwrap();
+        DockerConfigFile::login(&path, "r", &Credential::basic("u", "p")).unwrap();
+        assert_eq!(left(dir.path()), ["config.json"]);
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_root_writes_stays_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, "{}").unwrap();
+        for of_user in [dir.path(), &path] {
+            if std::os::unix::fs::chown(of_user, Some(54_330), Some(54_330)).is_err() {
+                assert!(std::env::var_os("LONGSHORE_REQUIRE_ALL").is_none(), "not root");
+                return;
+            }
+        }
+        DockerConfigFile::login(&path, "r", &Credential::basic("u", "p")).unwrap();
+        for file in [&path, &dir.path().join(".config.json.lock")] {
+            assert_eq!(file.metadata().unwrap().uid(), 54_330, "{}", file.display());
+        }
+        // Where the directory is not of him whose the file is, root's login stays root's.
+        std::os::unix::fs::chown(dir.path(), Some(0), Some(0)).unwrap();
+        DockerConfigFile::login(&path, "r", &Credential::basic("u", "p")).unwrap();
+        assert_eq!(path.metadata().unwrap().uid(), 0);
     }
 
     #[test]

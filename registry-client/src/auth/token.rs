@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{Credential, MARGIN, basic};
 use crate::client::Inner;
+use crate::ctx::in_time;
 use crate::endpoint::Endpoint;
 use crate::error::Purpose;
 use crate::exchange::{read_capped, status_error};
@@ -68,7 +69,7 @@ impl Inner {
         };
         // The registry's own roots serve its token server too; its client certificate only where the owner is the same.
         let tls = self.tls_for(endpoint, &url, trusted);
-        let (mut attempt, until) = (0, Instant::now() + self.limits.patience);
+        let (mut attempt, until) = (0, in_time(self.limits.patience));
         loop {
             attempt += 1;
             let mut request = Request::new(method, &url, &headers, cancel);

@@ -7,6 +7,7 @@ pub(crate) mod toml;
 pub use dir::HostsDir;
 pub use proxies::Proxies;
 
+use crate::endpoint::login_name;
 use crate::policy::is_local_name;
 use crate::reference::DOCKER_HUB;
 use crate::transport::{AddressClasses, Headers, TlsOptions, class_of};
@@ -95,6 +96,17 @@ impl HostConfig {
         Ok(Self::new(server))
     }
 
+    /// With its server, unless that is another host than the name says, talked to without verification, or by plain HTTP.
+    pub(crate) fn insecure(mut self, registry: &str) -> Self {
+        if login_name(registry, &self.server.url) == registry {
+            self.server.flexible = true;
+            if self.server.url.origin().scheme == Scheme::Https {
+                self.server.tls = Some(self.server.tls.unwrap_or_default().skip_verify());
+            }
+        }
+        self
+    }
+
     /// Somebody set up TLS for it: plain HTTP, also to loopback, would pass that by.
     fn require_tls(&mut self) {
         if self.server.tls.is_some() {
@@ -110,6 +122,13 @@ impl HostConfig {
         self.mirrors.push(host);
         self
     }
+}
+
+/// Whether a registry is meant by its name, or by the network that its address is in.
+pub(crate) fn covers(pattern: &str, registry: &str) -> bool {
+    let Some((net, bits)) = pattern.split_once('/') else { return pattern == registry };
+    let ip = Url::parse(&format!("https://{registry}/")).ok().and_then(|url| url.origin().ip());
+    ip.is_some_and(|ip| proxies::within(ip, net.parse().ok(), bits.parse().ok()).unwrap_or(false))
 }
 
 fn is_loopback(url: &Url) -> bool {

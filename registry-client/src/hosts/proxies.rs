@@ -105,7 +105,7 @@ fn is_below(host: &str, domain: &str) -> bool {
     !domain.is_empty() && host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
-fn within(ip: IpAddr, net: Option<IpAddr>, bits: Option<u32>) -> Option<bool> {
+pub(super) fn within(ip: IpAddr, net: Option<IpAddr>, bits: Option<u32>) -> Option<bool> {
     let (net, bits) = (net?, bits?);
     Some(match (ip, net) {
         (IpAddr::V4(ip), IpAddr::V4(net)) if bits <= 32 => {

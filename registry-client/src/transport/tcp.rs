@@ -7,25 +7,25 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
+use ureq::{Error, Timeout};
 
 use super::AddressClasses;
 use super::addresses::Addresses;
 use super::socks::{Socks, Target};
 use crate::CancelToken;
-use crate::ctx::CANCEL_POLL;
+use crate::ctx::{CANCEL_POLL, FOREVER};
 
 thread_local! {
     /// What the exchange on this thread may do. ureq's connections outlive exchanges and know nothing of them, and its traits
     /// have no place to hand it through.
     static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
-    /// Where this thread's last bytes went.
+    /// The address of the host that this thread's last bytes went to, where no proxy alone knows it.
     static PEER: Cell<Option<IpAddr>> = const { Cell::new(None) };
 }
 
@@ -33,6 +33,8 @@ thread_local! {
 pub(super) struct Scope {
     pub(super) cancel: CancelToken,
     pub(super) addresses: AddressClasses,
+    /// When what goes on now is to have come to something, whatever moves meanwhile.
+    pub(super) until: Option<Instant>,
 }
 
 /// Runs `job` under `scope`.
@@ -49,13 +51,17 @@ pub(super) fn scoped<T>(scope: &Scope, job: impl FnOnce() -> T) -> T {
     job()
 }
 
-/// The address that the exchange on this thread went to.
+/// The address of the host that the exchange on this thread went to.
 pub(super) fn peer() -> Option<IpAddr> {
     PEER.get()
 }
 
 fn cancelled() -> bool {
     SCOPE.with_borrow(|s| s.as_ref().is_some_and(|s| s.cancel.is_cancelled()))
+}
+
+fn is_overdue() -> bool {
+    SCOPE.with_borrow(|s| s.as_ref().and_then(|s| s.until).is_some_and(|until| Instant::now() >= until))
 }
 
 /// Marks an error as ours, for [`super::ureq::classify`].
@@ -213,7 +219,7 @@ impl<In: Transport> Connector<In> for PatientConnector {
             return Ok(Some(Either::A(chained)));
         }
         let started = Instant::now();
-        let total = details.timeout.not_zero().map_or(Duration::from_secs(30), |t| *t);
+        let total = details.timeout.not_zero().map_or(Duration::from_secs(30), |t| (*t).min(FOREVER));
         let mut last = None;
         for (i, address) in details.addrs.iter().enumerate() {
             if cancelled() {
@@ -225,7 +231,8 @@ impl<In: Transport> Connector<In> for PatientConnector {
             match self.open(details.uri, *address, share.max(Duration::from_millis(10))) {
                 Ok(stream) => {
                     let host = (!self.elsewhere).then(|| address.ip());
-                    return PatientTcp::new(stream, host, details.config).map(|t| Some(Either::B(t)));
+                    let tcp = PatientTcp::new(stream, host, started + total, details.config);
+                    return tcp.map(|tcp| Some(Either::B(tcp)));
                 }
                 Err(e) => last = Some(e),
             }
@@ -240,20 +247,25 @@ impl<In: Transport> Connector<In> for PatientConnector {
 /// A socket whose timeouts are short, so that waiting is a loop that can end.
 pub(super) struct PatientTcp {
     stream: TcpStream,
-    peer: Option<IpAddr>,
     /// The host's own address, where this is no connection to a proxy that looks it up.
     host: Option<IpAddr>,
+    /// When it is to be of use: handshakes with a proxy and of TLS are over then.
+    ready_by: Instant,
     buffers: LazyBuffers,
 }
 
 impl PatientTcp {
-    fn new(stream: TcpStream, host: Option<IpAddr>, config: &Config) -> Result<Self, Error> {
+    fn new(
+        stream: TcpStream,
+        host: Option<IpAddr>,
+        ready_by: Instant,
+        config: &Config,
+    ) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(CANCEL_POLL))?;
         stream.set_write_timeout(Some(CANCEL_POLL))?;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        let peer = stream.peer_addr().ok().map(|a| a.ip());
-        Ok(Self { stream, peer, host, buffers })
+        Ok(Self { stream, host, ready_by, buffers })
     }
 
     /// Whether the exchange on this thread may use it. A pooled connection was made for another, which may have been allowed more.
@@ -270,6 +282,10 @@ fn patiently(timeout: NextTimeout, mut io: impl FnMut() -> io::Result<usize>) ->
         // Also while data flows: a long transfer must not have to end first.
         if cancelled() {
             return Err(Error::Io(io::Error::other("cancelled")));
+        }
+        // What is above may ask again and again for a little more, of a TLS record or of what frames a body.
+        if timeout.after.is_zero() || is_overdue() {
+            return Err(Error::Timeout(timeout.reason));
         }
         match io() {
             Ok(n) => return Ok(n),
@@ -297,7 +313,7 @@ impl Transport for PatientTcp {
         if !self.is_allowed() {
             return Err(Error::Other(Box::new(Forbidden)));
         }
-        PEER.set(self.peer);
+        PEER.set(self.host);
         let mut stream = &self.stream;
         let mut left = &self.buffers.output()[..amount];
         while !left.is_empty() {
@@ -310,7 +326,13 @@ impl Transport for PatientTcp {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let timeout = timeout.for_read();
+        // A reply's head has a time of its own: a registry may have much to do before it begins.
+        let mut timeout = if timeout.reason == Timeout::RecvResponse { timeout } else { timeout.for_read() };
+        if timeout.reason == Timeout::Connect {
+            // That of a handshake with a proxy does not grow shorter by itself.
+            timeout.after =
+                (*timeout.after).min(self.ready_by.saturating_duration_since(Instant::now())).into();
+        }
         let mut stream = &self.stream;
         let input = self.buffers.input_append_buf();
         let amount = patiently(timeout, || stream.read(input))?;

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, SendBody, http};
@@ -14,8 +16,16 @@ use super::tcp::{Aside, Forbidden, GuardedResolver, PatientConnector, Scope, asi
 use super::{
     Body, Headers, Method, Request, Response, TlsOptions, Transport, TransportError, TransportErrorKind,
 };
+use crate::ctx::{FOREVER, in_time};
 use crate::error::BoxError;
 
+/// How many times the stall a body may last without a byte of its own while what frames it moves: the sizes of chunks, what follows the
+/// last of them, records of TLS.
+const IDLE: u32 = 4;
+/// Bytes a second, at which a small body is sent over a slow link.
+const SLOW: u64 = 8 * 1024;
+/// Bytes a second, at which a slow registry copies what it was sent.
+const COPIED: u64 = 32 << 20;
 const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
 
 /// How long to wait. None of them bounds a whole transfer: one that moves may take as long as it needs.
@@ -26,9 +36,10 @@ pub struct Timeouts {
     pub lookup: Duration,
     /// For the TCP and TLS handshakes. 10 s.
     pub connect: Duration,
-    /// For a reply's head. 60 s.
+    /// For a reply's head. 60 s. A registry that was sent much has longer: a second more for each 32 MiB.
     pub response: Duration,
-    /// For any byte to move, in either direction: the stall detector. 30 s.
+    /// For any byte to move, in either direction: the stall detector. 30 s. Where only what frames a body moves (sizes of chunks, records
+    /// of TLS), four times as long.
     pub stall: Duration,
 }
 
@@ -82,6 +93,7 @@ impl UreqTransport {
 
     fn make_agent(&self, tls: Option<&TlsOptions>) -> Result<Agent, TransportError> {
         let timeouts = &self.0.timeouts;
+        let (response, stall) = (timeouts.response.min(FOREVER), timeouts.stall.min(FOREVER));
         let mut socks = None;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
@@ -92,11 +104,12 @@ impl UreqTransport {
             .proxy(None)
             .max_idle_connections(32)
             .max_idle_connections_per_host(16)
-            .timeout_resolve(Some(timeouts.lookup))
-            .timeout_connect(Some(timeouts.connect))
-            .timeout_recv_response(Some(timeouts.response))
-            .timeout_per_read(Some(timeouts.stall))
-            .timeout_per_write(Some(timeouts.stall));
+            .timeout_resolve(Some(timeouts.lookup.min(FOREVER)))
+            .timeout_connect(Some(timeouts.connect.min(FOREVER)))
+            .timeout_send_request(Some(response))
+            .timeout_recv_response(Some(response))
+            .timeout_per_read(Some(stall))
+            .timeout_per_write(Some(stall));
         if let Some(tls) = tls {
             config = config.tls_config(tls_config(tls)?);
             if let Some(proxy) = tls.proxy_url() {
@@ -144,11 +157,14 @@ impl Transport for UreqTransport {
             return Err(TransportError::new(TransportErrorKind::Forbidden, Forbidden));
         }
         let agent = self.agent(request.tls)?;
-        let scope = Scope { cancel: request.cancel.clone(), addresses: request.addresses };
-        let (sent, peer) = scoped(&scope, || (run(&agent, request, body), peer()));
-        let direct = request.tls.is_none_or(|tls| tls.proxy_url().is_none());
+        let scope = Scope { cancel: request.cancel.clone(), addresses: request.addresses, until: None };
+        let patience = self.0.timeouts.response;
+        let (sent, peer) = scoped(&scope, || (run(&agent, request, body, patience), peer()));
         match (sent, request.cancel.ended()) {
-            (Ok(response), _) => Ok(convert(response, scope).from_peer(peer.filter(|_| direct))),
+            (Ok(response), _) => {
+                let idle = self.0.timeouts.stall.saturating_mul(IDLE);
+                Ok(convert(response, scope, idle).from_peer(peer))
+            }
             (Err(_), Some(ended)) => Err(ended.into()),
             (Err(e), None) => Err(classify(e)),
         }
@@ -171,6 +187,7 @@ fn run(
     agent: &Agent,
     request: &Request<'_>,
     body: Body<'_>,
+    patience: Duration,
 ) -> Result<http::Response<ureq::Body>, ureq::Error> {
     let mut head =
         http::Request::builder().method(request.method.as_str()).uri(request.url.to_request_string());
@@ -187,33 +204,42 @@ fn run(
         Body::Bytes(bytes) => {
             let size = bytes.len();
             let mut bytes = bytes.as_ref();
-            agent.run(head.header("content-length", size).body(SendBody::from_reader(&mut bytes))?)
+            let request = head.header("content-length", size).body(SendBody::from_reader(&mut bytes))?;
+            // It is small: one who takes it by crumbs shall not keep it for ever.
+            let sent = patience.saturating_add(Duration::from_secs(size as u64 / SLOW)).min(FOREVER);
+            agent.run(agent.configure_request(request).timeout_send_body(Some(sent)).build())
         }
         Body::Reader { reader, size } => {
             let mut reader = reader.take(size);
-            agent.run(head.header("content-length", size).body(SendBody::from_reader(&mut reader))?)
+            let request = head.header("content-length", size).body(SendBody::from_reader(&mut reader))?;
+            // Many registries copy it to where it shall stay before they answer.
+            let answer = patience.saturating_add(Duration::from_secs(size / COPIED)).min(FOREVER);
+            agent.run(agent.configure_request(request).timeout_recv_response(Some(answer)).build())
         }
     }
 }
 
-fn convert(response: http::Response<ureq::Body>, scope: Scope) -> Response {
+fn convert(response: http::Response<ureq::Body>, scope: Scope, idle: Duration) -> Response {
     let (head, body) = response.into_parts();
     let mut headers = Headers::new();
     for (name, value) in &head.headers {
         headers.push(name.as_str(), String::from_utf8_lossy(value.as_bytes()));
     }
     let body = body.into_with_config().limit(u64::MAX).reader();
-    Response::new(head.status.as_u16(), headers, Box::new(ScopedReader { body, scope }))
+    Response::new(head.status.as_u16(), headers, Box::new(ScopedReader { body, scope, idle }))
 }
 
 /// Reads a body under the exchange's scope.
 struct ScopedReader<R> {
     body: R,
     scope: Scope,
+    /// For a read to give a byte of the body.
+    idle: Duration,
 }
 
 impl<R: Read> Read for ScopedReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.scope.until = Some(in_time(self.idle));
         let read = scoped(&self.scope, || self.body.read(buf));
         let error = match read {
             Ok(n) => return Ok(n),
@@ -238,10 +264,19 @@ fn tls_config(tls: &TlsOptions) -> Result<TlsConfig, TransportError> {
         config = config.root_certs(RootCerts::new_with_certs(&roots));
     }
     if let Some((chain, key)) = tls.client() {
-        let key = PrivateKey::from_pem(key).map_err(unusable)?;
-        config = config.client_cert(Some(ClientCert::new_with_certs(&certificates(chain)?, key)));
+        let (chain, key) = (certificates(chain)?, PrivateKey::from_pem(key).map_err(unusable)?);
+        check_pair(&chain, &key)?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
     }
     Ok(config.build())
+}
+
+/// ureq expects that these belong together, and panics where they do not.
+fn check_pair(chain: &[Certificate<'static>], key: &PrivateKey<'static>) -> Result<(), TransportError> {
+    let chain = chain.iter().map(|c| CertificateDer::from(c.der().to_vec())).collect();
+    let key = PrivateKeyDer::try_from(key.der().to_vec()).map_err(unusable)?;
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map(drop).map_err(unusable)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, TransportError> {
@@ -270,7 +305,7 @@ fn classify(error: ureq::Error) -> TransportError {
         ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => Kind::Lookup,
         ureq::Error::Timeout(_) => Kind::Timeout,
         ureq::Error::Io(e) => classify_io(e),
-        ureq::Error::ConnectionFailed => Kind::Connect,
+        ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => Kind::Connect,
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired | ureq::Error::Pem(_) => {
             Kind::Tls
         }
