@@ -1,6 +1,8 @@
+use std::io::BufWriter;
+
 use longshore_build::Expander;
 use longshore_build::syntax::{CommandForm, Op, parse};
-use longshore_image::{Ctx, Healthcheck, Image, ImageConfig, LayerOptions, Store};
+use longshore_image::{Ctx, Healthcheck, Image, ImageConfig, Layer, LayerOptions, Store};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{Config, Containers};
 use oci_spec::image::History;
@@ -19,8 +21,20 @@ pub struct CommitOptions {
     /// Dockerfile instructions for the config: `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`, `STOPSIGNAL`, `USER`,
     /// `VOLUME`, `WORKDIR`.
     pub changes: Vec<String>,
-    /// Freeze a running container meanwhile.
-    pub pause: bool,
+    /// Whether a running container is frozen meanwhile.
+    pub pause: Pause,
+}
+
+/// Whether [`commit`] freezes a running container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pause {
+    /// If that is possible: an ordinary user may have no cgroup for it.
+    #[default]
+    Try,
+    /// Or there is no image.
+    Must,
+    /// It runs on.
+    No,
 }
 
 /// Makes an image of a container's changes: one layer on top of its own image's, and its config.
@@ -40,28 +54,47 @@ pub fn commit(
     for change in &options.changes {
         change_config(&mut spec.config, change)?;
     }
-    let frozen = options.pause && inspect.state.running && !inspect.state.paused;
-    if frozen {
-        containers.pause(&inspect.id)?;
-    }
-    let layer = store
-        .open_snapshot(&inspect.id)
-        .and_then(|snapshot| store.commit_layer(&snapshot, &LayerOptions::default(), ctx));
-    if frozen {
-        containers.unpause(&inspect.id)?;
-    }
-    spec.layers.push(layer?);
+    let frozen = match options.pause {
+        pause if !inspect.state.running || pause == Pause::No => None,
+        pause => match containers.freeze(&inspect.id) {
+            // It has ended just now, or it cannot be.
+            Err(error) if error.is_conflict() || pause == Pause::Try => None,
+            frozen => Some(frozen?),
+        },
+    };
+    let layer = changes(store, containers, &inspect.id, ctx);
+    drop(frozen);
+    // As Docker: what has changed nothing adds no layer.
+    let layer = Some(layer?).filter(|layer| layer.entries > 0);
     let now = jiff::Timestamp::now().to_string();
     let mut history = History::default();
     history.set_created(Some(now.clone()));
     history.set_created_by(Some([&[inspect.path], inspect.args.as_slice()].concat().join(" ")));
     history.set_comment(Some(options.message.clone()).filter(|m| !m.is_empty()));
     history.set_author(options.author.clone());
+    history.set_empty_layer(layer.is_none().then_some(true));
+    spec.layers.extend(layer);
     let mut all = spec.config.oci.history().clone().unwrap_or_default();
     all.push(history);
     spec.config.oci.set_history(Some(all)).set_created(Some(now)).set_author(options.author.clone());
     spec.names = options.name.iter().map(ToString::to_string).collect();
     Ok(store.create_image(&spec)?)
+}
+
+/// The container's changes as a layer.
+fn changes(store: &Store, containers: &Containers, id: &str, ctx: Ctx<'_>) -> Result<Layer> {
+    let (mut reader, writer) = std::io::pipe()?;
+    std::thread::scope(|scope| {
+        let writing =
+            scope.spawn(move || containers.diff_tar(id, &mut BufWriter::with_capacity(1 << 20, writer)));
+        let layer = store.add_layer(&mut reader, &LayerOptions::default(), ctx);
+        drop(reader);
+        match writing.join().map_err(|_| "reading the changes failed")? {
+            // It broke because the store gave up, which says why.
+            Err(error) if !error.is_broken_pipe() => Err(error.into()),
+            _ => Ok(layer?),
+        }
+    })
 }
 
 /// The container's configuration becomes the image's.

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCache, RegistryResolver};
 use longshore_image::{Ctx, Imported, Store};
@@ -38,6 +39,8 @@ pub struct HostOptions {
     pub trusted: PathBuf,
     /// The proxies of the environment.
     pub proxies: Proxies,
+    /// Raised, it ends what goes through a container's whole root file system.
+    pub cancel: Arc<AtomicBool>,
 }
 
 impl HostOptions {
@@ -115,6 +118,7 @@ impl Host {
             .shim_context(self.layout.root())
             .resolv_conf(self.resolv_conf())
             .host_name(&self.options.host_name)
+            .cancel(Arc::clone(&self.options.cancel))
             .default_network(if self.options.rootless { "host" } else { "bridge" });
         options.id_maps = self.options.id_maps.clone().map(|maps| (maps.uid, maps.gid));
         let images = Arc::new(StoreImages::new(self.store.clone(), self.options.rootless));

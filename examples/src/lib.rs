@@ -19,7 +19,7 @@ mod transfer;
 pub mod registry_server;
 pub mod user_namespace;
 
-pub use commit::{CommitOptions, change_config, commit};
+pub use commit::{CommitOptions, Pause, change_config, commit};
 pub use executor::HostExecutor;
 pub use fetcher::HttpFetcher;
 pub use host::{Host, HostOptions};

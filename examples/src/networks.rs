@@ -213,6 +213,15 @@ impl Networks for HostNetworks {
         bridges.retain(|bridge| bridge.name() != network);
         self.serve_names(container_id, netns, bridges).map(drop)
     }
+
+    fn publish(&self, container_id: &str, network: &str, ports: &[Port]) -> Result<Vec<Port>, BoxError> {
+        let bridge = self.open(network)?;
+        if bridge.gateway().is_none() {
+            return Ok(Vec::new());
+        }
+        let wanted = ports.iter().map(mapping).collect::<Result<Vec<_>, _>>()?;
+        Ok(bridge.publish(container_id, &wanted)?.iter().map(port).collect())
+    }
 }
 
 fn told(name: &str, error: Error) -> BoxError {

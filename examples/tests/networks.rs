@@ -33,10 +33,11 @@ nft list ruleset
 const CONNECT: &str = r##"
 say() { sed -e 's/^longshore: //' -e 's/^Error response from daemon: //' -e 's/[0-9a-f]\{64\}/ID/g'; }
 ping() { $D exec $1 ping -c 1 -W 10 $2 2>/dev/null | grep -o '1 packets received\|bad address' || echo no answer; }
+reach() { busybox wget -T 10 -q -O - http://127.0.0.1:18080/text; $D port web | grep -c 0.0.0.0:18080; }
 links() { $D exec $1 ls /sys/class/net | grep -c eth; }
 of() { $D inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' $1; }
 $D network create --subnet 10.88.0.0/24 back > $W/id; $D network create --subnet 10.89.0.0/24 front > $W/id
-$D run -d --name web --network front --network-alias www bb sleep 1000 > $W/id; short=$(cut -c1-12 $W/id)
+$D run -d --name web --network front --network-alias www -p 18080:80 bb httpd -f -h / > $W/id; short=$(cut -c1-12 $W/id)
 $D run -d --name db --network back bb sleep 1000 > $W/id; $D run -d --name lone bb sleep 1000 > $W/id
 echo apart; $D exec db ping -c 1 -W 2 web > /dev/null 2>&1; echo $?
 echo connected; $D network connect --alias site --ip 10.88.0.77 back web; of web; links web
@@ -50,9 +51,10 @@ $D network connect --alias x bridge web 2>&1 | say; $D network connect --ip 172.
 $D network connect host web 2>&1 | say; $D network disconnect bridge web 2>&1 | say
 $D run -d --name on-host --network host bb sleep 1000 > $W/id; $D network connect back on-host 2>&1 | say; $D rm -f on-host
 $D run -d --name with-none --network none bb sleep 1000 > $W/id; $D network connect back with-none 2>&1 | say; $D rm -f with-none
-echo left; $D network disconnect front web; of web; links web; $D exec web ip route | grep -c 'default via 10.88.0.1'; ping db web
-echo stopped; $D stop -t 0 web; $D network connect front web; $D start web; links web; ping db web; of web | tr ' ' '\n' | grep -c '^10\.8[89]\.'
-$D network disconnect back web; $D restart -t 0 web; links web; $D exec web ip route | grep -c 'default via 10.89.0.1'
+echo published; reach
+echo left; $D network disconnect front web; of web; reach; links web; $D exec web ip route | grep -c 'default via 10.88.0.1'; ping db web
+echo stopped; $D stop -t 0 web; $D network connect front web; $D start web; links web; reach; ping db web; of web | tr ' ' '\n' | grep -c '^10\.8[89]\.'
+$D network disconnect back web; reach; $D restart -t 0 web; links web; reach; $D network disconnect front web; $D port web; $D network connect front web; reach; $D exec web ip route | grep -c 'default via 10.89.0.1'
 echo default; $D network connect back lone; ping lone db; $D exec lone grep -c 'nameserver 127.0.0.11' /etc/resolv.conf; $D network disconnect back lone
 $D network disconnect bridge lone; links lone; $D network connect bridge lone; links lone
 $D run --rm --network front --mac-address 02:00:00:00:12:34 bb cat /sys/class/net/eth0/address

@@ -100,6 +100,24 @@ const SCENES: &[(&str, &str)] = &[
         $D history walk:1 --format '{{.Comment}}' | head -1; $D rmi walk:1 > /dev/null"##,
     ),
     (
+        "what something is mounted on is committed, but for what every container has",
+        r##"
+        mkdir $W/bind $W/s; echo x > $W/file
+        layer() { $D save $1 | tar x -C $W/s; tar tf $W/s/$(grep -o '"Layers":\[[^]]*' $W/s/manifest.json | sed 's/"$//; s/.*"//') | sort; rm -r $W/s/*; }
+        $D run $n --name plain bb true; $D diff plain; $D commit plain plain:1 > $W/id; layer plain:1
+        $D run $n --init --name busy -w /work/dir -v /vol/deep -v $W/bind:/bind/x -v $W/file:/etc/file --tmpfs /tmp/t -v $W/bind:/bin/under bb sh -c 'echo x > /made; echo x > /bind/x/f'
+        $D diff busy | sort; $D commit busy busy:1 > $W/id; layer busy:1
+        $D run $n --name odd bb sh -c 'mkdir -p /etc/own; chmod 700 /tmp; rm /text'; $D diff odd | sort; $D commit odd odd:1 > $W/id; layer odd:1
+        $D rm -v plain busy odd; $D rmi plain:1 busy:1 odd:1 > $W/id"##,
+    ),
+    (
+        "commit freezes what runs, and no longer than it takes",
+        r##"
+        $D run -d $n --name lives bb sleep 1000 > $W/id; $D commit lives froze:1 > $W/id; $D inspect -f '{{.State.Status}}' lives
+        $D pause lives; $D commit lives froze:1 > $W/id; $D inspect -f '{{.State.Status}}' lives; $D unpause lives
+        $D commit --pause=false lives froze:1 > $W/id; $D inspect -f '{{.State.Status}}' lives; $D rm -f lives; $D rmi froze:1 > $W/id"##,
+    ),
+    (
         "limits limit",
         r##"
         $D run $n --name big -m 16m --memory-swap 16m bb sh -c 'x=a; while true; do x=$x$x; done' 2> /dev/null; echo $?

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 
 use common::{CLIENT, HOST, Lab, Netns, assert_same, ready};
-use longshore_network::{Bridge, BridgeOptions, Endpoint, Error};
+use longshore_network::{Bridge, BridgeOptions, Endpoint, Error, PortMapping, Protocol};
 
 const TOOLS: [&str; 4] = ["ip", "nft", "curl", "busybox"];
 
@@ -115,6 +115,46 @@ fn a_container_joins_and_leaves_networks_as_it_runs() {
     assert!(lab.client.curl(&format!("http://{HOST}:8080/")).is_some());
     two.detach().unwrap();
     assert!(!container.sh("ip link").contains("eth"));
+}
+
+#[test]
+fn ports_move_to_the_network_that_stays() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let internal = BridgeOptions::new().internal(true);
+    let (first, second, inner) =
+        (lab.bridge(), lab.open("second", &BridgeOptions::new()), lab.open("inner", &internal));
+    let (container, rival) = (Netns::new(), Netns::new());
+    let attach =
+        |bridge: &Bridge, endpoint: &Endpoint| bridge.attach(container.as_fd(), endpoint).unwrap().keep();
+    let before = lab.host.dump();
+    attach(&first, &Endpoint::new().id("c").publish(8080, 80).publish(0, 81));
+    attach(&second, &Endpoint::new().id("c"));
+    let without = lab.host.dump();
+    attach(&inner, &Endpoint::new().id("c"));
+    let _own = container.serve(80, "container");
+    let reached = || lab.client.curl(&format!("http://{HOST}:8080/")).is_some();
+    assert!(reached());
+    let ports = [PortMapping::new(8080, 80, Protocol::Tcp), PortMapping::new(0, 81, Protocol::Tcp)];
+    // While another has one of them, neither is to be had, and nothing stays of the attempt.
+    assert!(matches!(second.publish("c", &ports), Err(Error::PortAllocated { port: 8080, .. })));
+    inner.detach("c").unwrap();
+    assert_same(&without, &lab.host.dump());
+    first.detach("c").unwrap();
+    assert!(!reached());
+    let published = second.publish("c", &ports).unwrap();
+    assert!(reached() && published[1].host_port != 0, "{published:?}");
+    assert!(matches!(second.publish("c", &ports), Err(Error::EndpointExists { .. })));
+    assert!(second.publish("none", &ports).unwrap_err().is_not_found());
+    assert!(second.attach(rival.as_fd(), &Endpoint::new().id("r").publish(8080, 80)).is_err());
+    // What was flushed is mended with the ports that came later.
+    lab.host.sh("nft flush map inet longshore ports4");
+    assert_eq!(second.repair(&["c"]).unwrap().restored, ["c"]);
+    assert!(reached());
+    second.detach("c").unwrap();
+    assert_same(&before, &lab.host.dump());
 }
 
 #[test]

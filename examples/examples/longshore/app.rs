@@ -45,7 +45,7 @@ impl App {
 
     /// What the host, its files, the environment and the command line say.
     pub(crate) fn options(&self) -> std::io::Result<HostOptions> {
-        Ok(HostOptions { insecure: self.insecure.clone(), ..options()? })
+        Ok(HostOptions { insecure: self.insecure.clone(), cancel: Arc::clone(&self.cancel), ..options()? })
     }
 
     pub(crate) fn containers(&self) -> Result<&Containers> {
@@ -113,6 +113,7 @@ fn options() -> std::io::Result<HostOptions> {
         insecure: Vec::new(),
         trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
         proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
+        cancel: Arc::default(),
     })
 }
 

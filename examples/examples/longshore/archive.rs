@@ -5,7 +5,7 @@ use std::io::{BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use longshore_examples::CommitOptions;
+use longshore_examples::{CommitOptions, Pause};
 use longshore_image::{ArchiveFormat, Ctx, ImageConfig, ImageSpec, LayerOptions, LoadOptions};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{ChangeKind, CopyOptions};
@@ -167,8 +167,8 @@ pub(crate) struct CommitArgs {
     #[arg(short, long)]
     message: Option<String>,
     /// Pause container during commit
-    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pause: bool,
+    #[arg(short, long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pause: Option<bool>,
     /// Container
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -183,7 +183,7 @@ pub(crate) fn commit(app: &App, args: &CommitArgs) -> Result<()> {
         author: args.author.clone(),
         message: args.message.clone().unwrap_or_default(),
         changes: args.change.clone(),
-        pause: args.pause,
+        pause: args.pause.map_or(Pause::Try, |wanted| if wanted { Pause::Must } else { Pause::No }),
     };
     let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
     let image =
@@ -224,6 +224,12 @@ pub(crate) struct CpArgs {
     /// CONTAINER:PATH, a path of this machine, or "-" for a tar on standard output
     #[arg(value_name = "CONTAINER:DEST_PATH | DEST_PATH | -")]
     to: String,
+}
+
+impl CpArgs {
+    pub(crate) fn reads_stdin(&self) -> bool {
+        self.from == "-"
+    }
 }
 
 pub(crate) fn cp(app: &App, args: &CpArgs) -> Result<()> {

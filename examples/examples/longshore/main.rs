@@ -347,6 +347,12 @@ fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
 
 /// Whether a command has something to put in order when it is interrupted; the others only wait and look.
 fn cleans_up(command: &Command) -> bool {
+    // Standard input may never come.
+    if let Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) = command
+        && args.reads_stdin()
+    {
+        return false;
+    }
     !matches!(
         command,
         Command::Attach(_)

@@ -80,15 +80,56 @@ pub(crate) fn succeed(command: &mut Command, seconds: u64) -> String {
 pub(crate) struct Longshore {
     pub(crate) root: PathBuf,
     program: PathBuf,
+    /// Whom it runs as, if not as the test.
+    pub(crate) user: Option<u32>,
 }
 
 impl Longshore {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, program: example("longshore") }
+        Self { root, program: example("longshore"), user: None }
+    }
+
+    /// As an ordinary user, with a directory below `dir` that is his; `None` where this user is one already.
+    pub(crate) fn ordinary(dir: &Path) -> Option<Self> {
+        const USER: u32 = 1000;
+        if !root() {
+            return Some(Self::new(dir.join("ordinary/root")));
+        }
+        let home = dir.join("ordinary");
+        fs::create_dir_all(&home).expect("a directory");
+        // He may not be able to reach the target directory.
+        let program = home.join("longshore");
+        fs::copy(example("longshore"), &program).expect("copy");
+        for path in [dir, &home] {
+            std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("chown");
+        }
+        Some(Self { root: home.join("root"), program, user: Some(USER) })
+    }
+
+    /// The words before the arguments.
+    pub(crate) fn line(&self) -> Vec<String> {
+        let command = self.command(&[]);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        words.map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Makes an image of a tar that only the test may be able to read.
+    pub(crate) fn import(&self, tar: &str, name: &str) {
+        let script = "tar=$1 name=$2; shift 2; \"$@\" import -c 'CMD [\"sh\"]' - $name < $tar";
+        succeed(Command::new("sh").args(["-c", script, "sh", tar, name]).args(self.line()), 120);
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.user {
+            None => Command::new(&self.program),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                let user = user.to_string();
+                command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]).arg(&self.program);
+                command.current_dir("/").env_remove("XDG_DATA_HOME").env("HOME", "/");
+                command
+            }
+        };
         command.arg("--root").arg(&self.root).args(args);
         command
     }

@@ -14,7 +14,7 @@ use crate::ipam::Ipam;
 use crate::netlink::link::{self, Link};
 use crate::netns::{self, Host};
 use crate::state::{Lock, Network, Record, State, hashed};
-use crate::{Endpoint, Error, Result};
+use crate::{Endpoint, Error, PortMapping, Result};
 
 pub(crate) struct Inner {
     pub(super) host: Host,
@@ -72,10 +72,7 @@ impl Inner {
     }
 
     pub(super) fn attach(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<Record> {
-        if self.network.internal && !endpoint.ports.is_empty() {
-            let reason = "it is internal: ports cannot be published".to_owned();
-            return Err(Error::InvalidOption { network: self.name.clone(), reason });
-        }
+        self.permit_ports(&endpoint.ports)?;
         let _lock = self.state.lock()?;
         let mut sockets = self.sockets();
         let bridge = self.bridge(&mut sockets)?;
@@ -83,7 +80,7 @@ impl Inner {
         let record = self.reserve(endpoint)?;
         let attached = self.state.save_record(&self.name, &record).and_then(|()| {
             self.take_over(&mut sockets, &record)?;
-            let record = self.publish(&mut sockets, &record)?;
+            let record = self.publish(&mut sockets, &record, Sockets::publish)?;
             self.plug(&mut sockets, netns, &record, &bridge)?;
             Ok(record)
         });
@@ -150,8 +147,40 @@ impl Inner {
         Ok(record)
     }
 
+    fn permit_ports(&self, ports: &[PortMapping]) -> Result<()> {
+        if !self.network.internal || ports.is_empty() {
+            return Ok(());
+        }
+        let reason = "it is internal: ports cannot be published".to_owned();
+        Err(Error::InvalidOption { network: self.name.clone(), reason })
+    }
+
+    /// Publishes ports of an endpoint that is there and has none yet.
+    pub(super) fn publish_later(&self, id: &str, ports: &[PortMapping]) -> Result<Record> {
+        self.permit_ports(ports)?;
+        let _lock = self.state.lock()?;
+        let mut sockets = self.sockets();
+        let there = self.state.record(&self.name, id)?;
+        let without = there.ok_or_else(|| Error::NotFound { name: id.to_owned() })?;
+        if !without.ports.is_empty() {
+            return Err(Error::EndpointExists { id: id.to_owned(), network: self.name.clone() });
+        }
+        let wanted = Record { ports: ports.to_vec(), ..without.clone() };
+        let published = self.publish(&mut sockets, &wanted, Sockets::publish_more);
+        if published.is_err() {
+            // The first error is the one to tell.
+            let _ = self.state.save_record(&self.name, &without);
+        }
+        published
+    }
+
     /// Claims the host ports. One that was left to us is tried until it is free here and in the table.
-    fn publish(&self, sockets: &mut Sockets, record: &Record) -> Result<Record> {
+    fn publish(
+        &self,
+        sockets: &mut Sockets,
+        record: &Record,
+        add: fn(&mut Sockets, &Self, &Record) -> Result<()>,
+    ) -> Result<Record> {
         const TRIES: usize = 32;
         let ipv6 = record.addresses.iter().any(|address| address.addr().is_ipv6());
         let mut tries = 0;
@@ -160,10 +189,10 @@ impl Inner {
             chosen.ports =
                 self.host.run(|| choose_ports(&record.ports, ipv6)).map_err(Error::kernel("enter"))??;
             self.state.save_record(&self.name, &chosen)?;
-            let published = match sockets.publish(self, &chosen) {
+            let published = match add(sockets, self, &chosen) {
                 Err(Error::Kernel { source, .. }) if crate::firewall::missing(&source) => {
                     self.ensure(sockets)?;
-                    sockets.publish(self, &chosen)
+                    add(sockets, self, &chosen)
                 }
                 other => other,
             };

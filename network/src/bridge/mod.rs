@@ -16,7 +16,7 @@ use crate::lease::Lease;
 use crate::netlink::nft;
 use crate::netns::Host;
 use crate::state::{Network, Record, State, Tunnel, check_name, hashed};
-use crate::{Attachment, Endpoint, Error, Names, Result};
+use crate::{Attachment, Endpoint, Error, Names, PortMapping, Result};
 pub(crate) use inner::{Inner, mac};
 use inner::{hosts, rules};
 use sockets::{Sockets, tunnel_link};
@@ -219,6 +219,15 @@ impl Bridge {
             ports: record.ports,
         };
         Ok(Lease::new(self.clone(), attachment))
+    }
+
+    /// Publishes ports of an endpoint that is attached and has none yet. Returns them with their host ports.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::PortAllocated`]; [`Error::EndpointExists`] if it has ports already. Nothing is changed then.
+    pub fn publish(&self, id: &str, ports: &[PortMapping]) -> Result<Vec<PortMapping>> {
+        check_name("endpoint id", id)?;
+        Ok(self.0.publish_later(id, ports)?.ports)
     }
 
     /// Detaches by endpoint ID, whatever is left of it (after a crash too). An endpoint that is not there is no error.

@@ -34,6 +34,16 @@ impl Sockets {
 
     pub(super) fn publish(&mut self, inner: &Inner, record: &Record) -> Result<()> {
         self.firewall().add_endpoint(&rules(&inner.owner(&record.id), record))?;
+        self.forget_clients(record)
+    }
+
+    /// [`Self::publish`] for an endpoint that had no ports until now.
+    pub(super) fn publish_more(&mut self, inner: &Inner, record: &Record) -> Result<()> {
+        self.firewall().restore(&rules(&inner.owner(&record.id), record))?;
+        self.forget_clients(record)
+    }
+
+    fn forget_clients(&mut self, record: &Record) -> Result<()> {
         // Clients that tried before must not go on talking to nobody.
         let udp: Vec<_> =
             record.ports.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.host_port).collect();

@@ -1,6 +1,8 @@
 //! The small types that [`super::Containers`] takes and returns.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use oci_spec::runtime::LinuxIdMapping;
@@ -29,6 +31,8 @@ pub struct OpenOptions {
     /// Users and groups of containers' user namespaces: what the user namespace has that the caller is root of. `None`: an ordinary user's
     /// container has the one user, root's has no user namespace.
     pub id_maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+    /// Raised, it ends what goes through whole trees (`export`, `diff`, the copies) with [`Error::Cancelled`].
+    pub cancel: Arc<AtomicBool>,
 }
 
 impl OpenOptions {
@@ -43,6 +47,7 @@ impl OpenOptions {
             default_network: "bridge".into(),
             driver: "overlay2".into(),
             id_maps: None,
+            cancel: Arc::default(),
         }
     }
     /// Sets [`Self::shim_context`].
@@ -63,6 +68,11 @@ impl OpenOptions {
     /// Sets [`Self::host_name`].
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.host_name = name.into();
+        self
+    }
+    /// Sets [`Self::cancel`].
+    pub fn cancel(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.cancel = flag;
         self
     }
     /// Sets [`Self::default_network`]: `bridge`, `host`, `none` or a network's name.

@@ -51,6 +51,9 @@ pub enum Error {
     /// The container's supervisor could not do what it was asked for, in its own words.
     #[error("{0}")]
     Failed(String),
+    /// It was ended before it was done ([`super::OpenOptions::cancel`]). What was to be seen at the end only is not seen.
+    #[error("cancelled")]
+    Cancelled,
     /// The runtime failed.
     #[error("container runtime")]
     Runtime(#[source] Box<crate::Error>),

@@ -84,6 +84,7 @@ pub use handle::Containers;
 pub use inspect::{
     ContainerState, EndpointSettings, GraphDriver, Health, HealthResult, Inspect, MountPoint, NetworkSettings,
 };
+pub use ops::Frozen;
 pub use shim::shim_main;
 pub use stream::{Output, Stream};
 pub use terminal::{DetachKeys, Ended, Terminal};
@@ -166,6 +167,11 @@ pub trait Networks: Send + Sync {
     /// Takes a running container off one of its networks, by [`Attached::network`].
     fn leave(&self, _container_id: &str, _netns: BorrowedFd<'_>, _network: &str) -> Result<(), BoxError> {
         Err("containers cannot leave these networks while they run".into())
+    }
+    /// Publishes ports on a network that a running container has been attached to without any: that with the ports before was left. Returns
+    /// them with the host ports chosen; none where the network has no way to the outside.
+    fn publish(&self, _container_id: &str, _network: &str, _ports: &[Port]) -> Result<Vec<Port>, BoxError> {
+        Ok(Vec::new())
     }
 }
 

@@ -15,6 +15,17 @@ use super::{
 /// First argument of a program that is started as a shim.
 pub(super) const SHIM_ARGUMENT: &str = "--longshore-shim-of-container";
 
+/// A container that is frozen as long as this is there: see [`Containers::freeze`].
+#[derive(Debug)]
+pub struct Frozen(Stream);
+
+impl Drop for Frozen {
+    /// Returns when it runs again.
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Containers {
     /// Starts it and returns when its program has been executed. With [`StartOptions::attach`], the stream that carries its standard streams
     /// from the first byte. Starting a running one without attach is no error.
@@ -193,6 +204,16 @@ impl Containers {
             return Err(Error::Conflict(format!("Container {id} is not paused")));
         }
         self.ask(&id, &Request::Unpause)
+    }
+
+    /// Freezes all its processes until what this returns is dropped, or its holder ends in whatever way: nobody finds it paused for ever.
+    /// One that is paused already stays so.
+    pub fn freeze(&self, key: &str) -> Result<Frozen> {
+        let id = self.id(key)?;
+        self.load(&id)?;
+        let mut stream = self.shim_of(&id)?.ok_or(Error::NotRunning(id))?;
+        stream.ask(&Request::Freeze)?;
+        Ok(Frozen(stream))
     }
 
     /// Waits, and returns the exit code.

@@ -44,6 +44,8 @@ pub(super) enum Request {
     },
     Pause,
     Unpause,
+    /// Frozen as long as the connection lasts, however that ends.
+    Freeze,
     /// An exit frame comes at the next end of the process.
     Wait,
     /// The policy in the record has changed.

@@ -200,6 +200,12 @@ impl Stream {
         self.send_frame(proto::SIGNAL, &signal.to_le_bytes())
     }
 
+    /// Says that nothing more is wanted, and waits until the shim has taken note of it.
+    pub(super) fn end(&mut self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        while let Ok(Some(_)) = self.frame() {}
+    }
+
     fn send_frame(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
         let mut out = Vec::new();
         proto::frame(&mut out, kind, payload);

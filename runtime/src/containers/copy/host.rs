@@ -48,6 +48,10 @@ impl Containers {
     /// ends in `/.` is its content alone. What arrives are the caller's files, without set-user-ID bits, devices and foreign attributes;
     /// links of the container lead nowhere but below `to`.
     pub fn copy_to_host(&self, key: &str, path: &str, to: &Path, options: &CopyOptions) -> Result<()> {
+        self.unless_cancelled(|_| self.copy_outwards(key, path, to, options))
+    }
+
+    fn copy_outwards(&self, key: &str, path: &str, to: &Path, options: &CopyOptions) -> Result<()> {
         let id = self.id(key)?;
         let path = if options.follow_link { self.real_path(&id, path)? } else { path.to_owned() };
         let source = self.kind_inside(&id, &parse::clean(Path::new(&path)), false)?;
@@ -71,6 +75,10 @@ impl Containers {
     /// Copies a path of the host into the container (`docker cp SRC web:/path`), with Docker's rules for what the result is called. Owners stay
     /// as numbers unless [`CopyOptions::archive`] makes everything the container user's.
     pub fn copy_from_host(&self, key: &str, from: &Path, path: &str, options: &CopyOptions) -> Result<()> {
+        self.unless_cancelled(|_| self.copy_inwards(key, from, path, options))
+    }
+
+    fn copy_inwards(&self, key: &str, from: &Path, path: &str, options: &CopyOptions) -> Result<()> {
         let id = self.id(key)?;
         let content = from.as_os_str().as_encoded_bytes().ends_with(b"/.") || from == Path::new(".");
         let real = if options.follow_link || content || from.file_name().is_none() {

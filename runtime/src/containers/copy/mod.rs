@@ -2,8 +2,9 @@
 //! last component is never followed, and nothing of the container is run.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::inside::root_of;
 use super::record::{Record, StoredMount};
@@ -21,6 +22,10 @@ use unpack::Rules;
 impl Containers {
     /// Writes its root file system, without its volumes, as a tar.
     pub fn export(&self, key: &str, out: &mut dyn Write) -> Result<()> {
+        self.unless_cancelled(|cancel| self.export_watched(key, &mut Watched { stream: out, cancel }))
+    }
+
+    fn export_watched(&self, key: &str, out: &mut dyn Write) -> Result<()> {
         let id = self.id(key)?;
         let (view, _) = self.view(&id, "/")?;
         let layers = view.directories("/").map_err(Error::io("open", "/"))?;
@@ -30,11 +35,12 @@ impl Containers {
     /// Writes `path` of the container as a tar (`docker cp web:/path -`): entries are named from the path's last component on; those of a path
     /// that ends in `/.` without it. Links are followed inside the container's root only, and the last one not at all.
     pub fn copy_out(&self, key: &str, path: &str, out: &mut dyn Write) -> Result<()> {
-        self.pack(key, path, None, out)
+        self.unless_cancelled(|_| self.pack(key, path, None, out))
     }
 
     /// As [`Self::copy_out`], the entry under another name.
     fn pack(&self, key: &str, path: &str, shown: Option<&OsStr>, out: &mut dyn Write) -> Result<()> {
+        let out = &mut Watched { stream: out, cancel: &self.0.options.cancel };
         let id = self.id(key)?;
         let whole = parse::clean(Path::new(path));
         let missing = || Error::Invalid(format!("Could not find the file {path} in container {key}"));
@@ -62,7 +68,7 @@ impl Containers {
 
     /// Unpacks a tar into the directory `path` of the container (`docker cp - web:/path`).
     pub fn copy_in(&self, key: &str, path: &str, tar: &mut dyn Read) -> Result<()> {
-        self.unpack(key, path, Rules::Container { owner: None }, tar)
+        self.unless_cancelled(|_| self.unpack(key, path, Rules::Container { owner: None }, tar))
     }
 
     fn unpack(&self, key: &str, path: &str, rules: Rules, tar: &mut dyn Read) -> Result<()> {
@@ -82,7 +88,14 @@ impl Containers {
                 "an ordinary user cannot copy into a container that does not run{hint}"
             )));
         };
+        let tar = &mut Watched { stream: tar, cancel: &self.0.options.cancel };
         unpack::into(root, Path::new(&inner), rules, tar).map_err(Error::io("copy into", path))
+    }
+
+    /// Of an error after the flag was raised it is the cause.
+    pub(super) fn unless_cancelled<T>(&self, work: impl FnOnce(&AtomicBool) -> Result<T>) -> Result<T> {
+        let cancel = &self.0.options.cancel;
+        work(cancel).map_err(|e| if cancel.load(Ordering::Relaxed) { Error::Cancelled } else { e })
     }
 
     /// What `path` is to be looked up in, and as what: the root of a running container as it sees it; of another one its root file system, or
@@ -102,6 +115,35 @@ impl Containers {
         };
         let inner = mount_of(&record, path).map_or(path, |m| &path[m.shown.destination.len()..]);
         Ok((RootView::new(&source)?, if inner.is_empty() { "/".into() } else { inner.to_owned() }))
+    }
+}
+
+/// A stream that breaks when the flag is raised.
+pub(super) struct Watched<'a, T: ?Sized> {
+    pub(super) stream: &'a mut T,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+impl<T: ?Sized> Watched<'_, T> {
+    fn check(&self) -> io::Result<()> {
+        if self.cancel.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    }
+}
+
+impl<T: Write + ?Sized> Write for Watched<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.stream.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl<T: Read + ?Sized> Read for Watched<'_, T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.stream.read(bytes)
     }
 }
 

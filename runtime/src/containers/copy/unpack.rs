@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
+use crate::containers::dir;
 use crate::containers::rootview::resolve;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -43,7 +44,7 @@ pub(super) fn into(root: BorrowedFd<'_>, base: &Path, rules: Rules, tar: &mut dy
     }
     for (path, time) in times.iter().rev() {
         if let Ok(dir) = resolve(root, path, DIRECTORY | OFlags::NOFOLLOW) {
-            set_time(&dir, *time)?;
+            set_time(dir.as_fd(), *time)?;
         }
     }
     Ok(())
@@ -87,15 +88,17 @@ fn one(
     match kind {
         EntryType::Directory => return directory(&at, &name, &header, mode, rules).map(Some),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            clear(&at, &name)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(&at, &name, flags, Mode::from_raw_mode(0o600))?);
-            io::copy(entry, &mut file)?;
-            let file = OwnedFd::from(file);
-            own(&file, &header, rules)?;
-            rustix::fs::fchmod(&file, mode)?;
-            xattrs(entry, &file, rules)?;
-            set_time(&file, header.mtime()?)?;
+            let fresh = Fresh::new(&at)?;
+            // An archive that is cut off ends here like a file that ends.
+            if io::copy(entry, &mut &fresh.file)? != entry.size() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let file = &fresh.file;
+            own(file.as_fd(), &header, rules)?;
+            rustix::fs::fchmod(file, mode)?;
+            xattrs(entry, file.as_fd(), rules)?;
+            set_time(file.as_fd(), header.mtime()?)?;
+            fresh.publish(&name)?;
         }
         EntryType::Symlink => {
             let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?.into_owned();
@@ -113,9 +116,7 @@ fn one(
                 OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             )?;
             clear(&at, &name)?;
-            // The descriptor's own file, whatever has become of its name.
-            let through = format!("/proc/self/fd/{}", source.as_raw_fd());
-            rustix::fs::linkat(CWD, through, &at, &name, AtFlags::SYMLINK_FOLLOW)?;
+            link(source.as_fd(), at.as_fd(), &name)?;
         }
         EntryType::Char | EntryType::Block if rules == Rules::Host => {}
         EntryType::Char | EntryType::Block | EntryType::Fifo => {
@@ -143,6 +144,65 @@ fn one(
     Ok(None)
 }
 
+/// A file that nobody sees before it is whole: who is killed over it leaves nothing, and what had the name keeps it until then.
+struct Fresh<'a> {
+    at: &'a OwnedFd,
+    file: File,
+    /// Where the file system has no files without a name, a name that is removed if it does not become the right one.
+    name: Option<String>,
+}
+
+impl<'a> Fresh<'a> {
+    fn new(at: &'a OwnedFd) -> io::Result<Self> {
+        let (flags, mode) = (OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+        match rustix::fs::openat(at, ".", flags | OFlags::TMPFILE, mode) {
+            Ok(fd) => return Ok(Self { at, file: fd.into(), name: None }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let name = unused()?;
+        let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(at, &name, flags, mode)?.into();
+        Ok(Self { at, file, name: Some(name) })
+    }
+
+    /// Gives it the name, in place of what has it now.
+    fn publish(mut self, name: &OsStr) -> io::Result<()> {
+        if self.name.is_none() {
+            match link(self.file.as_fd(), self.at.as_fd(), name) {
+                Err(Errno::EXIST) => {}
+                other => return Ok(other?),
+            }
+            let between = unused()?;
+            link(self.file.as_fd(), self.at.as_fd(), between.as_ref())?;
+            self.name = Some(between);
+        }
+        let from = self.name.as_deref().unwrap_or_default();
+        rustix::fs::renameat(self.at, from, self.at, name)?;
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = rustix::fs::unlinkat(self.at, name, AtFlags::empty());
+        }
+    }
+}
+
+fn unused() -> io::Result<String> {
+    let random = dir::random::<8>().map_err(io::Error::other)?;
+    Ok(format!(".longshore-{:016x}", u64::from_ne_bytes(random)))
+}
+
+/// Names the descriptor's own file, whatever has become of its name.
+fn link(file: BorrowedFd<'_>, at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, through, at, name, AtFlags::SYMLINK_FOLLOW)
+}
+
 fn directory(
     at: &OwnedFd,
     name: &OsString,
@@ -163,7 +223,7 @@ fn directory(
         }
         other => other?,
     };
-    own(&dir, header, rules)?;
+    own(dir.as_fd(), header, rules)?;
     rustix::fs::fchmod(&dir, mode)?;
     header.mtime()
 }
@@ -203,7 +263,7 @@ fn ids(header: &tar::Header, rules: Rules) -> io::Result<Option<(Uid, Gid)>> {
     Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
 }
 
-fn own(fd: &OwnedFd, header: &tar::Header, rules: Rules) -> io::Result<()> {
+fn own(fd: BorrowedFd<'_>, header: &tar::Header, rules: Rules) -> io::Result<()> {
     match ids(header, rules)? {
         Some((uid, gid)) => permitted(rustix::fs::fchown(fd, Some(uid), Some(gid))),
         None => Ok(()),
@@ -218,7 +278,7 @@ fn permitted(result: rustix::io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: &OwnedFd, rules: Rules) -> io::Result<()> {
+fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: BorrowedFd<'_>, rules: Rules) -> io::Result<()> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(()) };
     for extension in extensions {
         let extension = extension?;
@@ -236,7 +296,7 @@ fn xattrs(entry: &mut Entry<'_, &mut dyn Read>, file: &OwnedFd, rules: Rules) ->
     Ok(())
 }
 
-fn set_time(fd: &OwnedFd, seconds: u64) -> io::Result<()> {
+fn set_time(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
     let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
     Ok(rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })?)
 }
@@ -310,6 +370,30 @@ mod tests {
         .unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("in/target")).unwrap(), "old");
         assert_eq!(std::fs::read_to_string(dir.path().join("in/again")).unwrap(), "new");
+    }
+
+    /// Cut off in the middle of a file: those before it are there, of it nothing is, and what had its name still has it.
+    #[test]
+    fn a_cut_archive_leaves_nothing_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("in");
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::write(inside.join("old"), "as it was").unwrap();
+        let long = "x".repeat(3000);
+        for name in ["old", "fresh"] {
+            let bytes = hostile(&[("first", EntryType::Regular, "whole"), (name, EntryType::Regular, &long)]);
+            assert_eq!(
+                unpack(dir.path(), &bytes[..3 * 512 + 1500]).unwrap_err().kind(),
+                io::ErrorKind::UnexpectedEof
+            );
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&inside).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["first", "old"]);
+        assert_eq!(std::fs::read_to_string(inside.join("old")).unwrap(), "as it was");
+        unpack(dir.path(), &hostile(&[("old", EntryType::Regular, &long)])).unwrap();
+        assert_eq!(std::fs::read_to_string(inside.join("old")).unwrap(), long);
+        assert_eq!(std::fs::read_dir(&inside).unwrap().count(), 2);
     }
 
     /// What a container made is no more than files on the host.

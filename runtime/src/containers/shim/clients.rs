@@ -23,6 +23,8 @@ pub(super) enum Role {
     Waiting,
     /// Wants an answer when the container has stopped.
     Stopping,
+    /// The container is frozen as long as it is there.
+    Freezing,
     /// Nothing more is expected of it; goes when its queue is empty.
     Leaving,
 }

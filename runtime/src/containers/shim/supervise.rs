@@ -42,6 +42,7 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
         policy,
         stop: None,
         by_hand: false,
+        held: false,
         buffer: Vec::new(),
     };
     let socket = starter.try_clone().map_err(Error::io("duplicate", "the starter's connection"))?;
@@ -64,6 +65,8 @@ pub(super) struct Shim<'a> {
     stop: Option<Stop>,
     /// Someone ended it on purpose: the policy does not start it again.
     by_hand: bool,
+    /// It is frozen for clients that asked for it, and thaws with the last of them.
+    held: bool,
     buffer: Vec<u8>,
 }
 
@@ -123,6 +126,7 @@ impl Shim<'_> {
         self.state.set_running(started.pid);
         self.state.networks = started.networks;
         self.state.restart_count = self.restarts.count;
+        self.held = false;
         let health = Monitor::new(&self.record);
         self.state.shown.health = health.as_ref().map(Monitor::starting);
         self.save(false)?;
@@ -181,6 +185,7 @@ impl Shim<'_> {
                     Token::Health | Token::Init => {}
                 }
             }
+            self.thaw_unheld(life);
             self.clients.retain(|c| !c.is_done());
             self.close_unattended_input(life);
             self.timers(life);
@@ -358,6 +363,7 @@ impl Shim<'_> {
             }
             (Request::Pause, Some(life)) => (Role::Leaving, self.pause(life)),
             (Request::Unpause, Some(life)) => (Role::Leaving, self.unpause(life)),
+            (Request::Freeze, Some(life)) => (Role::Freezing, self.freeze(life)),
             (Request::Policy(policy), _) => {
                 self.record.host.restart_policy = policy.clone();
                 self.policy = policy;
@@ -367,11 +373,11 @@ impl Shim<'_> {
             (Request::Disconnect(network), life) => {
                 (Role::Leaving, self.disconnect(&network, life.is_some()))
             }
-            (Request::Attach(_) | Request::Pause | Request::Unpause, None) => {
+            (Request::Attach(_) | Request::Pause | Request::Unpause | Request::Freeze, None) => {
                 (Role::Leaving, Err(not_running()))
             }
         };
-        self.clients[n].role = role;
+        self.clients[n].role = if result.is_ok() { role } else { Role::Leaving };
         self.clients[n].answer(result.as_ref().copied());
     }
 
@@ -419,9 +425,28 @@ impl Shim<'_> {
             return Err(Error::Conflict(format!("Container {} is not paused", self.record.id)));
         }
         life.running.container().resume()?;
+        self.held = false;
         (self.state.shown.paused, self.state.shown.status) = (false, "running".into());
         self.all.0.emit("unpause", &self.record, &[]);
         self.save(false)
+    }
+
+    /// What the user has paused stays so for a client that wants it frozen, too.
+    fn freeze(&mut self, life: &Life) -> Result<()> {
+        if self.state.shown.paused {
+            return Ok(());
+        }
+        self.pause(life)?;
+        self.held = true;
+        Ok(())
+    }
+
+    fn thaw_unheld(&mut self, life: &Life) {
+        let holds = |c: &Client| c.role == Role::Freezing && !c.gone;
+        if self.held && !self.clients.iter().any(holds) {
+            // Frozen for nobody: if this fails, the next turn tries again.
+            let _ = self.unpause(life);
+        }
     }
 
     /// `-i` without `-t`: when the client that fed it has gone, its input ends.
@@ -506,6 +531,7 @@ impl Shim<'_> {
                 Role::Attached { .. } | Role::Waiting => client.send(kind, &code.to_le_bytes()),
                 Role::Stopping => client.answer(Ok(())),
                 Role::New | Role::Leaving => continue,
+                Role::Freezing => {}
             }
             client.role = Role::Leaving;
         }
