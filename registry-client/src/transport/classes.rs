@@ -14,7 +14,8 @@ impl AddressClasses {
     pub const PRIVATE: Self = Self(2);
     /// 127/8, ::1.
     pub const LOOPBACK: Self = Self(4);
-    /// 169.254/16 (where clouds serve credentials), fe80::/10.
+    /// 169.254/16 (where clouds serve credentials), fe80::/10, and where some clouds serve such things elsewhere (`100.100.100.200`,
+    /// `168.63.129.16`, `fd00:ec2::254` and others).
     pub const LINK_LOCAL: Self = Self(8);
     /// Unspecified, multicast, documentation, reserved.
     pub const SPECIAL: Self = Self(16);
@@ -62,8 +63,11 @@ pub fn class_of(address: IpAddr) -> AddressClasses {
 }
 
 fn class_of_v4(v4: Ipv4Addr) -> AddressClasses {
-    let [a, b, c, _] = v4.octets();
+    let [a, b, c, d] = v4.octets();
     match (a, b, c) {
+        // What Alibaba and Azure have for their machines, in ranges of others.
+        (100, 100, 100) if d == 200 => AddressClasses::LINK_LOCAL,
+        (168, 63, 129) if d == 16 => AddressClasses::LINK_LOCAL,
         (127, ..) => AddressClasses::LOOPBACK,
         (169, 254, _) => AddressClasses::LINK_LOCAL,
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => AddressClasses::PRIVATE,
@@ -81,6 +85,10 @@ fn class_of_v6(v6: Ipv6Addr) -> AddressClasses {
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClasses::LOOPBACK,
         [first, ..] if first & 0xffc0 == 0xfe80 => AddressClasses::LINK_LOCAL,
+        // Amazon's, Google's and Scaleway's, each in a private range.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+        | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+        | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42] => AddressClasses::LINK_LOCAL,
         // Site-local is retired, and still private where it is used.
         [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => AddressClasses::PRIVATE,
         // Documentation, and what protocols use among themselves, such as Teredo, which hides an IPv4 address.
@@ -121,7 +129,15 @@ mod tests {
             ("169.254.169.254", A::LINK_LOCAL),
             ("::ffff:169.254.169.254", A::LINK_LOCAL),
             ("fe80::1", A::LINK_LOCAL),
-            ("fd00:ec2::254", A::PRIVATE),
+            ("fd00:ec2::254", A::LINK_LOCAL),
+            ("fd20:ce::254", A::LINK_LOCAL),
+            ("fd00:42::42", A::LINK_LOCAL),
+            ("fd00:ec2::253", A::PRIVATE),
+            ("100.100.100.200", A::LINK_LOCAL),
+            ("::ffff:100.100.100.200", A::LINK_LOCAL),
+            ("100.100.100.201", A::PRIVATE),
+            ("168.63.129.16", A::LINK_LOCAL),
+            ("168.63.129.17", A::GLOBAL),
             ("10.1.2.3", A::PRIVATE),
             ("172.31.0.1", A::PRIVATE),
             ("172.32.0.1", A::GLOBAL),
