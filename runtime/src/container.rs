@@ -103,8 +103,9 @@ impl Container {
         let result = wake(&socket, record);
         // Whatever came of it, nobody waits there any more.
         let _ = fs::remove_file(self.dir.socket());
-        let started =
-            result.and_then(|()| hooks::run(&record.spec, "poststart", &document(record, Status::Running)));
+        let helper = &self.runtime.inner.helper;
+        let poststart = || hooks::run(helper, &record.spec, "poststart", &document(record, Status::Running));
+        let started = result.and_then(|()| poststart());
         // runtime.md, "Lifecycle": a failed poststart hook stops the container. So does a filter whose agent did not get its descriptor.
         if started.is_err()
             && let Some(pidfd) = record.pidfd()
@@ -212,7 +213,12 @@ impl Container {
         record.groups.remove()?;
         self.dir.remove()?;
         // A failure here is told, and takes nothing back: the container is gone.
-        hooks::run_all(&record.spec, "poststop", &document(record, Status::Stopped))
+        hooks::run_all(
+            &self.runtime.inner.helper,
+            &record.spec,
+            "poststop",
+            &document(record, Status::Stopped),
+        )
     }
 
     /// Kills init, and waits until it is gone.

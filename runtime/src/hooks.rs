@@ -1,21 +1,24 @@
 //! Hooks (config.md, "POSIX-platform Hooks"; runtime.md, "Lifecycle").
 //!
 //! `prestart`, `createRuntime`, `poststart` and `poststop` run here, in the runtime's namespaces; `createContainer` and
-//! `startContainer` are steps of the plan. A hook gets its own environment, never the container's.
+//! `startContainer` are steps of the plan. A hook gets its own environment, never the container's, and of the caller's descriptors none:
+//! the start-up helper becomes its program.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::error::{Error, Result};
-use crate::process;
+use crate::error::{Context, Error, Result};
+use crate::launch::status_socket;
+use crate::plan;
 use crate::state::Status;
+use crate::stdio::{Stdio, Streams};
+use crate::sys::{self, Ended, Spawn};
 
 /// The state document that a hook reads on its standard input.
 pub(crate) fn document(spec: &Spec, id: &str, status: Status, pid: Option<&str>, bundle: &Path) -> String {
@@ -61,50 +64,89 @@ fn pick<'a>(hooks: &'a Hooks, kind: &str) -> &'a Option<Vec<Hook>> {
 }
 
 /// Runs all of a kind in order; the first failure ends it.
-pub(crate) fn run(spec: &Spec, kind: &str, input: &str) -> Result<()> {
-    of(spec, kind).iter().try_for_each(|hook| one(hook, kind, input))
+pub(crate) fn run(helper: &OwnedFd, spec: &Spec, kind: &str, input: &str) -> Result<()> {
+    of(spec, kind).iter().try_for_each(|hook| one(helper, hook, kind, input))
 }
 
 /// Runs those for the moment when the namespaces exist.
-pub(crate) fn with_namespaces(spec: &Spec, id: &str, pid: u32, bundle: &Path) -> Result<()> {
+pub(crate) fn with_namespaces(
+    helper: &OwnedFd,
+    spec: &Spec,
+    id: &str,
+    pid: u32,
+    bundle: &Path,
+) -> Result<()> {
     let state = document(spec, id, Status::Creating, Some(&pid.to_string()), bundle);
-    run(spec, "prestart", &state)?;
-    run(spec, "createRuntime", &state)
+    run(helper, spec, "prestart", &state)?;
+    run(helper, spec, "createRuntime", &state)
 }
 
 /// Runs all of a kind, whatever comes of them: the first failure.
-pub(crate) fn run_all(spec: &Spec, kind: &str, input: &str) -> Result<()> {
-    let results: Vec<Result<()>> = of(spec, kind).iter().map(|hook| one(hook, kind, input)).collect();
-    results.into_iter().collect()
+pub(crate) fn run_all(helper: &OwnedFd, spec: &Spec, kind: &str, input: &str) -> Result<()> {
+    let results = of(spec, kind).iter().map(|hook| one(helper, hook, kind, input));
+    results.collect::<Vec<Result<()>>>().into_iter().collect()
 }
 
-fn one(hook: &Hook, kind: &str, input: &str) -> Result<()> {
+fn one(helper: &OwnedFd, hook: &Hook, kind: &str, input: &str) -> Result<()> {
     let fail = |reason: String| Error::Hook { kind: kind.to_owned(), path: hook.path().clone(), reason };
-    let mut command = Command::new(hook.path());
-    if let Some((arg0, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
-        command.arg0(arg0).args(rest);
-    }
-    let env = hook.env().iter().flatten().filter_map(|e| e.split_once('='));
-    command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
+    let mut child = Child::start(helper, hook)?.map_err(|e| fail(e.to_string()))?;
     let mut said = Vec::new();
-    let status = match attend(&mut child, input, hook.timeout(), &mut said) {
-        Ok(Some(status)) => status,
+    let ended = match attend(&mut child, input, hook.timeout(), &mut said) {
+        Ok(Some(ended)) => ended,
         other => {
-            let _ = child.kill();
-            let _ = child.wait();
+            // It may have ended just now.
+            let _ = sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL);
+            let _ = sys::wait(&child.pidfd, None);
             return Err(fail(other.map_or_else(|e| e.to_string(), |_| "timed out".to_owned())));
         }
     };
-    if status.success() {
-        return Ok(());
-    }
-    let ended = match (status.code(), status.signal()) {
+    let ended = match (ended.code, ended.signal) {
+        (Some(0), _) => return Ok(()),
         (Some(code), _) => format!("exit status {code}"),
         (None, signal) => format!("signal {}", signal.unwrap_or(0)),
     };
     let said = String::from_utf8_lossy(&said);
     Err(fail(if said.trim().is_empty() { ended } else { format!("{ended}: {}", said.trim()) }))
+}
+
+/// A hook that runs.
+struct Child {
+    pidfd: OwnedFd,
+    stdin: Option<File>,
+    stderr: Option<File>,
+}
+
+impl Child {
+    /// The inner error is that of its `execve`.
+    fn start(helper: &OwnedFd, hook: &Hook) -> Result<io::Result<Self>> {
+        let mut streams = Streams::new([Stdio::Piped, Stdio::Null, Stdio::Piped], 3)?;
+        let (status, theirs) = status_socket(3)?;
+        let fds: Vec<_> = streams.child.iter().flatten().chain([&theirs]).map(AsRawFd::as_raw_fd).collect();
+        let plan = plan::hook(hook, streams.numbers(), theirs.as_raw_fd())?;
+        let memory =
+            sys::memory(c"longshore-hook", &plan.bytes).map_err(Error::os("make the plan's memory"))?;
+        let request = Spawn {
+            program: helper.as_fd(),
+            plan: memory.as_fd(),
+            plan_len: plan.bytes.len(),
+            namespaces: 0,
+            cgroup: None,
+            keep: &fds,
+        };
+        let (_, pidfd) = sys::spawn(&request).map_err(Error::os("clone3"))?;
+        drop(theirs);
+        if let Some((failed, _)) =
+            sys::receive(status.as_raw_fd()).map_err(Error::os("read the status socket"))?
+        {
+            sys::wait(&pidfd, None).map_err(Error::os("reap a hook"))?;
+            return Ok(Err(io::Error::from_raw_os_error(failed.value)));
+        }
+        let [stdin, _, stderr] = streams.parent.each_mut().map(|fd| fd.take().map(File::from));
+        for fd in [&stdin, &stderr].into_iter().flatten() {
+            rustix::io::ioctl_fionbio(fd, true).context("make a pipe of a hook's not wait")?;
+        }
+        Ok(Ok(Self { pidfd, stdin, stderr }))
+    }
 }
 
 /// Of what a hook says, so much is kept.
@@ -117,18 +159,13 @@ fn attend(
     input: &str,
     timeout: Option<i64>,
     said: &mut Vec<u8>,
-) -> io::Result<Option<ExitStatus>> {
+) -> io::Result<Option<Ended>> {
     let timeout = timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let pidfd = process::open(child.id()).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    let mut stdin = child.stdin.take();
-    let mut stderr = child.stderr.take();
-    for fd in stdin.iter().map(AsFd::as_fd).chain(stderr.iter().map(AsFd::as_fd)) {
-        rustix::io::ioctl_fionbio(fd, true)?;
-    }
+    let Child { pidfd, stdin, stderr } = child;
     let mut rest = input.as_bytes();
     loop {
-        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
         fds.extend(stdin.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
         fds.extend(stderr.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -141,14 +178,14 @@ fn attend(
         let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
         drop(fds);
         if stdin.as_mut().is_some_and(|fd| feed(fd, &mut rest)) {
-            stdin = None;
+            *stdin = None;
         }
         if stderr.as_mut().is_some_and(|fd| hear(fd, said)) {
-            stderr = None;
+            *stderr = None;
         }
         // Something it left behind may hold the pipe: what was there now will do.
         if ended {
-            return child.wait().map(Some);
+            return sys::wait(pidfd, None);
         }
     }
 }

@@ -129,8 +129,12 @@ impl Runtime {
         drop(lock);
         if matches!(result, Err(Error::Hook { .. })) {
             // runtime.md, "Lifecycle": a failed hook ends in destruction, and that in the poststop hooks; the first error is the one to tell.
-            let _ =
-                hooks::run_all(spec, "poststop", &hooks::document(spec, id, Status::Stopped, None, &bundle));
+            let _ = hooks::run_all(
+                &self.inner.helper,
+                spec,
+                "poststop",
+                &hooks::document(spec, id, Status::Stopped, None, &bundle),
+            );
         }
         result
     }
@@ -225,7 +229,7 @@ impl Runtime {
                 maps: maps.as_ref(),
                 on_namespaces: &mut |pid| {
                     devices.move_to(pid)?;
-                    hooks::with_namespaces(spec, &dir.id, pid, &bundle)
+                    hooks::with_namespaces(&self.inner.helper, spec, &dir.id, pid, &bundle)
                 },
             },
             &status,

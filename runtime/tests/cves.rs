@@ -363,6 +363,33 @@ fn hooks_have_an_environment_of_their_own() {
     also_unprivileged("hooks_have_an_environment_of_their_own");
 }
 
+/// CVE-2024-21626, the part of hooks: what the embedding program has open without close-on-exec, no hook gets.
+#[test]
+fn hooks_have_no_descriptors_of_the_host() {
+    let Some(world) = World::new() else { return };
+    let seen = world.dir.path().join("seen");
+    let secret = fs::File::create(world.dir.path().join("secret")).unwrap();
+    // Unlike what std opens, it goes to every program that is executed.
+    let open = rustix::io::dup(&secret).unwrap();
+    let inside = "ls /proc/self/fd | tr '\\n' ' ' >>/seen";
+    let outside = format!("ls /proc/self/fd | tr '\\n' ' ' >>{}", seen.display());
+    let hook =
+        |script: &str| serde_json::json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "env": []}]);
+    let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let mut hooks: serde_json::Map<_, _> =
+        kinds.iter().map(|kind| ((*kind).to_owned(), hook(&outside))).collect();
+    hooks.insert("startContainer".to_owned(), hook(inside));
+    let mut spec = world.spec(&["true"]);
+    spec.set_hooks(serde_json::from_value(hooks.into()).unwrap());
+    spec.root_mut().as_mut().unwrap().set_readonly(Some(false));
+    assert_eq!(world.run(&id("hooks"), &spec).0, 0);
+    drop(open);
+    // 3 is the directory that is read.
+    assert_eq!(fs::read_to_string(&seen).unwrap(), "0 1 2 3 ".repeat(kinds.len()));
+    assert_eq!(fs::read_to_string(world.rootfs().join("seen")).unwrap(), "0 1 2 3 ");
+    also_unprivileged("hooks_have_no_descriptors_of_the_host");
+}
+
 /// CVE-2022-1708, where the engine itself listens: what a hook says is bounded, and a hook that talks without end, or does not read,
 /// holds nobody up.
 #[test]

@@ -4,10 +4,9 @@ use std::error::Error as _;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use longshore_runtime::{
     Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, console, send_pidfd,
@@ -16,8 +15,11 @@ use oci_spec::runtime::{LinuxResources, Process};
 use rustix::fs::FileType;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getegid, geteuid, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
+use signal_hook::consts::SIGWINCH;
 
 use crate::args::{Args, Command, Create, Exec, Update};
+use crate::signals::Signals;
+use crate::terminal::Attached;
 use crate::{config, template, terminal};
 
 /// What ends a command: one line, with the causes.
@@ -187,6 +189,8 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
     if let Some(process) = spec.process_mut() {
         surroundings(process, &root, listen);
     }
+    // What comes before the container is there waits for it.
+    let signals = foreground.then(Signals::new).transpose()?;
     let mut created = runtime.create(&arguments.id, &spec, options)?;
     warnings.extend_from_slice(created.warnings());
     for warning in &warnings {
@@ -205,43 +209,42 @@ fn make(args: &Args, runtime: &Runtime, arguments: &Create, run: bool) -> Result
         return Ok(0);
     }
     let mut running = created.start()?;
-    if !foreground {
+    let Some(signals) = signals else {
         running.detach();
         return Ok(0);
-    }
-    let attached =
-        console.filter(|_| arguments.console_socket.is_none()).map(terminal::attach).transpose()?;
-    forward_signals(running.container())?;
-    let exit = wait(|time| running.wait(time))?;
-    if let Some((raw, copy)) = attached {
-        let _ = copy.join();
-        drop(raw);
-    }
+    };
+    let console = console.filter(|_| arguments.console_socket.is_none());
+    attend(signals, &running, console, |signal| running.kill(signal))?;
+    let exit = code(running.wait(None)?);
     if arguments.keep {
         running.detach();
     }
     Ok(exit)
 }
 
-fn wait(mut wait: impl FnMut(Option<Duration>) -> longshore_runtime::Result<Option<Exit>>) -> Result<u8> {
-    loop {
-        if let Some(exit) = wait(None)? {
-            return Ok(exit.code.clamp(0, 255) as u8);
+/// In the foreground until its end: its terminal is ours, and what our own process is told, it is.
+fn attend(
+    mut signals: Signals,
+    process: &impl AsFd,
+    console: Option<OwnedFd>,
+    kill: impl Fn(i32) -> longshore_runtime::Result<()>,
+) -> Result<()> {
+    let attached = console.map(terminal::attach).transpose()?;
+    signals.until_end(process, |signal| {
+        if signal == SIGWINCH {
+            attached.iter().for_each(Attached::resize);
+        } else {
+            // It may have ended just now; then there is nobody to tell.
+            let _ = kill(signal);
         }
-    }
+    })?;
+    attached.into_iter().for_each(Attached::finish);
+    Ok(())
 }
 
-/// What our own process is told, the container's is.
-fn forward_signals(container: &Container) -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
-        let container = container.clone();
-        terminal::on_signal(signal, move || {
-            // It may have ended just now; then there is nobody to tell.
-            let _ = container.kill(signal, false);
-        })?;
-    }
-    Ok(())
+/// The exit code: nothing that has ended is without one.
+fn code(exit: Option<Exit>) -> u8 {
+    exit.map_or(255, |exit| exit.code.clamp(0, 255) as u8)
 }
 
 /// What runc adds to a process's environment.
@@ -307,6 +310,7 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     if !terminal {
         options.stdio = streams()?;
     }
+    let signals = (!arguments.detach).then(Signals::new).transpose()?;
     let mut running = container.exec(&process, options)?;
     let console = running.take_console();
     if let (Some(socket), Some(console)) = (&arguments.console_socket, &console) {
@@ -316,17 +320,10 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
         send_pidfd(socket, &running)?;
     }
     write_pid(arguments.pid_file.as_deref(), running.pid())?;
-    if arguments.detach {
-        return Ok(0);
-    }
-    let attached =
-        console.filter(|_| arguments.console_socket.is_none()).map(terminal::attach).transpose()?;
-    let code = wait(|time| running.wait(time))?;
-    if let Some((raw, copy)) = attached {
-        let _ = copy.join();
-        drop(raw);
-    }
-    Ok(code)
+    let Some(signals) = signals else { return Ok(0) };
+    let console = console.filter(|_| arguments.console_socket.is_none());
+    attend(signals, &running, console, |signal| running.kill(signal))?;
+    Ok(code(running.wait(None)?))
 }
 
 fn process(container: &Container, arguments: &Exec) -> Result<Process> {
@@ -351,12 +348,8 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
     if let Some(user) = arguments.user.as_ref().filter(|user| !user.is_empty()) {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
         let id = |text: &str| {
-            // `parse` takes a plus, too.
-            let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-            digits
-                .unwrap_or_default()
-                .parse::<u32>()
-                .map_err(|_| Failure(format!("user {user:?}: UID[:GID] in digits is wanted")))
+            config::digits(text)
+                .ok_or_else(|| Failure(format!("user {user:?}: UID[:GID] in digits is wanted")))
         };
         process.user_mut().set_uid(id(uid)?);
         if let Some(gid) = gid {

@@ -93,8 +93,13 @@ fn home(root: &Path, uid: u32) -> Option<String> {
     file.take(1 << 20).read_to_string(&mut text).ok()?;
     text.lines().find_map(|line| {
         let mut fields = line.split(':').skip(2);
-        (fields.next()?.parse() == Ok(uid)).then(|| fields.nth(2).map(str::to_owned))?
+        (digits(fields.next()?) == Some(uid)).then(|| fields.nth(2).map(str::to_owned))?
     })
+}
+
+/// A user's or group's number. `parse` takes a plus, too.
+pub(crate) fn digits(text: &str) -> Option<u32> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Descriptors 3 and up that systemd passed (sd_listen_fds(3)): how many.

@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod config;
 mod events;
+mod signals;
 mod template;
 mod terminal;
 

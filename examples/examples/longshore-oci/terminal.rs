@@ -3,14 +3,12 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 
 use longshore_runtime::console;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use signal_hook::consts::SIGWINCH;
 
 /// Raw mode of our own terminal, and back.
-pub(crate) struct Raw(Option<Termios>);
+struct Raw(Option<Termios>);
 
 impl Raw {
     fn new() -> Self {
@@ -31,12 +29,32 @@ impl Drop for Raw {
     }
 }
 
-/// Connects our standard streams with the terminal; the guard ends raw mode.
-pub(crate) fn attach(console: OwnedFd) -> io::Result<(Raw, std::thread::JoinHandle<()>)> {
+/// Our standard streams, connected with a container's terminal.
+pub(crate) struct Attached {
+    /// Ends raw mode.
+    _raw: Raw,
+    output: std::thread::JoinHandle<()>,
+    size: OwnedFd,
+}
+
+impl Attached {
+    /// Our own terminal has changed its size.
+    pub(crate) fn resize(&self) {
+        resize(&self.size);
+    }
+
+    /// Waits until the last of the output has been copied.
+    pub(crate) fn finish(self) {
+        // It does not panic; and there would be nothing to do about it.
+        let _ = self.output.join();
+    }
+}
+
+/// Connects our standard streams with the terminal.
+pub(crate) fn attach(console: OwnedFd) -> io::Result<Attached> {
     let (mut output, size) = (File::from(console.try_clone()?), console.try_clone()?);
     let mut input = File::from(console);
     resize(&size);
-    on_signal(SIGWINCH, move || resize(&size))?;
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = io::stdin().read(&mut buffer) {
@@ -45,7 +63,7 @@ pub(crate) fn attach(console: OwnedFd) -> io::Result<(Raw, std::thread::JoinHand
             }
         }
     });
-    let copy = std::thread::spawn(move || {
+    let output = std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         // EIO is how a terminal says that its other side is closed.
         while let Ok(n @ 1..) = output.read(&mut buffer) {
@@ -55,23 +73,11 @@ pub(crate) fn attach(console: OwnedFd) -> io::Result<(Raw, std::thread::JoinHand
             }
         }
     });
-    Ok((Raw::new(), copy))
+    Ok(Attached { _raw: Raw::new(), output, size })
 }
 
 fn resize(console: &impl AsFd) {
     if let Ok(size) = tcgetwinsize(io::stdin()) {
         let _ = console::resize(console, size.ws_row, size.ws_col);
     }
-}
-
-/// Calls back for every arrival of a signal, on a thread of its own.
-pub(crate) fn on_signal(signal: i32, mut call: impl FnMut() + Send + 'static) -> io::Result<()> {
-    let (mut read, write) = UnixStream::pair()?;
-    signal_hook::low_level::pipe::register(signal, write)?;
-    std::thread::spawn(move || {
-        while let Ok(1) = read.read(&mut [0]) {
-            call();
-        }
-    });
-    Ok(())
 }

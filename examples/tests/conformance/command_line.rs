@@ -190,6 +190,15 @@ fn exec() -> Vec<Trial> {
             }
         })
         .runc("it takes a plus, and what its integers can hold"),
+        trial("HOME is that of the root's /etc/passwd, whose numbers are digits", |oci| {
+            let patch = json!({"process": {"args": ["sh", "-c", "echo $HOME"]}});
+            for (users, home) in [("a:x:0:0::/a:\n", "/a\n"), ("a:x:+0:0::/a:\nb:x:0:0::/b:\n", "/b\n")] {
+                let bundle = Bundle::new(oci, &patch);
+                bundle.put("rootfs/etc/passwd", users);
+                assert_eq!(oci.ok(&["run", "--bundle", &bundle.path(""), &bundle.id]), home);
+            }
+        })
+        .runc("it takes a plus"),
         trial("exec: --cap and --no-new-privs", |oci| {
             let bundle = sleeper(oci);
             let status =
@@ -342,6 +351,28 @@ fn listing() -> Vec<Trial> {
                 "{data}"
             );
             assert!(data["memory"]["raw"].as_object().is_some_and(|raw| raw.contains_key("cache")), "{data}");
+        }),
+        trial("events tells of memory that runs out, and ends with the container", |oci| {
+            let hog = "dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; echo killed >/done; sleep 60";
+            let bundle = Bundle::new(
+                oci,
+                &json!({"process": {"args": ["sh", "-c", hog]}, "linux": {"resources": {"memory": {"limit": 16777216, "swap": 16777216}}}}),
+            );
+            bundle.create();
+            let out = fs::File::create(bundle.path("events")).expect("a file");
+            let mut events = oci.command(&["events", "--interval", "100ms", &bundle.id]);
+            let mut events = events.stdout(out).spawn().expect("it starts");
+            let of_kind = |kind: &str| {
+                let lines = bundle.get("events");
+                let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                events.filter(|event| event["type"] == kind && event["id"] == bundle.id.as_str()).count()
+            };
+            assert!(wait_for(Duration::from_secs(60), || of_kind("stats") > 0), "{}", bundle.get("events"));
+            oci.ok(&["start", &bundle.id]);
+            assert!(wait_for(Duration::from_secs(60), || bundle.get("rootfs/done") == "killed\n"));
+            assert!(wait_for(Duration::from_secs(60), || of_kind("oom") > 0), "{}", bundle.get("events"));
+            oci.ok(&["delete", "--force", &bundle.id]);
+            assert!(wait_for(Duration::from_secs(60), || matches!(events.try_wait(), Ok(Some(_)))));
         }),
     ]
 }

@@ -1,5 +1,8 @@
 //! runtime.md: state, life cycle, operations, errors.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use serde_json::json;
 
 use crate::world::{Bundle, Oci, Trial, trial};
@@ -186,6 +189,14 @@ fn signals() -> Vec<Trial> {
                 bundle.wait_for("stopped");
             }
         }),
+        trial("what run and exec are told, their process is", |oci| {
+            let waits = "trap 'echo got; exit 7' TERM; echo up; while :; do sleep 0.1; done";
+            let bundle = Bundle::new(oci, &json!({"process": {"args": ["sh", "-c", waits]}}));
+            told(oci.command(&["run", "--bundle", &bundle.path(""), &bundle.id]));
+            let bundle = sleeper(oci);
+            bundle.start();
+            told(oci.command(&["exec", &bundle.id, "sh", "-c", waits]));
+        }),
         trial("kill of an unknown signal is an error", |oci| {
             let bundle = sleeper(oci);
             bundle.start();
@@ -224,4 +235,15 @@ fn signals() -> Vec<Trial> {
             assert!(got.contains("init") && got.contains("child"), "{got:?}");
         }),
     ]
+}
+
+/// It says `up`, is sent a signal, and ends as its container's process does.
+fn told(mut command: Command) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert_eq!(out.next().as_deref(), Some("up"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    assert_eq!(out.next().as_deref(), Some("got"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(7));
 }

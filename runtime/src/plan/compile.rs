@@ -438,9 +438,7 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     process::capabilities(b, input);
     process::no_new_privileges(b, input);
     b.label("signals");
-    let none = b.bytes(&0u64.to_ne_bytes());
-    let set = Arg::from(libc::SIG_SETMASK);
-    b.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, none.into(), 0.into(), 8.into()]);
+    process::unblock_signals(b);
     process::descriptors(b, input);
     if !early_filter && let Some(filter) = input.filter {
         filter.load(b);

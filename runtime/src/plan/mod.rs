@@ -12,6 +12,7 @@ mod options;
 mod process;
 
 pub(crate) use compile::{Input, Mode, RootSource, compile};
+pub(crate) use hooks::hook;
 pub(crate) use mounts::{OpenSource, SourceKind, binds_tree, idmap_option, inside};
 
 use std::borrow::Cow;

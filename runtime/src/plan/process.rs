@@ -30,12 +30,23 @@ pub(super) fn descriptors(b: &mut Builder, input: &Input<'_>) {
     for (n, fd) in input.preserve.iter().enumerate() {
         b.call("dup3", libc::SYS_dup3, [(*fd).into(), (3 + n).into(), 0.into()]);
     }
-    let from = 3 + input.preserve.len();
+    close_on_exec(b, 3 + input.preserve.len());
+}
+
+/// No descriptor from this number on gets to the program.
+pub(super) fn close_on_exec(b: &mut Builder, from: usize) {
     b.call(
         "close_range",
         libc::SYS_close_range,
         [from.into(), u32::MAX.into(), libc::CLOSE_RANGE_CLOEXEC.into()],
     );
+}
+
+/// The helper runs with every signal blocked; no program does.
+pub(super) fn unblock_signals(b: &mut Builder) {
+    let none = b.bytes(&0u64.to_ne_bytes());
+    let set = Arg::from(libc::SIG_SETMASK);
+    b.call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [set, none.into(), 0.into(), 8.into()]);
 }
 
 /// A session of its own, and the terminal as its controlling one.
