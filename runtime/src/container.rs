@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-
 use crate::cgroup::{OomEvents, Stats};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::hooks;
 use crate::launch::wake;
+use crate::parking;
 use crate::process;
-use crate::runtime::{Runtime, through_proc};
-use crate::state::{Dir, Record, State, Status};
+use crate::runtime::Runtime;
+use crate::state::{Record, State, Status};
 use crate::sys;
 
 /// What a hook reads.
@@ -28,22 +27,22 @@ fn document(record: &Record, status: Status) -> String {
     )
 }
 
-/// A container by ID, whoever started it. All that it tells is read afresh from its state on disk and from the kernel.
+/// A container by ID, whoever started it. All that it tells is read afresh from the store and from the kernel.
 #[derive(Clone, Debug)]
 pub struct Container {
     pub(crate) runtime: Runtime,
-    pub(crate) dir: Dir,
+    pub(crate) id: String,
 }
 
 impl Container {
     /// Its ID.
     pub fn id(&self) -> &str {
-        &self.dir.id
+        &self.id
     }
 
     /// Its state, checked against the kernel.
     pub fn state(&self) -> Result<State> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         let status = self.status(&record);
         Ok(State {
             pid: (status != Status::Stopped).then_some(record.pid),
@@ -63,13 +62,28 @@ impl Container {
 
     /// The spec that it was created from.
     pub fn spec(&self) -> Result<oci_spec::runtime::Spec> {
-        Ok(self.dir.read()?.spec)
+        Ok(self.record()?.spec)
+    }
+
+    /// What is written about it.
+    pub(crate) fn record(&self) -> Result<Record> {
+        let store = &self.runtime.inner.store;
+        let bytes = store.read(&self.id)?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::State {
+            path: store.directory(&self.id).unwrap_or_else(|| self.id.clone().into()),
+            source: e.into(),
+        })
+    }
+
+    /// Its directory in the store, if it has one.
+    fn directory(&self) -> Option<PathBuf> {
+        self.runtime.inner.store.directory(&self.id)
     }
 
     fn status(&self, record: &Record) -> Status {
         if !record.is_alive() {
             Status::Stopped
-        } else if self.dir.socket().exists() && matches!(self.knock(), Ok(Some(_))) {
+        } else if self.is_parked() {
             Status::Created
         } else if record.groups.is_frozen() {
             Status::Paused
@@ -78,20 +92,25 @@ impl Container {
         }
     }
 
+    /// Its process waits for the start.
+    fn is_parked(&self) -> bool {
+        match self.directory() {
+            Some(dir) => parking::is_parked_in(&dir),
+            None => self.runtime.inner.parking.has(&self.id),
+        }
+    }
+
     /// A connection to the parked process; `None` when nobody waits there any more.
     fn knock(&self) -> Result<Option<OwnedFd>> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .context("make a socket")?;
-        match through_proc(&self.dir, |address| connect(&socket, address))? {
-            Ok(()) => Ok(Some(socket)),
-            Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
-            Err(e) => Err(Error::Os { what: "connect to the start socket".to_owned(), source: e.into() }),
+        match self.directory() {
+            Some(dir) => parking::knock_in(&dir),
+            None => Ok(self.runtime.inner.parking.take(&self.id)),
         }
     }
 
     /// Starts a created one, and returns when `execve` has succeeded.
     pub fn start(&self) -> Result<()> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         match self.status(&record) {
             Status::Created => self.start_parked(&record),
             status => Err(Error::WrongStatus { action: "start", status: status.as_str() }),
@@ -102,7 +121,9 @@ impl Container {
         let socket = self.knock()?.ok_or(Error::Died)?;
         let result = wake(&socket, record);
         // Whatever came of it, nobody waits there any more.
-        let _ = fs::remove_file(self.dir.socket());
+        if let Some(dir) = self.directory() {
+            parking::clear(&dir);
+        }
         let helper = &self.runtime.inner.helper;
         let poststart = || hooks::run(helper, &record.spec, "poststart", &document(record, Status::Running));
         let started = result.and_then(|()| poststart());
@@ -117,7 +138,7 @@ impl Container {
 
     /// Sends a signal to its init, or to all its processes.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         if all {
             return process::signal_all(|| self.members(&record), signal).map(drop);
         }
@@ -131,7 +152,7 @@ impl Container {
 
     /// PIDs of its processes, in the caller's PID namespace.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         self.members(&record)
     }
 
@@ -156,7 +177,7 @@ impl Container {
 
     /// Changes its limits; what `resources` leaves out stays.
     pub fn update(&self, resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         match self.status(&record) {
             Status::Stopped => Err(Error::WrongStatus { action: "update", status: Status::Stopped.as_str() }),
             _ => record.groups.apply(resources, None),
@@ -165,17 +186,17 @@ impl Container {
 
     /// What it uses now.
     pub fn stats(&self) -> Result<Stats> {
-        Ok(self.dir.read()?.groups.stats())
+        Ok(self.record()?.groups.stats())
     }
 
     /// Word of memory that runs out, from now on. For a container that is created and not started, nothing is missed.
     pub fn oom_events(&self) -> Result<OomEvents> {
-        self.dir.read()?.groups.oom_events()
+        self.record()?.groups.oom_events()
     }
 
     /// Freezes it.
     pub fn pause(&self) -> Result<()> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         match self.status(&record) {
             Status::Created | Status::Running => record.groups.freeze(true),
             status => Err(Error::WrongStatus { action: "pause", status: status.as_str() }),
@@ -184,7 +205,7 @@ impl Container {
 
     /// Thaws it.
     pub fn resume(&self) -> Result<()> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         match self.status(&record) {
             Status::Paused => record.groups.freeze(false),
             status => Err(Error::WrongStatus { action: "resume", status: status.as_str() }),
@@ -193,7 +214,7 @@ impl Container {
 
     /// Removes it: cgroups, state. A running one needs `force`.
     pub fn delete(&self, force: bool) -> Result<()> {
-        self.delete_record(&self.dir.read()?, force)
+        self.delete_record(&self.record()?, force)
     }
 
     pub(crate) fn delete_record(&self, record: &Record, force: bool) -> Result<()> {
@@ -211,7 +232,8 @@ impl Container {
             record.groups.kill()?;
         }
         record.groups.remove()?;
-        self.dir.remove()?;
+        self.runtime.inner.parking.take(&self.id);
+        self.runtime.inner.store.remove(&self.id)?;
         // A failure here is told, and takes nothing back: the container is gone.
         hooks::run_all(
             &self.runtime.inner.helper,
@@ -238,10 +260,10 @@ impl Container {
 
     /// A pidfd of its init, while it lives.
     pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
-        Ok(self.dir.read()?.pidfd())
+        Ok(self.record()?.pidfd())
     }
 
     pub(crate) fn oom_killed(&self) -> bool {
-        self.dir.read().is_ok_and(|record| record.groups.oom_killed())
+        self.record().is_ok_and(|record| record.groups.oom_killed())
     }
 }

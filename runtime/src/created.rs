@@ -31,7 +31,8 @@ struct Handle {
     console: Option<OwnedFd>,
     exit: Option<Exit>,
     record: Record,
-    identity: Option<(u64, u64)>,
+    /// As it was published: another container of the same ID has another.
+    published: Vec<u8>,
     kept: bool,
 }
 
@@ -46,7 +47,8 @@ impl Drop for Handle {
             let _ = self.wait(None);
         }
         // Whoever knows the ID may have removed it already, and another may have it now.
-        if self.container.dir.identity().is_some_and(|now| Some(now) == self.identity) {
+        let store = &self.container.runtime.inner.store;
+        if store.read(&self.container.id).is_ok_and(|now| now == self.published) {
             let _ = self.container.delete_record(&self.record, true);
         }
     }
@@ -66,13 +68,12 @@ impl Created {
         container: Container,
         launched: Launched,
         stdio: [Option<OwnedFd>; 3],
-        record: Record,
+        (record, published): (Record, Vec<u8>),
         warnings: Vec<String>,
     ) -> Self {
         let Launched { pid, pidfd, console, netns, .. } = launched;
-        let identity = container.dir.identity();
         let process =
-            Handle { container, pid, pidfd, stdio, console, exit: None, record, identity, kept: false };
+            Handle { container, pid, pidfd, stdio, console, exit: None, record, published, kept: false };
         Self { process, netns, warnings }
     }
 

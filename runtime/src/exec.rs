@@ -34,7 +34,7 @@ impl Container {
     /// Runs one more process in it, and returns when its `execve` has succeeded. Where `process` names no capabilities it gets those of
     /// the container's own process; seccomp, namespaces and cgroups are always the container's.
     pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<ExecProcess> {
-        let record = self.dir.read()?;
+        let record = self.record()?;
         let Some(init) = record.pidfd() else {
             return Err(Error::WrongStatus { action: "exec in", status: Status::Stopped.as_str() });
         };

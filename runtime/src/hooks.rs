@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::error::{Context, Error, Result};
 use crate::launch::status_socket;
 use crate::plan;
 use crate::state::Status;
-use crate::stdio::{Stdio, Streams};
+use crate::stdio::at_least;
 use crate::sys::{self, Ended, Spawn};
 
 /// The state document that a hook reads on its standard input.
@@ -119,10 +120,12 @@ struct Child {
 impl Child {
     /// The inner error is that of its `execve`.
     fn start(helper: &OwnedFd, hook: &Hook) -> Result<io::Result<Self>> {
-        let mut streams = Streams::new([Stdio::Piped, Stdio::Null, Stdio::Piped], 3)?;
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).context("make a pipe");
+        let ((read, stdin), (stderr, write)) = (pipe()?, pipe()?);
+        let (read, write) = (at_least(read, 3)?, at_least(write, 3)?);
         let (status, theirs) = status_socket(3)?;
-        let fds: Vec<_> = streams.child.iter().flatten().chain([&theirs]).map(AsRawFd::as_raw_fd).collect();
-        let plan = plan::hook(hook, streams.numbers(), theirs.as_raw_fd())?;
+        let fds = [&read, &write, &theirs].map(AsRawFd::as_raw_fd);
+        let plan = plan::hook(hook, fds[0], fds[1], fds[2])?;
         let memory =
             sys::memory(c"longshore-hook", &plan.bytes).map_err(Error::os("make the plan's memory"))?;
         let request = Spawn {
@@ -134,18 +137,17 @@ impl Child {
             keep: &fds,
         };
         let (_, pidfd) = sys::spawn(&request).map_err(Error::os("clone3"))?;
-        drop(theirs);
+        drop((read, write, theirs));
         if let Some((failed, _)) =
             sys::receive(status.as_raw_fd()).map_err(Error::os("read the status socket"))?
         {
             sys::wait(&pidfd, None).map_err(Error::os("reap a hook"))?;
             return Ok(Err(io::Error::from_raw_os_error(failed.value)));
         }
-        let [stdin, _, stderr] = streams.parent.each_mut().map(|fd| fd.take().map(File::from));
-        for fd in [&stdin, &stderr].into_iter().flatten() {
+        for fd in [&stdin, &stderr] {
             rustix::io::ioctl_fionbio(fd, true).context("make a pipe of a hook's not wait")?;
         }
-        Ok(Ok(Self { pidfd, stdin, stderr }))
+        Ok(Ok(Self { pidfd, stdin: Some(stdin.into()), stderr: Some(stderr.into()) }))
     }
 }
 

@@ -51,6 +51,7 @@
 //! |---|---|
 //! | [`spec`] | specs to start from: Docker's defaults, with and without privileges |
 //! | [`console`] | terminals |
+//! | [`store`] | where records are kept: on disk, in memory, or where you like |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
 //! Not yet: the systemd cgroup driver, Intel RDT, checkpoints.
@@ -76,6 +77,7 @@ mod landlock;
 mod launch;
 mod namespaces;
 mod netdev;
+mod parking;
 mod plan;
 mod probe;
 mod process;
@@ -85,6 +87,7 @@ mod sources;
 pub mod spec;
 mod state;
 mod stdio;
+pub mod store;
 mod sys;
 mod sysctl;
 

@@ -1,13 +1,13 @@
 //! The runtime, and how it makes a container.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, Process, Spec};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::caps;
 use crate::cgroup::{Groups, Layout};
@@ -21,12 +21,14 @@ use crate::landlock::Ruleset;
 use crate::launch::{Launch, Launched, answer, launch, status_socket};
 use crate::namespaces::Namespaces;
 use crate::netdev::Devices;
+use crate::parking::{self, Parking};
 use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::process;
 use crate::seccomp::Filters;
 use crate::sources::{Given, Sources};
-use crate::state::{Dir, Record, State, Status, boot_id, now};
+use crate::state::{Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
+use crate::store::{Claim, Disk, StateStore, check_id};
 use crate::sys;
 
 /// The runtime: where state is kept, how cgroups are driven. Cheap to clone.
@@ -37,7 +39,8 @@ pub struct Runtime {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) root: PathBuf,
+    pub(crate) store: Box<dyn StateStore>,
+    pub(crate) parking: Parking,
     pub(crate) helper: OwnedFd,
     pub(crate) layout: Layout,
     pub(crate) filters: Filters,
@@ -92,15 +95,16 @@ pub enum Rootfs<'a> {
 impl Runtime {
     /// State under `dir` (like runc's `--root`), which is made where it is missing, for this user alone.
     pub fn new(dir: impl Into<PathBuf>) -> Result<Self> {
-        let root = dir.into();
-        let fail = |source| Error::State { path: root.clone(), source };
-        fs::create_dir_all(&root).map_err(fail)?;
-        fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(fail)?;
-        let root = root.canonicalize().map_err(fail)?;
+        Self::with_store(Disk::new(dir)?)
+    }
+
+    /// State in a store.
+    pub fn with_store(store: impl StateStore + 'static) -> Result<Self> {
         let helper = sys::helper().map_err(Error::os("make the start-up helper's memory"))?;
         Ok(Self {
             inner: Arc::new(Inner {
-                root,
+                store: Box::new(store),
+                parking: Parking::default(),
                 helper,
                 layout: Layout::detect()?,
                 filters: Filters::default(),
@@ -115,18 +119,18 @@ impl Runtime {
     pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
         hooks::check(spec)?;
         refuse_unknown(spec)?;
-        let dir = Dir::new(&self.inner.root, id)?;
-        let lock = match dir.create() {
+        check_id(id)?;
+        let store = &*self.inner.store;
+        let claim = match store.claim(id) {
             // Its creator was killed: its ID is free.
-            Err(Error::Exists { .. }) if self.collect(&dir)? => dir.create()?,
+            Err(Error::Exists { .. }) if self.collect(id)? => store.claim(id)?,
             made => made?,
         };
-        let mut making = Making { dir: &dir, groups: Groups::default(), done: false };
+        let mut making = Making { store, claim, id, groups: Groups::default(), done: false };
         let bundle = options.bundle.clone().unwrap_or_default();
         let result = self.make(&mut making, spec, options);
         making.done = result.is_ok();
         drop(making);
-        drop(lock);
         if matches!(result, Err(Error::Hook { .. })) {
             // runtime.md, "Lifecycle": a failed hook ends in destruction, and that in the poststop hooks; the first error is the one to tell.
             let _ = hooks::run_all(
@@ -141,14 +145,15 @@ impl Runtime {
 
     fn make(&self, making: &mut Making<'_>, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
         let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
-        let dir = making.dir;
+        let id = making.id;
         let least = 3 + options.preserve_fds.len() as RawFd;
         let preserve =
             options.preserve_fds.into_iter().map(|fd| at_least(fd, least)).collect::<Result<Vec<_>>>()?;
         let bundle = options.bundle.clone().unwrap_or_default();
         let streams = Streams::new(options.stdio, least)?;
         let (status, theirs) = status_socket(least)?;
-        let listener = at_least(listen_at(dir)?, least)?;
+        let place = self.inner.store.directory(id);
+        let listener = place.map(|dir| at_least(parking::listen_in(&dir)?, least)).transpose()?;
         let mut namespaces = Namespaces::new(spec)?;
         let all_namespaces = namespaces.all();
         let new_user = namespaces.take(libc::CLONE_NEWUSER);
@@ -156,9 +161,7 @@ impl Runtime {
         let cgroup_namespace = namespaces.take(libc::CLONE_NEWCGROUP);
         let linux = spec.linux().as_ref();
         let maps = new_user.then(|| id_maps(linux));
-        if let Some(maps) = &maps {
-            maps.check(process.user())?;
-        }
+        maps.iter().try_for_each(|maps| maps.check(process.user()))?;
         let in_user_namespace = new_user || namespaces.has(libc::CLONE_NEWUSER);
         let may_set_groups =
             maps.as_ref().map_or_else(|| in_user_namespace || idmap::may_set_groups(), Maps::may_set_groups);
@@ -178,14 +181,14 @@ impl Runtime {
         let rootfs_fd = rootfs.1.as_ref().map(AsRawFd::as_raw_fd);
         let joins = namespaces.joins();
         let mut keep: Vec<RawFd> =
-            preserve.iter().chain([&theirs, &listener]).map(AsRawFd::as_raw_fd).collect();
+            preserve.iter().chain([&theirs]).chain(&listener).map(AsRawFd::as_raw_fd).collect();
         keep.extend(streams.numbers().into_iter().flatten().chain(rootfs_fd));
         keep.extend(joins.iter().map(|(fd, _)| *fd));
         keep.extend(sources.fds.iter().map(AsRawFd::as_raw_fd));
         let preserve_numbers: Vec<RawFd> = preserve.iter().map(AsRawFd::as_raw_fd).collect();
         let input = Input {
             mode: Mode::Init,
-            id: &dir.id,
+            id,
             spec,
             process,
             bundle: &bundle,
@@ -210,7 +213,7 @@ impl Runtime {
                 || ["prestart", "createRuntime", "createContainer"]
                     .iter()
                     .any(|kind| !hooks::of(spec, kind).is_empty()),
-            listener: Some(listener.as_raw_fd()),
+            listener: listener.as_ref().map(AsRawFd::as_raw_fd),
             status: theirs.as_raw_fd(),
             keep: &keep,
             mount_subpaths: &options.mount_subpaths,
@@ -229,17 +232,35 @@ impl Runtime {
                 maps: maps.as_ref(),
                 on_namespaces: &mut |pid| {
                     devices.move_to(pid)?;
-                    hooks::with_namespaces(&self.inner.helper, spec, &dir.id, pid, &bundle)
+                    hooks::with_namespaces(&self.inner.helper, spec, id, pid, &bundle)
                 },
             },
             &status,
             theirs,
         )?;
-        let record = record(dir, spec, &launched, &plan, making, options.bundle, all_namespaces, &input)
-            .and_then(|record| publish(dir, record, &status, &launched))
+        let published = record(spec, &launched, &plan, making, options.bundle, all_namespaces, &input)
+            .and_then(|record| self.publish(making, record, status, &launched))
             .inspect_err(|_| launched.abort())?;
-        let container = Container { runtime: self.clone(), dir: dir.clone() };
-        Ok(Created::new(container, launched, streams.parent, record, warnings))
+        let container = Container { runtime: self.clone(), id: id.to_owned() };
+        Ok(Created::new(container, launched, streams.parent, published, warnings))
+    }
+
+    /// Publishes the record, and tells the parked process.
+    fn publish(
+        &self,
+        making: &Making<'_>,
+        record: Record,
+        status: OwnedFd,
+        launched: &Launched,
+    ) -> Result<(Record, Vec<u8>)> {
+        let bytes = serde_json::to_vec(&record).map_err(|e| Error::os("write the record")(e.into()))?;
+        making.claim.publish(&bytes)?;
+        // From here on others can find it, so it may outlive us.
+        answer(&status, launched.pid)?;
+        if making.store.directory(making.id).is_none() {
+            self.inner.parking.keep(making.id, status);
+        }
+        Ok((record, bytes))
     }
 
     /// Makes the container's groups, and sets their limits: their path.
@@ -250,7 +271,9 @@ impl Runtime {
         in_user_namespace: bool,
         warnings: &mut Vec<String>,
     ) -> Result<PathBuf> {
-        let path = making.dir.write_cgroup(cgroup_path(linux, &making.dir.id))?;
+        let path = cgroup_path(linux, making.id);
+        // For whoever has to remove them if the record is never published.
+        making.claim.note(path.as_os_str().as_bytes())?;
         making.groups = Groups::create(&self.inner.layout, &path, true, warnings)?;
         let resources = linux.and_then(|l| l.resources().as_ref());
         if let Some(resources) = resources {
@@ -265,25 +288,24 @@ impl Runtime {
         Ok(path)
     }
 
-    /// Opens a container by ID from its state on disk.
+    /// Opens a container by ID from its state in the store.
     pub fn open(&self, id: &str) -> Result<Container> {
-        let dir = Dir::new(&self.inner.root, id)?;
-        dir.read()?;
-        Ok(Container { runtime: self.clone(), dir })
+        check_id(id)?;
+        let container = Container { runtime: self.clone(), id: id.to_owned() };
+        container.record()?;
+        Ok(container)
     }
 
     /// All containers' states.
     pub fn list(&self) -> Result<Vec<State>> {
-        let fail = |source| Error::State { path: self.inner.root.clone(), source };
         let mut states = Vec::new();
-        for entry in fs::read_dir(&self.inner.root).map_err(fail)? {
-            let Ok(name) = entry.map_err(fail)?.file_name().into_string() else { continue };
+        for name in self.inner.store.ids()? {
             match self.open(&name).and_then(|c| c.state()) {
                 Ok(state) => states.push(state),
                 // Being made, abandoned, just removed, or not ours.
                 Err(Error::NotFound { .. }) => {
                     // What cannot be removed now is tried again the next time.
-                    let _ = Dir::new(&self.inner.root, &name).and_then(|dir| self.collect(&dir));
+                    let _ = self.collect(&name);
                 }
                 Err(Error::InvalidId { .. }) => {}
                 Err(error) => return Err(error),
@@ -299,12 +321,9 @@ impl Runtime {
     /// Removes what creators left that were killed before they had written the container's state: directories, cgroups, what runs in them.
     /// Returns the IDs. Containers in the making are not touched.
     pub fn gc(&self) -> Result<Vec<String>> {
-        let fail = |source| Error::State { path: self.inner.root.clone(), source };
         let mut collected = Vec::new();
-        for entry in fs::read_dir(&self.inner.root).map_err(fail)? {
-            let Ok(name) = entry.map_err(fail)?.file_name().into_string() else { continue };
-            let Ok(dir) = Dir::new(&self.inner.root, &name) else { continue };
-            if self.collect(&dir)? {
+        for name in self.inner.store.ids()? {
+            if check_id(&name).is_ok() && self.collect(&name)? {
                 collected.push(name);
             }
         }
@@ -312,27 +331,29 @@ impl Runtime {
     }
 
     /// Removes it if it is abandoned.
-    pub(crate) fn collect(&self, dir: &Dir) -> Result<bool> {
-        let Some(_lock) = dir.abandoned()? else { return Ok(false) };
-        if let Some(path) = dir.cgroup() {
-            let groups = Groups::existing(&self.inner.layout, &path);
+    fn collect(&self, id: &str) -> Result<bool> {
+        let Some(claim) = self.inner.store.abandoned(id)? else { return Ok(false) };
+        // Without a note no group was made yet.
+        if let Some(note) = claim.noted()?.filter(|note| !note.is_empty()) {
+            let path = Path::new(OsStr::from_bytes(&note));
+            let groups = Groups::existing(&self.inner.layout, path);
             // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !groups.is_empty()
-                && (name == dir.id || name == format!("{}-{}", crate::cgroup::PREFIX, dir.id))
-            {
+            if !groups.is_empty() && (name == id || name == format!("{}-{id}", crate::cgroup::PREFIX)) {
                 groups.kill()?;
             }
             groups.remove()?;
         }
-        dir.remove()?;
+        self.inner.store.remove(id)?;
         Ok(true)
     }
 }
 
 /// A container in the making: unmade when it fails.
 struct Making<'a> {
-    dir: &'a Dir,
+    store: &'a dyn StateStore,
+    claim: Box<dyn Claim>,
+    id: &'a str,
     groups: Groups,
     done: bool,
 }
@@ -342,14 +363,12 @@ impl Drop for Making<'_> {
         if !self.done {
             // The error that led here is the one to tell.
             let _ = self.groups.remove();
-            let _ = self.dir.remove();
+            let _ = self.store.remove(self.id);
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call; a struct would only repeat the record")]
 fn record(
-    dir: &Dir,
     spec: &Spec,
     launched: &Launched,
     plan: &Plan,
@@ -359,7 +378,7 @@ fn record(
     input: &Input<'_>,
 ) -> Result<Record> {
     Ok(Record {
-        id: dir.id.clone(),
+        id: making.id.to_owned(),
         pid: launched.pid,
         start_time: process::start_time(launched.pid).ok_or(Error::Died)?,
         boot_id: boot_id().to_owned(),
@@ -372,34 +391,6 @@ fn record(
         faults: plan.faults.after_park(),
         spec: spec.clone(),
     })
-}
-
-/// Writes the state, and tells the parked process.
-fn publish(dir: &Dir, record: Record, status: &OwnedFd, launched: &Launched) -> Result<Record> {
-    dir.write(&record)?;
-    // From here on others can find it, so it may outlive us.
-    answer(status, launched.pid)?;
-    Ok(record)
-}
-
-/// The socket where the parked process waits, made through the directory's descriptor: a socket's path is at most 107 bytes.
-fn listen_at(dir: &Dir) -> Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .context("make the start socket")?;
-    through_proc(dir, |address| bind(&socket, address))?.context("bind the start socket")?;
-    listen(&socket, 8).context("listen on the start socket")?;
-    Ok(socket)
-}
-
-/// Calls with the address of the container's start socket.
-pub(crate) fn through_proc<T>(dir: &Dir, call: impl FnOnce(&SocketAddrUnix) -> T) -> Result<T> {
-    let handle = fs::File::open(&dir.path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::NotFound { id: dir.id.clone() },
-        _ => Error::State { path: dir.path.clone(), source },
-    })?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start", handle.as_raw_fd()))
-        .context("name the start socket")?;
-    Ok(call(&address))
 }
 
 fn root_source<'a>(

@@ -1,5 +1,6 @@
 //! Standard streams.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -35,15 +36,14 @@ pub(crate) struct Streams {
 impl Streams {
     pub(crate) fn new(stdio: [Stdio; 3], least: RawFd) -> Result<Self> {
         let mut streams = Self::default();
+        let null = Null::default();
         let ends = streams.child.iter_mut().zip(&mut streams.parent);
         for (n, (stdio, (child, parent))) in stdio.into_iter().zip(ends).enumerate() {
             let fd = match stdio {
-                Stdio::Inherit => match inherited_null(n)? {
-                    Some(fd) => fd,
-                    None => continue,
-                },
-                Stdio::Null => null(OFlags::RDWR)?,
-                Stdio::Fd(fd) if is_null(fd.as_fd()) => null(access(fd.as_fd())?)?,
+                Stdio::Inherit if is_null(own(n)) => null.open(access(own(n))?)?,
+                Stdio::Inherit => continue,
+                Stdio::Null => null.open(OFlags::RDWR)?,
+                Stdio::Fd(fd) if is_null(fd.as_fd()) => null.open(access(fd.as_fd())?)?,
                 Stdio::Fd(fd) => fd,
                 Stdio::Piped => {
                     let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
@@ -62,23 +62,31 @@ impl Streams {
     }
 }
 
-/// The null device for a container's process. A descriptor of the host's node would let root inside change its mode and owner, so it is
-/// opened on a read-only mount of its own, where that fails and reading and writing do not.
-fn null(access: OFlags) -> Result<OwnedFd> {
-    let path = match sys::readonly_clone(c"/dev/null") {
-        Ok(tree) => {
-            let fd = rustix::fs::open(
-                format!("/proc/self/fd/{}", tree.as_raw_fd()),
-                access | OFlags::CLOEXEC,
-                Mode::empty(),
-            );
-            return fd.context("open /dev/null");
+/// The null device for containers' processes. A descriptor of the host's node would let root inside change its mode and owner, so it is
+/// opened on a read-only mount of its own, where that fails and reading and writing do not. One mount serves all three: the end of
+/// each takes the kernel some hundred microseconds.
+#[derive(Debug, Default)]
+struct Null {
+    mount: OnceCell<Option<OwnedFd>>,
+}
+
+impl Null {
+    fn open(&self, access: OFlags) -> Result<OwnedFd> {
+        if self.mount.get().is_none() {
+            let mount = match sys::readonly_clone(c"/dev/null") {
+                Ok(mount) => Some(mount),
+                // Without privileges: then the node is not the container's either.
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => None,
+                Err(e) => return Err(Error::os("clone the mount of /dev/null")(e)),
+            };
+            self.mount.get_or_init(|| mount);
         }
-        // Without privileges: then the node is not the container's either.
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => "/dev/null",
-        Err(e) => return Err(Error::os("clone the mount of /dev/null")(e)),
-    };
-    rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")
+        let path = match self.mount.get().and_then(Option::as_ref) {
+            Some(mount) => format!("/proc/self/fd/{}", mount.as_raw_fd()),
+            None => "/dev/null".to_owned(),
+        };
+        rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")
+    }
 }
 
 fn is_null(fd: BorrowedFd<'_>) -> bool {
@@ -93,14 +101,13 @@ fn access(fd: BorrowedFd<'_>) -> Result<OFlags> {
     Ok(flags & OFlags::RWMODE)
 }
 
-/// A null device in place of the caller's own stream, where that is the host's.
-fn inherited_null(n: usize) -> Result<Option<OwnedFd>> {
-    let fd = match n {
+/// The caller's own stream.
+fn own(n: usize) -> BorrowedFd<'static> {
+    match n {
         0 => rustix::stdio::stdin(),
         1 => rustix::stdio::stdout(),
         _ => rustix::stdio::stderr(),
-    };
-    if is_null(fd) { Ok(Some(null(access(fd)?)?)) } else { Ok(None) }
+    }
 }
 
 /// The descriptor at a number that the child's own 0, 1, 2... do not overwrite.

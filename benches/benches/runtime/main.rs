@@ -12,7 +12,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use longshore_benches::{BoxError, Race, Sample, command, time};
+use longshore_runtime::store::Memory;
 use longshore_runtime::{CreateOptions, ExecOptions, Runtime, Stdio, spec};
+use oci_spec::runtime::Spec;
 
 fn main() -> Result<(), BoxError> {
     if !std::env::args().any(|arg| arg == "--bench") {
@@ -48,11 +50,11 @@ fn main() -> Result<(), BoxError> {
         .run(rounds);
 
     let gib = number("LONGSHORE_BENCH_GIB", 4)?;
-    Race::new("run /bin/true from a small host process").add("longshore", || bench.library()).run(rounds);
+    Race::new("run /bin/true from a small host process").add("longshore", || library(&bench.runtime, &bench.spec)).run(rounds);
     let mut ballast = vec![0u8; gib << 30];
     ballast.iter_mut().step_by(4096).for_each(|page| *page = 1);
     Race::new(&format!("run /bin/true from a host process of {gib} GiB"))
-        .add("longshore", || bench.library())
+        .add("longshore", || library(&bench.runtime, &bench.spec))
         .run(rounds);
     std::hint::black_box(&ballast);
     drop(ballast);
@@ -77,7 +79,8 @@ fn without_hybrid() -> std::io::Error {
 struct Bench {
     dir: tempfile::TempDir,
     runtime: Runtime,
-    spec: oci_spec::runtime::Spec,
+    in_memory: Runtime,
+    spec: Spec,
     floor: PathBuf,
     hierarchies: Vec<String>,
 }
@@ -107,17 +110,23 @@ impl Bench {
         fs::write(dir.path().join("config.json"), serde_json::to_vec(&spec)?)?;
         spec.set_version(version);
         let runtime = Runtime::new(dir.path().join("state"))?;
+        let in_memory = Runtime::with_store(Memory::default())?;
         let floor = dir.path().join("floor");
         build_floor(&floor)?;
-        Ok(Self { dir, runtime, spec, floor, hierarchies: hierarchies()? })
+        Ok(Self { dir, runtime, in_memory, spec, floor, hierarchies: hierarchies()? })
     }
 
     fn race(&self, title: &str, idle: Option<Duration>) -> Race<'_> {
         let pause = move || idle.into_iter().for_each(std::thread::sleep);
-        let mut race = Race::new(title).add("longshore, library", move || {
-            pause();
-            self.library()
-        });
+        let mut race = Race::new(title)
+            .add("longshore, library", move || {
+                pause();
+                library(&self.runtime, &self.spec)
+            })
+            .add("longshore, library, state in memory", move || {
+                pause();
+                library(&self.in_memory, &self.spec)
+            });
         if let Some(ours) = ours() {
             race = race.add("longshore-oci", move || {
                 pause();
@@ -152,16 +161,6 @@ impl Bench {
         })
     }
 
-    fn library(&self) -> Result<Sample, BoxError> {
-        time(|| {
-            let mut options = CreateOptions::default();
-            options.stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
-            let mut running = self.runtime.create("bench", &self.spec, options)?.start()?;
-            let exit = running.wait(None)?.ok_or("no time-out was given")?;
-            if exit.code == 0 { Ok(()) } else { Err(format!("exit code {}", exit.code).into()) }
-        })
-    }
-
     fn tool(&self, program: &Path) -> Result<Sample, BoxError> {
         let state = self
             .dir
@@ -176,6 +175,16 @@ impl Bench {
                 .arg("bench-tool"),
         )
     }
+}
+
+fn library(runtime: &Runtime, spec: &Spec) -> Result<Sample, BoxError> {
+    time(|| {
+        let mut options = CreateOptions::default();
+        options.stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
+        let mut running = runtime.create("bench", spec, options)?.start()?;
+        let exit = running.wait(None)?.ok_or("no time-out was given")?;
+        if exit.code == 0 { Ok(()) } else { Err(format!("exit code {}", exit.code).into()) }
+    })
 }
 
 fn build_floor(to: &Path) -> Result<(), BoxError> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cgroup::Groups;
-use crate::state::Dir;
+use crate::store::check_id;
 use crate::{Result, Runtime};
 
 /// Kills and removes it: the cgroups by their path, and the state's directory.
@@ -13,5 +13,6 @@ pub(super) fn remove(runtime: &Runtime, id: &str, cgroups_path: &str) -> Result<
         groups.kill()?;
         groups.remove()?;
     }
-    Dir::new(&runtime.inner.root, id)?.remove()
+    check_id(id)?;
+    runtime.inner.store.remove(id)
 }

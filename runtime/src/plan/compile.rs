@@ -80,7 +80,7 @@ pub(crate) struct Input<'a> {
     pub(crate) landlock: Option<&'a Ruleset>,
     /// Wait for the parent: its hooks, network devices that it brings.
     pub(crate) sync_hooks: bool,
-    /// Where a created container waits for its start.
+    /// Where a created container waits for its start; none: on the status socket.
     pub(crate) listener: Option<RawFd>,
     pub(crate) status: RawFd,
     /// All descriptors that the helper inherits.
@@ -412,12 +412,10 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     b.op("reset", op::RESET_SIGNALS, []);
     // The terminal takes the place of the creator's streams now: whoever reads those waits for their end.
     process::session(b, input);
-    if let Some(listener) = input.listener {
+    if input.mode == Mode::Init {
         process::look_up(b, input)?;
         b.label("start");
-        b.op(super::PARK, op::PARK, [listener.into()]);
-    }
-    if input.mode == Mode::Init {
+        b.op(super::PARK, op::PARK, [input.listener.unwrap_or(-1).into()]);
         hooks::hooks(b, input, "startContainer", Status::Created)?;
     }
     process::rlimits(b, input)?;

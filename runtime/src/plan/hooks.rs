@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use oci_spec::runtime::Hook;
 
 use super::compile::Input;
-use super::{Arg, Builder, Plan, process};
+use super::{Arg, Builder, Plan, StepExt, process, slot};
 use crate::error::Result;
 use crate::hooks::{document, of};
 use crate::state::Status;
@@ -47,14 +47,16 @@ fn vectors(b: &mut Builder, hook: &Hook) -> Result<(u64, u64, u64)> {
     Ok((path, argv, envp))
 }
 
-/// The plan of a process that becomes the hook's program, with these as its standard streams and no other descriptor.
-pub(crate) fn hook(hook: &Hook, stdio: [Option<RawFd>; 3], status: RawFd) -> Result<Plan> {
+/// The plan of a process that becomes the hook's program, with these two as its standard input and error, and nowhere to write to.
+pub(crate) fn hook(hook: &Hook, stdin: RawFd, stderr: RawFd, status: RawFd) -> Result<Plan> {
     let mut b = Builder::new();
     b.op("reset the signals", op::RESET_SIGNALS, []);
-    for (n, fd) in stdio.iter().enumerate() {
-        if let Some(fd) = fd {
-            b.call("dup3", libc::SYS_dup3, [(*fd).into(), n.into(), 0.into()]);
-        }
+    let null = b.c(c"/dev/null");
+    let flags = libc::O_RDWR | libc::O_CLOEXEC;
+    b.call("open /dev/null", libc::SYS_openat, [libc::AT_FDCWD.into(), null.into(), flags.into()])
+        .out(slot::A);
+    for (n, fd) in [stdin.into(), Arg::Slot(slot::A), stderr.into()].into_iter().enumerate() {
+        b.call("dup3", libc::SYS_dup3, [fd, n.into(), 0.into()]);
     }
     process::close_on_exec(&mut b, 3);
     process::unblock_signals(&mut b);

@@ -52,7 +52,7 @@ pub(crate) mod op {
     /// `clone3` with these flags; the caller reports the child's PID and ends, the child goes on.
     pub(crate) const FORK: u32 = 4;
     /// Tell the parent that all is ready, wait for its answer that the state is written, then wait on the listening socket for whoever
-    /// starts the container: fd.
+    /// starts the container: fd, or -1 for the status socket itself.
     pub(crate) const PARK: u32 = 5;
     /// Hide a path: root slot, path, slot of the null device, slot of an empty tmpfs.
     pub(crate) const MASK: u32 = 6;
