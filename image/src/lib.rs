@@ -96,8 +96,6 @@ mod pipe;
 mod refs;
 mod snapshot;
 mod store;
-#[cfg(test)]
-mod testing;
 
 pub use archive::{ArchiveFormat, LoadOptions, Loaded};
 pub use blob::{BlobSource, BoxError, FromFn, from_fn};

@@ -485,6 +485,3 @@ fn this_kernel() -> Vec<u8> {
     let kernel = rustix::system::uname();
     [kernel.release().to_bytes(), b" ", kernel.version().to_bytes(), b"\n"].concat()
 }
-
-#[cfg(test)]
-mod tests;
