@@ -176,13 +176,13 @@ impl<'a> Unpacker<'a> {
         let mode = u32::from(node.meta.mode) & 0o777;
         let dir = Arc::clone(self.dir(tree, parent)?);
         if data.map.is_none() && data.size <= SMALL {
-            let mut content = Vec::with_capacity(data.size as usize);
-            tar.content(|piece| {
-                content.extend_from_slice(piece);
-                Ok(())
-            })?;
             let (meta, xattrs) = (node.meta, node.xattrs.clone());
-            return self.writers.file(parent, Job { dir, name: name.to_vec(), content, meta, xattrs });
+            return self.writers.file(parent, Job { dir, name: name.to_vec(), meta, xattrs }, |content| {
+                tar.content(|piece| {
+                    content.extend_from_slice(piece);
+                    Ok(())
+                })
+            });
         }
         let path = || dir.path.join(lossy(name));
         let mut file = create(&dir, name, mode).map_err(|e| at("create", path())(e))?;
@@ -297,12 +297,13 @@ impl<'a> Unpacker<'a> {
             }
             let fd = open_dir(&dir.fd, name).map_err(at("open", &path))?;
             dir = Arc::new(Opened { fd, path });
+            // Those above are kept too: the next directory most likely lies in one of them.
+            if self.open.len() >= OPEN {
+                self.open.pop_front();
+            }
+            self.open.push_back((*id, Arc::clone(&dir)));
         }
-        if self.open.len() >= OPEN {
-            self.open.pop_front();
-        }
-        self.open.push_back((id, dir));
-        Ok(&self.open.back().expect("just pushed").1)
+        Ok(&self.open.back().expect("the root aside, a chain has an end").1)
     }
 }
 

@@ -47,9 +47,16 @@ pub(super) struct Natural {
 pub(super) struct Job {
     pub(super) dir: Arc<Opened>,
     pub(super) name: Vec<u8>,
-    pub(super) content: Vec<u8>,
     pub(super) meta: Meta,
     pub(super) xattrs: Option<Box<Xattrs>>,
+}
+
+/// Files that are handed over together.
+#[derive(Default)]
+struct Batch {
+    /// Each with where its content ends in `bytes`; it begins where the one before ends.
+    jobs: Vec<(Job, usize)>,
+    bytes: Vec<u8>,
 }
 
 /// Threads that make files; they end when this is dropped.
@@ -58,8 +65,8 @@ pub(super) struct Writers {
     natural: Natural,
     state: Arc<State>,
     /// What each thread is given next.
-    batches: Vec<(Vec<Job>, usize)>,
-    queues: Vec<SyncSender<Vec<Job>>>,
+    batches: Vec<Batch>,
+    queues: Vec<SyncSender<Batch>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -73,6 +80,8 @@ struct State {
 struct Progress {
     /// Batches handed over and not done.
     open: usize,
+    /// Buffers of batches that are done: fresh memory costs more than copying into it.
+    spare: Vec<Vec<u8>>,
     error: Option<Error>,
 }
 
@@ -88,17 +97,25 @@ impl Writers {
         Self { owner, natural, state, batches, queues: Vec::new(), threads: Vec::new() }
     }
 
-    /// Makes the file, soon. An error may come out at any later call.
-    pub(super) fn file(&mut self, parent: Id, job: Job) -> Result<()> {
+    /// Makes the file, soon, of what `content` appends. An error may come out at any later call.
+    pub(super) fn file(
+        &mut self,
+        parent: Id,
+        job: Job,
+        content: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         self.start();
         if self.queues.is_empty() {
-            return make(&job, self.owner, self.natural);
+            let mut bytes = Vec::new();
+            content(&mut bytes)?;
+            return make(&job, &bytes, self.owner, self.natural);
         }
         let n = parent as usize % self.queues.len();
-        let (jobs, bytes) = &mut self.batches[n];
-        *bytes += job.content.len();
-        jobs.push(job);
-        if jobs.len() < BATCH_FILES && *bytes < BATCH_BYTES { Ok(()) } else { self.hand_over(n) }
+        let batch = &mut self.batches[n];
+        content(&mut batch.bytes)?;
+        batch.jobs.push((job, batch.bytes.len()));
+        let full = batch.jobs.len() >= BATCH_FILES || batch.bytes.len() >= BATCH_BYTES;
+        if full { self.hand_over(n) } else { Ok(()) }
     }
 
     /// Waits until all files are made.
@@ -114,19 +131,20 @@ impl Writers {
     }
 
     fn hand_over(&mut self, n: usize) -> Result<()> {
-        let (jobs, _) = std::mem::take(&mut self.batches[n]);
-        if jobs.is_empty() {
+        if self.batches[n].jobs.is_empty() {
             return Ok(());
         }
-        {
+        let bytes = {
             let mut progress = self.state.progress();
             if let Some(error) = progress.error.take() {
                 return Err(error);
             }
             progress.open += 1;
-        }
+            progress.spare.pop().unwrap_or_default()
+        };
+        let next = Batch { jobs: Vec::with_capacity(BATCH_FILES), bytes };
         self.queues[n]
-            .send(jobs)
+            .send(std::mem::replace(&mut self.batches[n], next))
             .map_err(|_| Error::Stream { reason: "a writing thread ended early".to_owned() })
     }
 
@@ -143,7 +161,7 @@ impl Writers {
             let Ok(thread) = thread.spawn(move || work(&rx, &state, owner, natural)) else { return };
             self.threads.push(thread);
             self.queues.push(tx);
-            self.batches.push((Vec::new(), 0));
+            self.batches.push(Batch::default());
         }
     }
 }
@@ -158,12 +176,14 @@ impl Drop for Writers {
     }
 }
 
-fn work(queue: &Receiver<Vec<Job>>, state: &State, owner: Owner, natural: Natural) {
-    for jobs in queue {
+fn work(queue: &Receiver<Batch>, state: &State, owner: Owner, natural: Natural) {
+    for mut batch in queue {
         let failed = state.progress().error.is_some();
-        let result = if failed { Ok(()) } else { jobs.iter().try_for_each(|job| make(job, owner, natural)) };
+        let result = if failed { Ok(()) } else { batch.make(owner, natural) };
+        batch.bytes.clear();
         let mut progress = state.progress();
         progress.open -= 1;
+        progress.spare.push(batch.bytes);
         if let Err(error) = result {
             progress.error.get_or_insert(error);
         }
@@ -173,14 +193,24 @@ fn work(queue: &Receiver<Vec<Job>>, state: &State, owner: Owner, natural: Natura
     }
 }
 
-fn make(job: &Job, owner: Owner, natural: Natural) -> Result<()> {
+impl Batch {
+    fn make(&self, owner: Owner, natural: Natural) -> Result<()> {
+        let mut from = 0;
+        self.jobs.iter().try_for_each(|(job, end)| {
+            let content = &self.bytes[std::mem::replace(&mut from, *end)..*end];
+            make(job, content, owner, natural)
+        })
+    }
+}
+
+fn make(job: &Job, content: &[u8], owner: Owner, natural: Natural) -> Result<()> {
     let failed = |op| {
         let path = || job.dir.path.join(lossy(&job.name));
         move |e: std::io::Error| at(op, path())(e)
     };
     let mode = u32::from(job.meta.mode) & 0o777;
     let mut file = create(&job.dir, &job.name, mode).map_err(|e| failed("create")(e.into()))?;
-    file.write_all(&job.content).map_err(failed("write"))?;
+    file.write_all(content).map_err(failed("write"))?;
     describe_fd(&file, &job.meta, job.xattrs.as_deref(), owner, natural, Some(mode & !natural.umask))
         .map_err(|e| failed("describe")(e.into()))
 }
