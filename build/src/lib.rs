@@ -83,10 +83,10 @@ mod steps;
 pub mod syntax;
 mod tree;
 
-#[cfg(feature = "registry-client")]
-pub use adapters::RegistryResolver;
 #[cfg(feature = "runtime")]
 pub use adapters::RuntimeExecutor;
+#[cfg(feature = "registry-client")]
+pub use adapters::{RegistryResolver, local_name};
 pub use builder::Builder;
 pub use cache::{FileCache, MemoryCache, conformance};
 pub use context::Context;

@@ -1,5 +1,6 @@
 use std::sync::atomic::AtomicBool;
 
+use longshore_build::local_name;
 use longshore_image::{Ctx, Image, Snapshot, SnapshotOptions, Store};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, RootfsSource};
@@ -10,7 +11,7 @@ use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, R
 /// [`longshore_image::Error::NoSuchImage`] with the user's own words.
 pub fn find_image(store: &Store, name: &str) -> longshore_image::Result<Image> {
     if let Ok(reference) = name.parse::<Reference>() {
-        match store.image(&reference.to_string()) {
+        match store.image(&local_name(&reference)) {
             Err(error) if error.is_not_found() => {}
             found => return found,
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use longshore_build::local_name;
 use longshore_image::{ImportOptions, Imported, Store, from_fn};
 use longshore_registry_client::{CancelToken, Client, Content, Pushed, Reference};
 use oci_spec::image::{Descriptor, Digest, Platform};
@@ -71,7 +72,7 @@ fn import(
     platform: Option<&Platform>,
     ctx: longshore_image::Ctx<'_>,
 ) -> Result<Imported> {
-    let name = reference.to_string();
+    let name = local_name(reference);
     // What is here already is most likely still the same: then this is the only request, and one that registries do not count as a
     // pull. Else the manifest is needed anyway, and the client keeps it at hand for the import.
     let root = match store.image(&name) {
@@ -83,6 +84,7 @@ fn import(
     let mut options = ImportOptions::default();
     options.platform = platform.cloned();
     options.names = vec![name];
+    options.published = true;
     // As docker: nothing here runs or shows an artifact.
     options.images_only = true;
     Ok(store.import(&source, &root, &options, ctx)?)
@@ -95,10 +97,13 @@ pub(crate) fn push(
     reference: &Reference,
     progress: Progress<'_>,
 ) -> Result<Pushed> {
-    let image = store.image(&reference.to_string())?;
+    let name = local_name(reference);
+    let image = store.image(&name)?;
     let ctx = longshore_registry_client::Ctx { progress: progress.registry, cancel: progress.cancel };
     // An index is pushed as the one image that was taken from it: its others are not here.
-    Ok(client.push(reference, image.descriptor(), &StoreContent::new(store), ctx)?)
+    let pushed = client.push(reference, image.descriptor(), &StoreContent::new(store), ctx)?;
+    store.publish(&image, &name)?;
+    Ok(pushed)
 }
 
 /// A store's blobs, for a push. The names of its images tell from which repositories a registry can mount them.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::dir::StoreDir;
+use crate::layer::Unpacked;
 
 /// What is known of a layer. It can be found out again from a blob, so a lost or torn file does no harm.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,8 +17,18 @@ pub(crate) struct Diff {
     pub(crate) size: u64,
     /// Tar entries.
     pub(crate) entries: u64,
+    /// Bytes that its files hold.
+    #[serde(default)]
+    pub(crate) content: Option<u64>,
     /// Blobs that were seen to inflate to it.
     pub(crate) blobs: Vec<Descriptor>,
+}
+
+impl Diff {
+    /// What the tar takes is the best guess where nobody has counted.
+    pub(crate) fn content(&self) -> u64 {
+        self.content.unwrap_or(self.size)
+    }
 }
 
 /// `diffs/` of a store.
@@ -42,10 +53,11 @@ impl Diffs {
     }
 
     /// Records that the blob inflates to the layer.
-    pub(crate) fn add(&self, diff_id: &Digest, size: u64, entries: u64, blob: &Descriptor) -> Result<()> {
+    pub(crate) fn add(&self, diff_id: &Digest, unpacked: &Unpacked, blob: &Descriptor) -> Result<()> {
         let _lock = self.dir.lock("diffs")?;
         let mut diff = self.get(diff_id).unwrap_or_default();
-        (diff.size, diff.entries) = (size, entries);
+        (diff.size, diff.entries) = (unpacked.bytes, unpacked.entries);
+        diff.content = unpacked.content.or(diff.content);
         if !diff.blobs.iter().any(|b| b.digest() == blob.digest()) {
             diff.blobs.push(blob.clone());
         }

@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) manifest: Descriptor,
     /// The image ID.
     pub(crate) config: Digest,
+    /// Whether a registry is known to have it under this name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) published: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +50,8 @@ struct RefFile {
 pub(crate) struct Named {
     pub(crate) record: Record,
     pub(crate) names: Vec<String>,
+    /// Those of the names that are published.
+    pub(crate) published: Vec<String>,
 }
 
 /// `refs/` of a store.
@@ -87,8 +92,8 @@ impl Refs {
         let mut before = Vec::new();
         for name in names {
             match self.get(name) {
-                Ok(Some(old)) if same(&old, record) => continue,
-                Ok(old) => before.extend(old),
+                Ok(Some(old)) if same(&old, record) && (old.published || !record.published) => continue,
+                Ok(old) => before.extend(old.filter(|old| !same(old, record))),
                 // A damaged one is replaced.
                 Err(e) if e.is_bad_content() => {}
                 Err(e) => return Err(e),
@@ -149,13 +154,19 @@ impl Refs {
         for file in self.files()? {
             let Ok(file) = file.1 else { continue };
             let key = (file.record.manifest.digest().to_string(), file.record.target.digest().to_string());
-            let named = images.entry(key).or_insert_with(|| Named { record: file.record, names: Vec::new() });
+            let published = file.record.published;
+            let new = || Named { record: file.record, names: Vec::new(), published: Vec::new() };
+            let named = images.entry(key).or_insert_with(new);
             if !file.name.is_empty() {
+                named.published.extend(published.then(|| file.name.clone()));
                 named.names.push(file.name);
             }
         }
         let mut images: Vec<Named> = images.into_values().collect();
-        images.iter_mut().for_each(|n| n.names.sort());
+        for named in &mut images {
+            named.names.sort();
+            named.published.sort();
+        }
         Ok(images)
     }
 

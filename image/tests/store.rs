@@ -51,8 +51,14 @@ fn an_import_is_complete_and_the_second_costs_nothing() {
         let images = store.images().unwrap();
         assert_eq!(images.len(), 1);
         assert_eq!(images[0].names, ["a:1", "a:2"]);
-        assert_eq!(images[0].size, two_layers().iter().map(|t| t.len() as u64).sum::<u64>());
         let layers = store.layers(&first.image).unwrap();
+        assert_eq!(
+            layers.iter().map(|l| l.size).sum::<u64>(),
+            two_layers().iter().map(|t| t.len() as u64).sum::<u64>()
+        );
+        // What the files hold.
+        assert_eq!(images[0].size, layers.iter().map(|l| l.content).sum::<u64>());
+        assert_eq!(images[0].size, 300_000 + "hello\nchanged\n".len() as u64);
         assert_eq!(layers.iter().map(|l| l.entries).collect::<Vec<_>>(), [2, 1]);
         clean(&store);
     }
@@ -584,7 +590,7 @@ fn nothing_is_collected_while_a_name_is_damaged() {
         let sound = fs::read(&file).unwrap();
         fs::write(&file, &sound[..sound.len() / 2]).unwrap();
         let before = listing(store.path());
-        for result in [store.collect(Ctx::none()), store.prune(true, Ctx::none()).map(|p| p.1)] {
+        for result in [store.collect(Ctx::none()), store.prune(true, &|_| true, Ctx::none()).map(|p| p.1)] {
             let error = result.unwrap_err();
             assert!(matches!(&error, Error::Invalid { what, .. } if what.ends_with("refs/x")), "{error:?}");
         }

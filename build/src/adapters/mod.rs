@@ -6,6 +6,6 @@ mod registry;
 mod runtime;
 
 #[cfg(feature = "registry-client")]
-pub use registry::RegistryResolver;
+pub use registry::{RegistryResolver, local_name};
 #[cfg(feature = "runtime")]
 pub use runtime::RuntimeExecutor;

@@ -30,7 +30,7 @@ impl RegistryResolver {
         name: &str,
         platform: Option<&Platform>,
     ) -> Result<Option<Image>, longshore_image::Error> {
-        let full = name.parse::<Reference>().ok().map(|r| r.to_string());
+        let full = name.parse::<Reference>().ok().map(|r| local_name(&r));
         // The store takes the beginning of an ID for the ID: `FROM ada` would be whatever image begins so.
         for name in full.as_deref().into_iter().chain(is_id(name).then_some(name)) {
             match self.store.image(name) {
@@ -53,7 +53,8 @@ impl RegistryResolver {
         let source = from_fn(move |descriptor, offset| source.open(descriptor, offset));
         let mut options = ImportOptions::default();
         options.platform = platform.cloned();
-        options.names = vec![reference.to_string()];
+        options.names = vec![local_name(reference)];
+        options.published = true;
         Ok(self.store.import(&source, &root, &options, ctx)?.image)
     }
 }
@@ -66,6 +67,14 @@ impl Resolver for RegistryResolver {
             return Ok(image);
         }
         self.pull(&name.parse()?, platform, ctx)
+    }
+}
+
+/// The name by which a store has what this refers to: as with Docker, a tag beside a digest means nothing.
+pub fn local_name(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => format!("{}@{digest}", reference.name()),
+        None => reference.to_string(),
     }
 }
 

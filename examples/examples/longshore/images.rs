@@ -1,11 +1,12 @@
 //! `images`, `tag`, `rmi`, `history`, `image inspect|prune|tree|verify`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use clap::Args;
 use longshore_examples::find_image;
 use longshore_image::{Ctx, Image, ImageRecord, Store, VerifyOptions};
 use longshore_registry_client::Reference;
+use longshore_runtime::containers::parse;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -89,6 +90,9 @@ pub(crate) struct ImagePruneArgs {
     /// Remove all unused images, not just dangling ones
     #[arg(short, long)]
     all: bool,
+    /// Provide filter values (e.g. "until=<timestamp>")
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
@@ -105,6 +109,8 @@ pub(crate) struct VerifyArgs {
 pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
     let store = app.host()?.store();
     let filters = args.filter.iter().map(|f| Filter::parse(f, store)).collect::<Result<Vec<_>>>()?;
+    // Of several patterns one is enough.
+    let references: Vec<&str> = args.filter.iter().filter_map(|f| f.strip_prefix("reference=")).collect();
     let mut rows = Vec::new();
     for record in store.images()? {
         if !filters.iter().all(|filter| filter.matches(&record)) {
@@ -112,7 +118,10 @@ pub(crate) fn images(app: &App, args: &ImagesArgs) -> Result<()> {
         }
         let digests = args.digests || args.format.as_ref().is_some_and(|f| f.contains(".Digest"));
         for (repository, tag, digest) in names(&record, digests) {
-            if args.name.as_deref().is_none_or(|wanted| name_matches(wanted, &repository, &tag)) {
+            let matches = |wanted: &str| name_matches(wanted, &repository, &tag);
+            if args.name.as_deref().is_none_or(matches)
+                && (references.is_empty() || references.iter().any(|r| matches(r)))
+            {
                 rows.push(row(args, &record, &repository, &tag, &digest));
             }
         }
@@ -152,23 +161,41 @@ fn row(args: &ImagesArgs, record: &ImageRecord, repository: &str, tag: &str, dig
     })
 }
 
+/// `REPOSITORY@DIGEST` for each repository that a registry is known to have the image in, sorted: it was pulled or pushed by a name in
+/// there, or has a name by digest.
+fn digests(image: &Image, names: &[String], published: &[String]) -> Vec<String> {
+    let target = image.target().digest();
+    let known = names.iter().filter_map(|name| {
+        let reference: Reference = name.parse().ok()?;
+        let digest = reference.digest().or(published.contains(name).then_some(target))?;
+        Some(format!("{}@{digest}", repository(&reference)))
+    });
+    let known: BTreeSet<String> = known.collect();
+    known.into_iter().collect()
+}
+
 /// Repository, tag and digest of each line that docker shows for an image: one for each tag; for a repository that the image
 /// has only a digest of, one without a tag, or with `digests` one for each.
 fn names(record: &ImageRecord, digests: bool) -> Vec<(String, String, String)> {
     let none = || "<none>".to_owned();
-    let target = record.image.target().digest().to_string();
-    let mut rows = Vec::new();
+    let known = self::digests(&record.image, &record.names, &record.published);
+    let mut rows: Vec<(String, String, String)> = Vec::new();
     let mut untagged = Vec::new();
     for name in &record.names {
         match name.parse::<Reference>() {
             Ok(reference) => {
-                let digest = reference.digest().map_or(target.clone(), ToString::to_string);
-                match reference.tag() {
-                    Some(tag) => rows.push((repository(&reference), tag.to_owned(), digest)),
-                    None => untagged.push((repository(&reference), none(), digest)),
+                let repository = repository(&reference);
+                let published = known
+                    .iter()
+                    .find_map(|k| Some(k.strip_prefix(&repository)?.strip_prefix('@')?.to_owned()));
+                let digest = reference.digest().map(ToString::to_string).or(published).unwrap_or_else(none);
+                // By tag and digest means by digest.
+                match reference.tag().filter(|_| reference.digest().is_none()) {
+                    Some(tag) => rows.push((repository, tag.to_owned(), digest)),
+                    None => untagged.push((repository, none(), digest)),
                 }
             }
-            Err(_) => untagged.push((name.clone(), none(), target.clone())),
+            Err(_) => untagged.push((name.clone(), none(), none())),
         }
     }
     for row in untagged {
@@ -220,21 +247,19 @@ fn glob(pattern: &str, text: &str) -> bool {
 enum Filter {
     Dangling(bool),
     Label(String),
-    Reference(String),
+    Reference,
     Before(i64),
     Since(i64),
 }
 
 impl Filter {
     fn parse(text: &str, store: &Store) -> Result<Self> {
-        let (key, value) = text.split_once('=').ok_or_else(|| {
-            Failure::new(format!("invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"))
-        })?;
+        let (key, value) = text.split_once('=').ok_or_else(|| bad_filter(text, "-f, --filter"))?;
         let time = || Ok::<_, Failure>(created(&image(store, value)?).unwrap_or(0));
         Ok(match key {
             "dangling" => Self::Dangling(matches!(value, "true" | "1")),
             "label" => Self::Label(value.to_owned()),
-            "reference" => Self::Reference(value.to_owned()),
+            "reference" => Self::Reference,
             "before" => Self::Before(time()?),
             "since" => Self::Since(time()?),
             _ => return Err(Failure::new(format!("invalid filter '{key}'"))),
@@ -250,19 +275,60 @@ impl Filter {
             Self::Dangling(false) => !record.names.is_empty(),
             Self::Before(time) => created(&record.image).unwrap_or(0) < *time,
             Self::Since(time) => created(&record.image).unwrap_or(0) > *time,
-            Self::Reference(pattern) => {
-                names(record, true).iter().any(|(repository, tag, _)| name_matches(pattern, repository, tag))
-            }
-            Self::Label(wanted) => {
-                let config = record.image.config().oci.config().as_ref();
-                let labels = config.and_then(|c| c.labels().clone()).unwrap_or_default();
-                match wanted.split_once('=') {
-                    Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
-                    None => labels.contains_key(wanted),
-                }
-            }
+            // Picks names, not images.
+            Self::Reference => true,
+            Self::Label(wanted) => has_label(&record.image, wanted),
         }
     }
+}
+
+/// `--filter` of `image prune`.
+enum PruneFilter {
+    /// Made at this time (seconds since 1970) or before.
+    Until(i64),
+    Label(String),
+    NoLabel(String),
+}
+
+impl PruneFilter {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(label) = text.strip_prefix("label!=") {
+            return Ok(Self::NoLabel(label.to_owned()));
+        }
+        match text.split_once('=') {
+            Some(("label", label)) => Ok(Self::Label(label.to_owned())),
+            Some(("until", time)) => {
+                let time = parse::time(time, std::time::SystemTime::now())?;
+                let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                Ok(Self::Until(since.as_secs().cast_signed()))
+            }
+            Some((key, _)) => Err(Failure::new(format!("invalid filter '{key}'"))),
+            None => Err(bad_filter(text, "--filter")),
+        }
+    }
+
+    fn matches(&self, image: &Image) -> bool {
+        match self {
+            Self::Until(time) => created(image).unwrap_or(0) <= *time,
+            Self::Label(wanted) => has_label(image, wanted),
+            Self::NoLabel(unwanted) => !has_label(image, unwanted),
+        }
+    }
+}
+
+/// A flag that cannot be read.
+fn bad_filter(text: &str, flag: &str) -> Failure {
+    let why = "bad format of filter (expected name=value)";
+    Failure { code: 125, message: format!("invalid argument \"{text}\" for \"{flag}\" flag: {why}") }
+}
+
+/// `name` or `name=value`
+fn has_label(image: &Image, wanted: &str) -> bool {
+    let labels = image.config().oci.config().as_ref().and_then(|c| c.labels().as_ref());
+    labels.is_some_and(|labels| match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
+        None => labels.contains_key(wanted),
+    })
 }
 
 /// Seconds since 1970, if the image says when it was made.
@@ -292,34 +358,49 @@ fn remove(app: &App, name: &str, force: bool) -> Result<()> {
     let full = name.parse::<Reference>().map(|r| r.to_string()).ok();
     let known = full.filter(|full| !matches!(store.image(full), Err(e) if e.is_not_found()));
     let found = image(store, name)?;
-    let digest = found.target().digest().to_string();
+    let before = store.names_of(&found)?;
+    let digests = digests(&found, &before, &store.published_names(&found)?);
     let mut names = vec![known.clone().unwrap_or_else(|| name.to_owned())];
     if let Some(known) = &known {
-        let all = store.names_of(&found)?;
-        names.extend(left_without_tag(known, &all));
-        if all.len() == names.len() && !force {
+        names.extend(left_without_tag(known, &before));
+        if before.len() == names.len() && !force {
             let by = store.users(found.id())?;
             if !by.is_empty() {
                 return Err(refused(&longshore_image::Error::InUse { id: found.id().clone(), by }, name));
             }
         }
     }
-    let mut told = Vec::new();
+    let mut left = before;
+    let mut told = BTreeSet::new();
     for one in names {
         let removed = store.remove(&one, force).map_err(|e| refused(&e, name))?;
         let familiar = |n: &String| n.parse::<Reference>().map_or_else(|_| n.clone(), |r| r.familiar());
-        told.extend(removed.untagged.iter().map(familiar));
-        if !removed.deleted.is_empty() {
-            if let Some(Ok(reference)) = removed.untagged.first().map(|n| n.parse::<Reference>()) {
-                told.push(format!("{}@{digest}", repository(&reference)));
+        left.retain(|name| !removed.untagged.contains(name));
+        let gone = removed.untagged.iter().filter(|name| !has_sibling(name, &left));
+        let gone: Vec<String> = gone.filter_map(|name| Some(repository(&name.parse().ok()?))).collect();
+        let in_gone =
+            |digest: &&String| digest.split_once('@').is_some_and(|(r, _)| gone.iter().any(|g| g == r));
+        let untagged = removed.untagged.iter().map(familiar);
+        for name in untagged.chain(digests.iter().filter(in_gone).cloned()) {
+            if told.insert(name.clone()) {
+                output::line(&format!("Untagged: {name}"));
             }
-            store.collect(Ctx::none())?;
         }
-        told.dedup();
-        told.drain(..).for_each(|name| output::line(&format!("Untagged: {name}")));
+        if !removed.deleted.is_empty() {
+            // Other dangling images are for `image prune`.
+            store.collect_where(&|_| false, Ctx::none())?;
+        }
         removed.deleted.iter().for_each(|id| output::line(&format!("Deleted: {id}")));
     }
     Ok(())
+}
+
+/// Whether one of the names is a tag in this one's repository.
+fn has_sibling(name: &str, names: &[String]) -> bool {
+    let Ok(own) = name.parse::<Reference>() else { return false };
+    let other =
+        |name: &String| name.parse::<Reference>().is_ok_and(|r| r.tag().is_some() && r.name() == own.name());
+    names.iter().any(other)
 }
 
 /// Names by digest in a tag's repository, when the image has no other tag there: docker takes them away with the last tag.
@@ -371,7 +452,7 @@ pub(crate) fn image(store: &Store, name: &str) -> Result<Image> {
 pub(crate) fn history(app: &App, args: &HistoryArgs) -> Result<()> {
     let store = app.host()?.store();
     let image = image(store, &args.image)?;
-    let mut sizes = store.layers(&image)?.into_iter().map(|layer| layer.size);
+    let mut sizes = store.layers(&image)?.into_iter().map(|layer| layer.content);
     let cut = |text: &str, width| if args.no_trunc { text.to_owned() } else { output::ellipsis(text, width) };
     let mut rows = Vec::new();
     for step in image.config().oci.history().iter().flatten() {
@@ -417,23 +498,24 @@ pub(crate) fn inspect(app: &App, name: &str) -> Result<Value> {
     let references: Vec<Reference> = names.iter().filter_map(|n| n.parse().ok()).collect();
     let tags: Vec<String> =
         references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect();
-    let mut digests: Vec<String> =
-        references.iter().map(|r| format!("{}@{}", repository(r), image.target().digest())).collect();
-    digests.dedup();
-    let size: u64 = store.layers(&image)?.iter().map(|layer| layer.size).sum();
+    let digests = digests(&image, &names, &store.published_names(&image)?);
+    let size: u64 = store.layers(&image)?.iter().map(|layer| layer.content).sum();
     Ok(json!({
         "Id": image.id().to_string(), "RepoTags": tags, "RepoDigests": digests, "Parent": "",
         "Comment": config["comment"].as_str().unwrap_or_default(), "Created": config["created"].as_str().unwrap_or("0001-01-01T00:00:00Z"),
         "DockerVersion": config["docker_version"].as_str().unwrap_or_default(),
         "Author": config["author"].as_str().unwrap_or_default(), "Config": config["config"],
         "Architecture": config["architecture"], "Variant": config["variant"].as_str().unwrap_or_default(),
-        "Os": config["os"], "Size": size,
+        "Os": config["os"], "Size": size, "VirtualSize": size,
         "RootFS": {"Type": "layers", "Layers": config["rootfs"]["diff_ids"]},
         "Descriptor": image.target(), "Metadata": {},
     }))
 }
 
 pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
+    let filters = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<Vec<_>>>()?;
+    // Every one of them must agree.
+    let goes = |image: &Image| filters.iter().all(|filter| filter.matches(image));
     let what = if args.all {
         "all images without at least one container associated to them"
     } else {
@@ -443,7 +525,7 @@ pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
         return Ok(());
     }
     let (untagged, collected) =
-        app.host()?.store().prune(args.all, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
+        app.host()?.store().prune(args.all, &goes, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
     if !untagged.is_empty() || !collected.images.is_empty() {
         output::line("Deleted Images:");
     }
@@ -465,7 +547,7 @@ pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
     let image = image(store, name)?;
     let layers = store.layers(&image)?;
     let changes = store.layer_changes(&image, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
-    let size: u64 = layers.iter().map(|layer| layer.size).sum();
+    let size: u64 = layers.iter().map(|layer| layer.content).sum();
     let wasted: u64 = changes.iter().map(|changes| changes.wasted).sum();
     let (id, total) = (output::short_id(image.id().as_ref()), output::size(size));
     output::line(&format!("{name} {id} {total}, of which {} are wasted", output::size(wasted)));
@@ -484,7 +566,7 @@ pub(crate) fn tree(app: &App, name: &str) -> Result<()> {
             "{}── {}  {:>7}  {:>7} compressed  {:>7} {:>5} {:>5}{notes}  {}",
             if i + 1 == layers.len() { "└" } else { "├" },
             output::short_id(layer.diff_id.as_ref()),
-            output::size(layer.size),
+            output::size(layer.content),
             output::size(usage.compressed),
             format!("+{}", changes.added),
             format!("~{}", changes.changed),
@@ -501,7 +583,7 @@ pub(crate) fn usage(store: &Store, containers: &dyn Fn(&str) -> usize) -> Result
     let mut users: HashMap<String, (u64, usize)> = HashMap::new();
     for record in &records {
         for layer in store.layers(&record.image)? {
-            users.entry(layer.diff_id.to_string()).or_insert((layer.size, 0)).1 += 1;
+            users.entry(layer.diff_id.to_string()).or_insert((layer.content, 0)).1 += 1;
         }
     }
     let mut rows = Vec::new();

@@ -1,6 +1,7 @@
 //! `pull`, `push`, `search`, `manifest inspect`, `image copy`.
 
 use clap::Args;
+use longshore_build::local_name;
 use longshore_examples::Progress;
 use longshore_registry_client::{Event, Reference};
 use oci_spec::image::{Digest, Platform};
@@ -109,7 +110,7 @@ pub(crate) fn pull_image(
         _ => {}
     };
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
-    let before = app.host()?.store().image(&reference.to_string()).ok();
+    let before = app.host()?.store().image(&local_name(reference)).ok();
     let pulled =
         app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(&e, reference))?;
     for layer in pulled.image.manifest().layers() {

@@ -184,7 +184,7 @@ pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
     host.sweep_builds().map_err(|e| Failure::from(&*e))?;
     list("Deleted Networks:", &host.networks().prune().map_err(|e| Failure::from(&*e))?);
     let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
-    let (untagged, collected) = host.store().prune(args.all, ctx)?;
+    let (untagged, collected) = host.store().prune(args.all, &|_| true, ctx)?;
     let ids = collected.images.iter().map(|id| format!("deleted: {id}"));
     list(
         "Deleted Images:",

@@ -84,6 +84,9 @@ pub(crate) struct Unpacked {
     pub(crate) entries: u64,
     /// Bytes of the uncompressed tar, padding included.
     pub(crate) bytes: u64,
+    /// Bytes that its files hold; `None` where only the stream was looked at.
+    #[serde(skip)]
+    pub(crate) content: Option<u64>,
 }
 
 /// All layers of a store, by whichever driver (EROFS file or directory).
@@ -338,7 +341,8 @@ impl Layers {
         while let Some(entry) = reader.next()? {
             place(&mut tree, entry)?;
         }
-        let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+        let unpacked =
+            Unpacked { entries: reader.entries(), bytes: source.position(), content: Some(tree.content()) };
         let diff_id = source.finish();
         self.dir.step("write", &path)?;
         erofs::finish(&file, &path, &tree, unpacked.bytes, &diff_id, limits.bytes)?;
@@ -370,7 +374,8 @@ impl Layers {
             unpacker.make(&tree, &placed, &mut reader)?;
         }
         unpacker.finish(&tree)?;
-        let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+        let unpacked =
+            Unpacked { entries: reader.entries(), bytes: source.position(), content: Some(tree.content()) };
         let diff_id = source.finish();
         let record = Record::new(unpacked, unpacker.skipped(), &tree);
         let json = layer.join("layer.json");
@@ -447,7 +452,7 @@ fn check(hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Resul
     let mut source = Source::new(tar, hash, None, limits, ctx);
     let mut reader = TarReader::new(&mut source, limits);
     while reader.next()?.is_some() {}
-    let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+    let unpacked = Unpacked { entries: reader.entries(), bytes: source.position(), content: None };
     Ok((source.finish(), unpacked))
 }
 

@@ -147,6 +147,16 @@ impl Tree {
         found
     }
 
+    /// Bytes that files and symbolic links hold, each counted once whatever names it has: what Docker calls a layer's size.
+    pub(crate) fn content(&self) -> u64 {
+        let held = |node: &Node| match &node.body {
+            Body::File(data) => data.size,
+            Body::Symlink(target) => target.len() as u64,
+            _ => 0,
+        };
+        self.nodes.iter().filter(|node| node.links > 0).map(held).fold(0, u64::saturating_add)
+    }
+
     /// Number of nodes, replaced ones included.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()

@@ -94,7 +94,7 @@ impl Layers {
                 // The blob is at fault, not the layer.
                 Err(_) => continue,
             };
-            let unpacked = Unpacked { entries: reader.entries(), bytes: source.position() };
+            let unpacked = Unpacked { entries: reader.entries(), bytes: source.position(), content: None };
             if source.finish() != *diff_id {
                 continue;
             }

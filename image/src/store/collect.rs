@@ -7,7 +7,7 @@ use crate::content::{self, ContentRead, ContentWrite};
 use crate::lease::{self, STORE};
 use crate::model::{Document, MAX_DEPTH, MAX_DOCUMENT};
 use crate::refs::Record;
-use crate::{Ctx, Error, Result, model};
+use crate::{Ctx, Error, Image, Result, model};
 
 /// What a collection freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,36 +64,60 @@ impl Store {
     /// off are dropped. While a name's file is damaged nothing is freed, see [`Error::Invalid`]: [`Store::verify`] with repair, or
     /// tagging it anew, mends that.
     pub fn collect(&self, ctx: Ctx<'_>) -> Result<Collected> {
+        self.collect_where(&|_| true, ctx)
+    }
+
+    /// [`Store::collect`], which spares dangling images that `goes` does not pick.
+    pub fn collect_where(&self, goes: &dyn Fn(&Image) -> bool, ctx: Ctx<'_>) -> Result<Collected> {
         let _alone = self.0.dir.lock(STORE)?;
         self.0.snapshots.sweep()?;
         let mut collected = Collected::default();
         let leased = lease::held(&self.0.dir)?;
         let marked = self.mark(leased, &mut |store, record| {
+            match store.parse(record, None) {
+                Ok(image) if !goes(&image) => return Ok(false),
+                Err(e) if !e.is_not_found() && !e.is_bad_content() => return Err(e),
+                // Nobody can tell any more what a damaged one was.
+                Ok(_) | Err(_) => {}
+            }
             store.0.refs.forget(record)?;
             collected.images.push(record.config.clone());
-            Ok(())
+            Ok(true)
         })?;
         self.sweep(&marked, &mut collected, ctx)?;
         Ok(collected)
     }
 
-    /// Removes images that no snapshot was made for: only dangling ones, or with `all` also those that have names. Then collects.
-    /// The names taken away, and what was freed.
-    pub fn prune(&self, all: bool, ctx: Ctx<'_>) -> Result<(Vec<String>, Collected)> {
+    /// Removes images that no snapshot was made for: only dangling ones, or with `all` also those that have names; of them those that
+    /// `goes` picks. Then collects. The names taken away, and what was freed.
+    pub fn prune(
+        &self,
+        all: bool,
+        goes: &dyn Fn(&Image) -> bool,
+        ctx: Ctx<'_>,
+    ) -> Result<(Vec<String>, Collected)> {
         self.0.refs.intact()?;
         let mut untagged = Vec::new();
         if all {
             let used = self.used_images()?;
             for image in self.0.refs.grouped()? {
                 ctx.check()?;
-                if !used.contains(&image.record.config) && !image.names.is_empty() {
+                if used.contains(&image.record.config) || image.names.is_empty() {
+                    continue;
+                }
+                let picked = match self.parse(&image.record, None) {
+                    Ok(image) => goes(&image),
+                    Err(e) if e.is_not_found() || e.is_bad_content() => true,
+                    Err(e) => return Err(e),
+                };
+                if picked {
                     self.0.refs.unset(&image.names, false)?;
                     untagged.extend(image.names);
                 }
             }
         }
         untagged.sort();
-        Ok((untagged, self.collect(ctx)?))
+        Ok((untagged, self.collect_where(goes, ctx)?))
     }
 
     /// What the store takes on disk.
@@ -127,8 +151,8 @@ impl Store {
         Ok(self.0.snapshots.list()?.iter().filter_map(|s| s.image().cloned()).collect())
     }
 
-    /// Everything that is needed; each dangling image that is not goes to `drop`.
-    fn mark(&self, leased: Marked, drop: &mut dyn FnMut(&Self, &Record) -> Result<()>) -> Result<Marked> {
+    /// Everything that is needed. Each dangling image that is not goes to `drop`, which says whether it is gone.
+    fn mark(&self, leased: Marked, drop: &mut dyn FnMut(&Self, &Record) -> Result<bool>) -> Result<Marked> {
         // Nobody knows what a name needs that cannot be read, so nothing may go while there is one.
         self.0.refs.intact()?;
         let mut marked = leased;
@@ -140,9 +164,9 @@ impl Store {
         let leased_manifest = |record: &Record, marked: &Marked| marked.contains(record.manifest.digest());
         for image in self.0.refs.grouped()? {
             let record = &image.record;
-            if image.names.is_empty() && !used.contains(&record.config) && !leased_manifest(record, &marked) {
-                drop(self, record)?;
-            } else {
+            let free =
+                image.names.is_empty() && !used.contains(&record.config) && !leased_manifest(record, &marked);
+            if !(free && drop(self, record)?) {
                 self.mark_image(record, &mut marked)?;
             }
         }

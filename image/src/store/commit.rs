@@ -23,6 +23,8 @@ pub struct Layer {
     pub diff_id: Digest,
     /// Size of the uncompressed tar in bytes.
     pub size: u64,
+    /// Bytes that its files and symbolic links hold, each counted once whatever names it has: what Docker calls its size.
+    pub content: u64,
     /// Number of tar entries; 0 means that nothing had changed.
     pub entries: u64,
     _lease: Arc<Lease>,
@@ -102,13 +104,7 @@ impl Store {
         pairs()
             .map(|(descriptor, diff_id)| {
                 let diff = self.diff(descriptor, diff_id)?;
-                Ok(Layer {
-                    descriptor: descriptor.clone(),
-                    diff_id: diff_id.clone(),
-                    size: diff.bytes,
-                    entries: diff.entries,
-                    _lease: Arc::clone(&lease),
-                })
+                Ok(layer(descriptor, diff_id, &diff, &lease))
             })
             .collect()
     }
@@ -117,17 +113,11 @@ impl Store {
     pub fn layer(&self, diff_id: &Digest) -> Result<Option<Layer>> {
         let Some(diff) = self.0.diffs.get(diff_id) else { return Ok(None) };
         let lease = self.lease()?;
+        let unpacked = Unpacked { entries: diff.entries, bytes: diff.size, content: diff.content };
         for descriptor in diff.blobs {
             lease.hold([descriptor.digest(), diff_id])?;
             if self.0.layers.contains(diff_id) && self.blob_size(descriptor.digest())?.is_some() {
-                let diff_id = diff_id.clone();
-                return Ok(Some(Layer {
-                    descriptor,
-                    diff_id,
-                    size: diff.size,
-                    entries: diff.entries,
-                    _lease: lease,
-                }));
+                return Ok(Some(layer(&descriptor, diff_id, &unpacked, &lease)));
             }
         }
         Ok(None)
@@ -136,11 +126,11 @@ impl Store {
     /// Size and entries of a layer: from the record, or (when that was lost) from the blob again.
     fn diff(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<Unpacked> {
         if let Some(diff) = self.0.diffs.get(diff_id) {
-            return Ok(Unpacked { entries: diff.entries, bytes: diff.size });
+            return Ok(Unpacked { entries: diff.entries, bytes: diff.size, content: diff.content });
         }
         let (_, mut tar) = compress::decoder(self.open_blob(descriptor.digest())?)?;
         let unpacked = self.0.layers.unpack(diff_id, &mut tar, &self.0.limits, Ctx::none())?;
-        self.0.diffs.add(diff_id, unpacked.bytes, unpacked.entries, descriptor)?;
+        self.0.diffs.add(diff_id, &unpacked, descriptor)?;
         Ok(unpacked)
     }
 
@@ -167,7 +157,7 @@ impl Store {
             unpacking.join().unwrap_or(None)
         });
         let (diff_id, unpacked) = error.end(unpacked)?;
-        self.finish_layer(ingest, kind, diff_id, unpacked, lease)
+        self.finish_layer(ingest, kind, &diff_id, &unpacked, &lease)
     }
 
     /// A layer of a compressed tar, which is kept as it is: `write` produces it, a thread inflates, another unpacks.
@@ -190,7 +180,7 @@ impl Store {
             unpacking.join().unwrap_or(None)
         });
         let (diff_id, unpacked) = error.end(unpacked)?;
-        self.finish_layer(ingest, kind, diff_id, unpacked, lease)
+        self.finish_layer(ingest, kind, &diff_id, &unpacked, &lease)
     }
 
     fn ingest_unnamed(&self) -> Result<Box<dyn Ingest>> {
@@ -220,16 +210,27 @@ impl Store {
         &self,
         ingest: Box<dyn Ingest>,
         kind: Compression,
-        diff_id: Digest,
-        unpacked: Unpacked,
-        lease: Arc<Lease>,
+        diff_id: &Digest,
+        unpacked: &Unpacked,
+        lease: &Arc<Lease>,
     ) -> Result<Layer> {
         let size = ingest.offset();
         let digest = ingest.commit()?;
-        lease.hold_locked([&digest, &diff_id])?;
+        lease.hold_locked([&digest, diff_id])?;
         let descriptor = Descriptor::new(kind.media_type(), size, digest);
-        self.0.diffs.add(&diff_id, unpacked.bytes, unpacked.entries, &descriptor)?;
-        Ok(Layer { descriptor, diff_id, size: unpacked.bytes, entries: unpacked.entries, _lease: lease })
+        self.0.diffs.add(diff_id, unpacked, &descriptor)?;
+        Ok(layer(&descriptor, diff_id, unpacked, lease))
+    }
+}
+
+fn layer(descriptor: &Descriptor, diff_id: &Digest, unpacked: &Unpacked, lease: &Arc<Lease>) -> Layer {
+    Layer {
+        descriptor: descriptor.clone(),
+        diff_id: diff_id.clone(),
+        size: unpacked.bytes,
+        content: unpacked.content.unwrap_or(unpacked.bytes),
+        entries: unpacked.entries,
+        _lease: Arc::clone(lease),
     }
 }
 

@@ -47,6 +47,7 @@ impl Store {
             target: descriptor.clone(),
             manifest: descriptor,
             config: config_descriptor.digest().clone(),
+            published: false,
         };
         let image = self.parse(&record, Some(lease))?;
         let _shared = self.0.dir.lock_shared(STORE)?;

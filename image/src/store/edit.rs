@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oci_spec::image::{Descriptor, History, ImageIndexBuilder, MediaType, Platform};
 
+use super::names::record_of;
 use super::{ImageSpec, Layer, LayerOptions, Store};
 use crate::content::{self, ContentRead};
 use crate::diff::{self, Options};
@@ -102,7 +103,7 @@ impl Store {
             lease.hold(one.diff_ids())?;
         }
         content::put(&self.0.blobs, &target, &bytes)?;
-        let record = Record { target, manifest: image.descriptor().clone(), config: image.id().clone() };
+        let record = Record { target, published: false, ..record_of(image) };
         let made = self.parse(&record, Some(lease))?;
         let _shared = self.0.dir.lock_shared(STORE)?;
         self.0.refs.set(names, &record)?;

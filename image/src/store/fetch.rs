@@ -142,7 +142,7 @@ impl Flow<'_> {
         }
         let unpacked = unpacked
             .ok_or_else(|| Error::Stream { reason: "the unpacking thread ended early".to_owned() })?;
-        self.job.store.0.diffs.add(diff_id, unpacked.bytes, unpacked.entries, self.descriptor)?;
+        self.job.store.0.diffs.add(diff_id, &unpacked, self.descriptor)?;
         (self.job.ctx.progress)(Event::Unpacked { diff_id, entries: unpacked.entries });
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Flow<'_> {
             && let Some(diff) = store.diffs.get(diff_id)
         {
             verify_only(diff_id, from)?;
-            return Ok(Unpacked { entries: diff.entries, bytes: diff.size });
+            return Ok(Unpacked { entries: diff.entries, bytes: diff.size, content: diff.content });
         }
         let ctx = Ctx { progress: self.job.ctx.progress, cancel: self.stop };
         store.layers.unpack(diff_id, from, &store.limits, ctx)

@@ -21,6 +21,8 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
     /// Names given to it once it is complete, e.g. `docker.io/library/debian:bookworm`. Without any it is a dangling one.
     pub names: Vec<String>,
+    /// The names are those under which a registry has it ([`Store::published_names`](crate::Store::published_names)).
+    pub published: bool,
     /// Refuse an artifact, whose config is no image's, before its blobs are fetched.
     pub images_only: bool,
 }
@@ -77,7 +79,12 @@ impl Store {
             Image::new(root.clone(), descriptor.clone(), manifest, &config, Some(Arc::clone(&job.lease)))?;
         check_platform(&image, options)?;
         job.layers(&image)?;
-        let record = Record { target: root.clone(), manifest: descriptor, config: image.id().clone() };
+        let record = Record {
+            target: root.clone(),
+            manifest: descriptor,
+            config: image.id().clone(),
+            published: options.published,
+        };
         {
             let _shared = self.0.dir.lock_shared(STORE)?;
             self.0.refs.set(&options.names, &record)?;

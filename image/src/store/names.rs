@@ -4,7 +4,7 @@ use oci_spec::image::Digest;
 
 use super::Store;
 use crate::lease::STORE;
-use crate::refs::{Named, Record};
+use crate::refs::{Named, Record, same};
 use crate::{Error, Image, Result};
 
 /// One row of `docker images`.
@@ -15,7 +15,9 @@ pub struct ImageRecord {
     pub names: Vec<String>,
     /// The image.
     pub image: Image,
-    /// Uncompressed size of all layers in bytes.
+    /// Those of its names under which a registry is known to have it.
+    pub published: Vec<String>,
+    /// Bytes that the files of all layers hold ([`Layer::content`](crate::Layer::content)).
     pub size: u64,
 }
 
@@ -43,11 +45,11 @@ impl Store {
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
         let mut sizes = HashMap::new();
         let mut images = Vec::new();
-        for Named { record, names } in self.0.refs.grouped()? {
+        for Named { record, names, published } in self.0.refs.grouped()? {
             match self.parse(&record, None) {
                 Ok(image) => {
                     let size = image.diff_ids().iter().map(|d| self.cached_size(d, &mut sizes)).sum();
-                    images.push(ImageRecord { names, image, size });
+                    images.push(ImageRecord { names, image, published, size });
                 }
                 Err(e) if e.is_not_found() || e.is_bad_content() => {}
                 Err(e) => return Err(e),
@@ -60,6 +62,25 @@ impl Store {
     /// The image's names, sorted.
     pub fn names_of(&self, image: &Image) -> Result<Vec<String>> {
         self.names_of_id(image.id())
+    }
+
+    /// Those of the image's names under which a registry is known to have it, sorted: it was imported by them
+    /// ([`ImportOptions::published`](crate::ImportOptions::published)) or [published](Store::publish) since.
+    pub fn published_names(&self, image: &Image) -> Result<Vec<String>> {
+        let named = self.0.refs.grouped()?.into_iter().filter(|n| n.record.config == *image.id());
+        let mut names: Vec<String> = named.flat_map(|n| n.published).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Notes that a registry has the image under this name, as after a push. Nothing happens if the name stands for another one by now.
+    pub fn publish(&self, image: &Image, name: &str) -> Result<()> {
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        let record = Record { published: true, ..record_of(image) };
+        match self.0.refs.get(name)? {
+            Some(now) if same(&now, &record) => self.0.refs.set(&[name.to_owned()], &record),
+            _ => Ok(()),
+        }
     }
 
     /// All names, sorted, with the ID of their image. Reads nothing but the names.
@@ -174,7 +195,7 @@ impl Store {
     }
 
     fn cached_size(&self, diff_id: &Digest, sizes: &mut HashMap<Digest, u64>) -> u64 {
-        *sizes.entry(diff_id.clone()).or_insert_with(|| self.0.diffs.get(diff_id).map_or(0, |d| d.size))
+        *sizes.entry(diff_id.clone()).or_insert_with(|| self.0.diffs.get(diff_id).map_or(0, |d| d.content()))
     }
 }
 
@@ -184,6 +205,7 @@ pub(super) fn record_of(image: &Image) -> Record {
         target: image.target().clone(),
         manifest: image.descriptor().clone(),
         config: image.id().clone(),
+        published: false,
     }
 }
 
