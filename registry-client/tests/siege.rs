@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use common::fault::{Conn, Server, Tame};
 use common::{Memory, OCI_INDEX, OCI_MANIFEST, chain, quick};
-use longshore_registry_client::transport::{AddressClasses, Body, Headers, Request, Response};
+use longshore_registry_client::transport::{AddressClasses, Body, Headers, Method, Request, Response};
 use longshore_registry_client::{
-    Client, Ctx, Error, Host, HostConfig, HostsDir, Limits, Platforms, Retry, Timeouts, TlsOptions,
-    Transport, TransportError, TransportErrorKind, UreqTransport,
+    CancelToken, Client, Ctx, Error, Host, HostConfig, HostsDir, Limits, Platforms, Retry, Timeouts,
+    TlsOptions, Transport, TransportError, TransportErrorKind, UreqTransport,
 };
 
 /// Gives up soon; what hangs all the same runs into the deadline, which is another error.
@@ -479,4 +479,47 @@ fn without_threads_there_is_an_error_and_no_panic() {
         return eprintln!("skipped: no right to be somebody else");
     }
     assert!(done.status.success(), "{said}");
+}
+
+#[test]
+fn a_token_that_is_not_taken_is_asked_for_once_more_and_no_oftener() {
+    for (good, works) in [("t2", true), ("none", false)] {
+        let given = AtomicUsize::new(0);
+        let server = Server::start(move |seen, conn| {
+            if seen.path() == "/token" {
+                let token = format!("{{\"token\":\"t{}\"}}", given.fetch_add(1, Ordering::Relaxed) + 1);
+                return conn.reply(200, &[], token.as_bytes());
+            }
+            if seen.header("authorization") == Some(&format!("Bearer {good}")) {
+                return conn.reply(200, &[], br#"{"tags":["a"]}"#);
+            }
+            let realm = format!("Bearer realm=\"http://{}/token\"", seen.header("host").unwrap());
+            conn.reply(401, &[("www-authenticate", &realm)], b"");
+        });
+        let tags = quick().build().unwrap().tags(&server.reference("r"));
+        assert_eq!(tags.is_ok(), works, "{tags:?}");
+        assert_eq!((server.count("GET", "/token"), server.count("GET", "/tags/")), (2, 3));
+    }
+}
+
+#[test]
+fn a_manifest_that_is_taken_by_crumbs_is_not_sent_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = longshore_registry_client::Url::parse(&format!("http://{}/", listener.local_addr().unwrap()))
+        .unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let mut timeouts = Timeouts::default();
+    timeouts.response = Duration::from_millis(100);
+    let cancel = CancelToken::new().until(Instant::now() + Duration::from_secs(120));
+    let headers = Headers::new();
+    let request = Request::new(Method::Put, &url, &headers, &cancel);
+    // More than sockets hold.
+    let error =
+        UreqTransport::new(timeouts).send(&request, Body::Bytes(vec![7; 9 << 20].into())).unwrap_err();
+    assert_eq!(error.kind, TransportErrorKind::Timeout);
 }

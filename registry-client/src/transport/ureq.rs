@@ -22,8 +22,8 @@ use crate::error::BoxError;
 /// How many times the stall a body may last without a byte of its own while what frames it moves: the sizes of chunks, what follows the
 /// last of them, records of TLS.
 const IDLE: u32 = 4;
-/// Bytes a second, at which a small body is sent over a slow link.
-const SLOW: u64 = 8 * 1024;
+/// Bytes a second, at which a small body is sent that is not that small.
+const SLOW: u64 = 1 << 20;
 /// Bytes a second, at which a slow registry copies what it was sent.
 const COPIED: u64 = 32 << 20;
 const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
