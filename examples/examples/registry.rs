@@ -279,7 +279,7 @@ fn parse_platform(text: &str) -> Result<Platform, Error> {
 fn report(event: Event<'_>) {
     match event {
         Event::Resumed { digest, offset } => {
-            note(&format!("{digest}: connection broke, going on at {offset}"))
+            note(&format!("{digest}: connection broke, going on at {offset}"));
         }
         Event::Exists { digest } => note(&format!("{digest}: is there")),
         Event::Mounted { digest, from } => note(&format!("{digest}: mounted from {from}")),
