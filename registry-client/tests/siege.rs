@@ -523,3 +523,17 @@ fn a_manifest_that_is_taken_by_crumbs_is_not_sent_for_ever() {
         UreqTransport::new(timeouts).send(&request, Body::Bytes(vec![7; 9 << 20].into())).unwrap_err();
     assert_eq!(error.kind, TransportErrorKind::Timeout);
 }
+
+#[test]
+fn what_is_larger_than_it_may_be_is_not_cut_to_size() {
+    // All of its meaning is at its start, and its length is not told.
+    let server = Server::start(|_, conn| {
+        conn.head(200, &[("transfer-encoding", "chunked")], None);
+        let body = [&br#"{"tags":["a"]}"#[..], &vec![b' '; 4 << 20]].concat();
+        let _ = conn
+            .stream
+            .write_all(&[format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat());
+    });
+    let error = quick().build().unwrap().tags(&server.reference("r")).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");
+}
