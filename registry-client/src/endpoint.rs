@@ -328,6 +328,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_certificate_is_shown_at_home_and_to_the_owners_other_hosts() {
+        let mut config = HostConfig::default_for("reg.example", false).unwrap();
+        config.server.tls = Some(TlsOptions::new().client_pem("chain", "key"));
+        let registry = Registry::new("reg.example", config, 1);
+        let shown = |url: &str, owner| {
+            let tls = registry.server.tls_for(&Url::parse(url).unwrap(), owner);
+            tls.is_some_and(|t| t.client().is_some())
+        };
+        assert!(shown("https://reg.example/v2/", false) && shown("https://auth.reg.example/token", true));
+        for stranger in ["https://cdn.example/x", "https://reg.example:5001/x", "http://reg.example/x"] {
+            assert!(!shown(stranger, false), "{stranger}");
+        }
+    }
+
+    #[test]
     fn only_the_insecure_host_itself_is_believed_without_proof() {
         let config = HostConfig::default_for("reg.example", true).unwrap();
         let registry = Registry::new("reg.example", config, 1);
