@@ -193,7 +193,7 @@ struct Dockerd {
 }
 
 impl Dockerd {
-    fn start(dir: &Path) -> Option<Self> {
+    fn start(dir: &Path, storage: &str) -> Option<Self> {
         let path = |name: &str| dir.join(name).display().to_string();
         let socket = format!("unix://{}", path("docker.sock"));
         let log = File::create(dir.join("log")).unwrap();
@@ -208,7 +208,7 @@ impl Dockerd {
                 "-H",
                 &socket,
             ])
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "vfs"])
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", storage])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -256,7 +256,7 @@ fn docker_loads_and_saves_the_same_image() {
     let image = image(&store);
     let dir = temp.path().join("docker");
     fs::create_dir(&dir).unwrap();
-    let Some(docker) = Dockerd::start(&dir) else { return };
+    let Some(docker) = Dockerd::start(&dir, "vfs") else { return };
     let ours = temp.path().join("ours.tar").display().to_string();
     save(&store, &[NAME], ArchiveFormat::Docker, Path::new(&ours));
     assert!(docker.run(&["load", "-i", &ours]).contains(NAME));
@@ -348,7 +348,7 @@ fn what_a_container_sees_is_what_docker_unpacks() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("docker");
     fs::create_dir(&dir).unwrap();
-    let Some(docker) = Dockerd::start(&dir) else { return };
+    let Some(docker) = Dockerd::start(&dir, "vfs") else { return };
     let [base, top] = odd_layers();
     for (_temp, store) in stores() {
         let [base, top] = [&base, &top].map(|tar| layers::add(&store, tar).unwrap());
@@ -378,4 +378,106 @@ fn timeless_root(mut tree: layers::Tree) -> layers::Tree {
     let line = tree.get_mut("/").unwrap();
     *line = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     tree
+}
+
+/// Layers above a real root file system, of `files` small files and `megabytes` of larger ones: what is new, changed, linked,
+/// owned, dated and gone.
+fn real_layers(files: usize, megabytes: usize) -> Vec<Vec<u8>> {
+    use layers::{Raw, archive, dir, file, hard, pax, symlink};
+    let mut word = 88_172_645_463_325_252_u64;
+    let mut noise = move |size: usize| -> Vec<u8> {
+        let words = std::iter::repeat_with(|| {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            word.to_le_bytes()
+        });
+        words.flatten().take(size).collect()
+    };
+    let mut small = vec![dir("data")];
+    for i in 0..files {
+        if i % 100 == 0 {
+            small.push(Raw { mode: 0o2775, ids: (33, 100), ..dir(format!("data/{}", i / 100)) });
+        }
+        let content = noise(100 + i * 7919 % 4900);
+        let ids = (u32::try_from(i % 7).unwrap() * 1000, 42);
+        let mtime = 1_600_000_000 + i as u64;
+        small.push(Raw { ids, mtime, ..file(format!("data/{}/file-{i}", i / 100), content) });
+    }
+    let mut all = vec![archive(&small)];
+    for layer in 0..4 {
+        let at = format!("opt/{layer}");
+        let mut entries = vec![dir("opt"), dir(&at)];
+        for part in 0..4 {
+            let nanos = format!("16000000{layer}{part}.12345678{part}");
+            entries.push(pax(&[("mtime", nanos.as_bytes()), ("SCHILY.xattr.user.part", b"of it")]));
+            entries.push(file(format!("{at}/big-{part}"), noise((megabytes << 20) / 16)));
+        }
+        entries.push(hard(format!("{at}/again"), format!("{at}/big-1")));
+        entries.push(symlink(format!("{at}/link"), "../../data"));
+        entries.extend([dir("data"), file(format!("data/.wh.{layer}"), "")]);
+        entries.push(Raw { mode: 0o4755, ids: (layer, 0), ..file("opt/changed", noise(5000)) });
+        all.push(archive(&entries));
+    }
+    all
+}
+
+/// Directories have another time where no entry came after what was made in them.
+fn timeless_dirs(mut tree: layers::Tree) -> layers::Tree {
+    for line in tree.values_mut().filter(|line| line.starts_with('4')) {
+        *line = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    }
+    tree
+}
+
+/// `LONGSHORE_REAL_FILES` and `LONGSHORE_REAL_MB` make the image larger, and stand it on `LONGSHORE_DEBIAN_TAR`.
+#[test]
+fn an_image_of_several_layers_goes_round() {
+    if !has("dockerd") || !has("docker") || !has("umoci") {
+        return;
+    }
+    if !rustix_is_root() {
+        return skip("dockerd needs root");
+    }
+    let var = |name, default| std::env::var(name).map_or(default, |n| n.parse().unwrap());
+    let files = var("LONGSHORE_REAL_FILES", 300);
+    let mut tars = real_layers(files, var("LONGSHORE_REAL_MB", 8));
+    if let Some(debian) = std::env::var_os("LONGSHORE_DEBIAN_TAR").filter(|_| files > 1000) {
+        tars.insert(0, fs::read(debian).unwrap());
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    let mut seen = Vec::new();
+    for directories in [false, true] {
+        let store = layers::store(Path::new(&at(&format!("store-{directories}"))), directories);
+        let mut spec = longshore_image::ImageSpec::default();
+        spec.layers.extend(tars.iter().map(|tar| layers::add(&store, tar).unwrap()));
+        spec.names.push(NAME.to_owned());
+        let config =
+            json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}});
+        spec.config.oci = serde_json::from_value(config).unwrap();
+        let image = store.create_image(&spec).unwrap();
+        seen.push((layers::view(&store, &spec.layers.iter().collect::<Vec<_>>()), image, store));
+    }
+    let [(erofs, image, store), (directories, other, _)] = &seen[..] else { unreachable!("two drivers") };
+    layers::assert_same(erofs, directories);
+    assert_eq!(image.id(), other.id());
+    let long = |program: &str, args: &[&str]| {
+        let out = Command::new(program).args(args).output().unwrap();
+        assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    long("umoci", &["raw", "unpack", "--image", &format!("{}:{NAME}", store.path().display()), &at("umoci")]);
+    let expected = timeless_dirs(layers::describe(Path::new(&at("umoci"))));
+    layers::assert_same(&timeless_dirs(erofs.clone()), &expected);
+
+    fs::create_dir(at("docker")).unwrap();
+    let Some(docker) = Dockerd::start(Path::new(&at("docker")), "overlay2") else { return };
+    save(store, &[NAME], ArchiveFormat::Docker, Path::new(&at("ours.tar")));
+    long("docker", &["-H", &docker.socket, "load", "-i", &at("ours.tar")]);
+    fs::remove_file(at("ours.tar")).unwrap();
+    long("docker", &["-H", &docker.socket, "save", "-o", &at("theirs.tar"), NAME]);
+    let back = layers::store(Path::new(&at("back")), false);
+    let loaded = load(&back, Path::new(&at("theirs.tar")));
+    assert_eq!((loaded[0].image.id(), loaded[0].image.diff_ids()), (image.id(), image.diff_ids()));
+    assert_eq!(loaded[0].names, [NAME]);
 }

@@ -50,7 +50,9 @@ fn main() -> Result<(), BoxError> {
         .run(rounds);
 
     let gib = number("LONGSHORE_BENCH_GIB", 4)?;
-    Race::new("run /bin/true from a small host process").add("longshore", || library(&bench.runtime, &bench.spec)).run(rounds);
+    Race::new("run /bin/true from a small host process")
+        .add("longshore", || library(&bench.runtime, &bench.spec))
+        .run(rounds);
     let mut ballast = vec![0u8; gib << 30];
     ballast.iter_mut().step_by(4096).for_each(|page| *page = 1);
     Race::new(&format!("run /bin/true from a host process of {gib} GiB"))
