@@ -30,6 +30,8 @@ struct Machine {
     pc: u32,
     /// What the parent knows this process by, once it has told.
     pid: u32,
+    /// The empty directory of masks has its place.
+    empty_attached: bool,
 }
 
 impl Machine {
@@ -101,7 +103,7 @@ pub(crate) unsafe extern "C" fn main(sp: *const usize) -> ! {
         let header = &*(BASE as *const Header);
         (header, core::slice::from_raw_parts(header.steps as *const Step, header.count as usize))
     };
-    Machine { slots: [u64::MAX; SLOTS], status: header.status as u64, pc: 0, pid: 0 }.run(steps)
+    Machine { slots: [u64::MAX; SLOTS], status: header.status as u64, pc: 0, pid: 0, empty_attached: false }.run(steps)
 }
 
 /// A decimal number.

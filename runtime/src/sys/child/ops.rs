@@ -31,7 +31,7 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
         op::SEND_FD => send_fd(machine, a[0] as u32, a[1]),
         op::FORK => fork(machine, a[0]),
         op::PARK => park(machine, a[0]),
-        op::MASK => mask(a[0], a[1], a[2], a[3]),
+        op::MASK => mask(machine, a[0], a[1], a[2], a[3]),
         op::IS_DEVICE => is_device(a[0], a[1], a[2]),
         op::CHDIR => chdir(a[0]),
         op::EXEC => exec(a[0] as *const u64, a[1], a[2]),
@@ -343,7 +343,7 @@ fn park(machine: &mut Machine, listener: u64) -> i64 {
     }
 }
 
-fn mask(root: u64, path: u64, null: u64, empty: u64) -> i64 {
+fn mask(machine: &mut Machine, root: u64, path: u64, null: u64, empty: u64) -> i64 {
     let at = open(root, path, O_PATH, 0, RESOLVE_IN_ROOT);
     if at < 0 {
         // What is not there needs no hiding; neither does what is below a file.
@@ -353,12 +353,14 @@ fn mask(root: u64, path: u64, null: u64, empty: u64) -> i64 {
         Err(e) => return e,
         Ok(s) => s.mode & 0o170_000 == 0o040_000,
     };
-    let mut result = clone_onto(if directory { empty } else { null }, at as u64);
-    if directory && result == -EINVAL {
-        // Before Linux 6.15 no mount can be cloned that is attached nowhere. So the empty directory itself goes to the first place; from
-        // there the others get their clones.
-        result = move_onto(empty, at as u64);
-    }
+    // The empty directory itself goes to the first place, and the others get clones of it. Before Linux 6.15 no mount can be cloned that
+    // is attached nowhere, and the end of one makes the kernel wait for a grace period.
+    let result = match directory {
+        true if !machine.empty_attached => move_onto(empty, at as u64),
+        true => clone_onto(empty, at as u64),
+        false => clone_onto(null, at as u64),
+    };
+    machine.empty_attached |= directory;
     close(at);
     result
 }
