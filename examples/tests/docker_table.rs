@@ -21,6 +21,7 @@ const DIFFERENT: &[(&str, &str, &str)] = &[
     ("run", "--isolation", "for Windows"),
     ("run", "--kernel-memory", "given up by the kernel"),
     ("run", "--log-driver", "`json-file` and `none`; `local` writes `json-file`"),
+    ("run", "--log-opt", "`max-size`, `max-file`, `labels`, `env`; docker's others do nothing"),
     ("run", "--runtime", "accepted: there is one"),
     ("run", "--volume-driver", "`local` alone"),
 ];

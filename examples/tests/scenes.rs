@@ -34,7 +34,8 @@ const SCENES: &[(&str, &str)] = &[
         $D run -d $n --name deaf bb sh -c 'trap "" TERM; while true; do sleep 0.1; done' > $W/id; sleep 1
         $D stop -t 1 deaf; $D inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}' deaf
         $D kill deaf > /dev/null 2>&1; echo $?
-        $D start deaf; sleep 0.5; $D kill -s KILL deaf; $D wait deaf; $D rm deaf"##,
+        $D start deaf; sleep 0.5; $D kill -s KILL deaf; $D wait deaf; $D start deaf; sleep 1
+        before=$(date +%s); $D stop deaf; test $(($(date +%s) - before)) -ge 10 && echo ten seconds; $D inspect -f '{{.State.ExitCode}}' deaf; $D rm deaf"##,
     ),
     (
         "a name is taken once, rm wants force",
@@ -51,6 +52,13 @@ const SCENES: &[(&str, &str)] = &[
         $D wait talk; $D logs talk 2> $W/err; echo; cat $W/err; $D logs --tail 1 talk 2>/dev/null; echo; $D rm talk"##,
     ),
     (
+        "logs with details",
+        r##"
+        $D run $n --name plain bb sh -c 'echo one; echo two >&2' > $W/out 2>&1; $D logs --details plain 2>&1 | sort
+        $D run $n --name told -l a=b -l 'c=d e/ä' -l other=x -e A=1 -e B=2 --log-opt labels=a,c,missing --log-opt env=A bb echo said > $W/out
+        $D logs --details told; $D logs --details -t told | cut -d' ' -f2-; $D logs told; $D rm plain told"##,
+    ),
+    (
         "exited ones are listed and removed",
         r##"
         for i in 1 2; do $D run $n --name gone$i -l scene=list bb sh -c "exit $i"; echo $?; done
@@ -64,12 +72,13 @@ const SCENES: &[(&str, &str)] = &[
         r##"
         $D tag bb other:1; $D create $n --name user bb true > $W/id
         $D rmi other:1 | head -1; $D rmi bb > $W/out 2>&1; echo $?; grep -c 'user\|using' $W/out
-        $D rm user"##,
+        $D rm user; $D create $n --name base bb true > $W/id; $D commit -c 'CMD ["echo","still here"]' base mine:1 > $W/id; $D rm base
+        $D run $n --name ended mine:1; $D rmi mine:1 > $W/out 2>&1; echo $?; $D rmi -f mine:1 | head -1; $D images -q mine; $D start -a ended; $D rm ended"##,
     ),
     (
         "volumes are shared and outlive containers",
         r##"
-        $D volume create data; mkdir $W/bind
+        $D volume create data; mkdir $W/bind; $D volume create -d nfs x 2>&1 | grep -o 'create x: error looking up volume plugin.*'
         $D run --rm $n -v data:/v -v $W/bind:/b bb sh -c 'echo v > /v/f; echo b > /b/f'
         $D run --rm $n -v data:/v:ro -v $W/bind:/b bb sh -c 'cat /v/f /b/f; touch /v/no 2> /dev/null || echo read-only'
         cat $W/bind/f; $D run -d $n --name holds -v data:/v bb sleep 1000 > $W/id
@@ -95,9 +104,9 @@ const SCENES: &[(&str, &str)] = &[
         r##"
         $D run $n --name base bb sh -c 'echo inside > /made; rm /text'
         $D diff base | sort; $D commit -m words -a me -c 'CMD ["cat","/made"]' -c 'ENV A="b c"' base walk:1 > $W/id
-        $D rm base; $D save -o $W/walk.tar walk:1; $D rmi walk:1 > /dev/null; $D load -i $W/walk.tar
-        $D run --rm $n walk:1; $D run --rm $n walk:1 sh -c 'echo $A; test -e /text || echo no text'
-        $D history walk:1 --format '{{.Comment}}' | head -1; $D rmi walk:1 > /dev/null"##,
+        $D rm base; $D save -o $W/walk.tar walk:1; $D rmi walk:1 > /dev/null; $D2 load -i $W/walk.tar
+        $D2 run --rm $n walk:1; $D2 run --rm $n walk:1 sh -c 'echo $A; test -e /text || echo no text'
+        $D2 history walk:1 --format '{{.Comment}}' | head -1; $D2 rmi walk:1 > /dev/null"##,
     ),
     (
         "what something is mounted on is committed, but for what every container has",
@@ -123,9 +132,21 @@ const SCENES: &[(&str, &str)] = &[
         $D run $n --name big -m 16m --memory-swap 16m bb sh -c 'x=a; while true; do x=$x$x; done' 2> /dev/null; echo $?
         $D inspect -f '{{.State.OOMKilled}} {{.HostConfig.Memory}}' big; $D rm big
         $D run --rm $n --pids-limit 20 bb sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 3 & done; wait' > $W/out 2>&1; grep -c "can't fork" $W/out
+        $D run --rm $n --cpus 0.1 bb sh -c 'until grep -q "nr_throttled [1-9]" /sys/fs/cgroup/cpu/cpu.stat; do :; done; echo throttled'
         $D run --rm $n --cpus 0.5 bb cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us
         $D run --rm $n -m 1k bb true > /dev/null 2>&1; echo $?
         $D run --rm $n --shm-size 1m bb sh -c 'df -k /dev/shm | tail -1 | cut -c1-40'"##,
+    ),
+    (
+        "rates of block devices",
+        r##"
+        for disk in $(ls /sys/block); do test -b /dev/$disk && break; done; g=/sys/fs/cgroup/blkio/blkio.throttle
+        $D run $n --name slow --device-read-bps /dev/$disk:1mb --device-write-bps /dev/$disk:2048 --device-read-iops /dev/$disk:100 --device-write-iops /dev/$disk:200 \
+            bb cat $g.read_bps_device $g.write_bps_device $g.read_iops_device $g.write_iops_device
+        $D inspect -f '{{range .HostConfig.BlkioDeviceReadBps}}{{.Path}} {{.Rate}}{{end}} {{json .HostConfig.BlkioDeviceWriteIOps}}' slow; $D rm slow
+        for rate in x /dev/x x:1 /dev/x:y :1; do for kind in bps iops; do
+            $D run --rm $n --device-read-$kind $rate bb true 2>&1 | grep -o 'bad format.*\|invalid rate.*' | sed -e "s/ (see 'longshore --help')//" -e 's/\.$//'
+        done; done"##,
     ),
     (
         "health comes and goes",
@@ -133,7 +154,9 @@ const SCENES: &[(&str, &str)] = &[
         $D run -d $n --name ill --health-cmd 'test -e /well' --health-interval 300ms --health-retries 2 bb sh -c 'touch /well; while true; do sleep 0.1; done' > $W/id
         until $D inspect -f '{{.State.Health.Status}}' ill | grep -x healthy; do sleep 0.1; done
         $D exec ill rm /well; until $D inspect -f '{{.State.Health.Status}}' ill | grep -x unhealthy; do sleep 0.1; done
-        $D ps -f name=ill --format '{{.Status}}' | grep -o '(.*)'; $D rm -f ill"##,
+        $D ps -f name=ill --format '{{.Status}}' | grep -o '(.*)'; $D rm -f ill
+        $D run -d $n --name fresh --health-cmd true --health-interval 1h bb sleep 1000 > $W/id; $D inspect -f '{{.State.Health.Status}}' fresh
+        $D ps -f name=fresh --format '{{.Status}}' | grep -o '(.*)'; $D ps -q -f health=starting | wc -l; $D rm -f fresh"##,
     ),
     (
         "on-failure:3 tries three times",
@@ -235,6 +258,7 @@ log_user 0
 spawn sh -c "$env(D) run -it --network none --name tty bb"
 expect "# "; send "stty size < /dev/tty | wc -w; tty; echo pid \$\$\r"
 expect -re {(/dev/\S+).*pid (\d+)} { puts "$expect_out(1,string) $expect_out(2,string)" } timeout { puts "no shell" }
+expect "# "; send "ps -o pid,args | grep '^ *1 '\r"; expect -re {\n *(1 sh)\r} { puts "process $expect_out(1,string)" } timeout { puts "no process 1" }
 expect "# "; send "\020\021"; expect eof
 spawn sh -c "$env(D) exec -it tty sh"
 expect "# "; send "ps | grep -c ' sh$'; exit 3\r"; expect eof; puts "exec [lindex [wait] 3]"
@@ -242,6 +266,28 @@ spawn sh -c "$env(D) attach tty"
 send "\r"; expect "# "; send "exit 5\r"; expect eof; puts "attach [lindex [wait] 3]"
 EOF
         D="$D" expect $W/e; $D inspect -f '{{.State.Status}} {{.State.ExitCode}}' tty; $D rm tty"##,
+    ),
+    (
+        "info in a format",
+        r##"
+        $D create $n --name one bb true > $W/id; $D run -d $n --name two bb sleep 1000 > $W/id; $D pause two > $W/id
+        $D info -f '{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}'; $D rm -f one two
+        $D info --format '{{.KernelVersion}} {{.OperatingSystem}} {{.OSType}} {{.Architecture}} {{.NCPU}} {{.MemTotal}} {{.Name}}'
+        $D system info --format '{{.Driver}} {{.LoggingDriver}} {{.CgroupDriver}} {{.CgroupVersion}}'; $D info -f '{{json .OSType}}'"##,
+    ),
+    (
+        "containers by every filter",
+        r##"
+        $D create $n --name first -l kind=a -l own -v vol:/v --expose 80 bb true > $W/id; $D create $n --name second -l kind=b -v /anon bb true > $W/id2
+        $D create --name third --network host bb sh -c 'exit 3' > $W/id; $D start -a third; $D run -d $n --name fourth bb sleep 1000 > $W/id
+        for filter in before=third since=second name=ir name=^/second$ name=^fo label=kind label=kind=a status=created status=running status=exited exited=3 exited=0 \
+            ancestor=bb ancestor=nothing network=none network=host volume=vol volume=/anon volume=/v health=none expose=80 expose=80/tcp publish=80 is-task=false; do
+            echo "$filter: $($D ps -a -f $filter --format '{{.Names}}' | sort | tr '\n' ' ')"
+        done
+        echo id: $($D ps -a -f id=$(cut -c1-12 $W/id2) --format '{{.Names}}'); echo two: $($D ps -a -f status=created -f label=own --format '{{.Names}}')
+        echo running: $($D ps --format '{{.Names}}'); echo last: $($D ps -n 2 --format '{{.Names}}'); echo latest: $($D ps -l --format '{{.Names}}')
+        for filter in nonsense=1 status=odd name; do $D ps -f $filter > /dev/null 2>&1; echo $?; done
+        $D rm -fv first second third fourth; $D volume rm vol"##,
     ),
     (
         "events are told and filtered",
@@ -257,17 +303,39 @@ EOF
     ),
 ];
 
+/// Who plays the scenes.
+struct Player {
+    program: String,
+    /// The same with another store.
+    elsewhere: String,
+    /// Whom it runs as, if not as the test.
+    user: Option<u32>,
+}
+
+impl Player {
+    fn longshore(own: &Longshore, elsewhere: &Longshore) -> Self {
+        Self { program: own.line(), elsewhere: elsewhere.line(), user: own.user }
+    }
+}
+
 /// What a scene prints, with the exit code of its last command.
-fn play(script: &str, program: &str, work: &Path) -> String {
+fn play(script: &str, player: &Player, work: &Path) -> String {
     std::fs::create_dir_all(work).expect("a directory");
     let mut shell = Command::new("sh");
+    if let Some(user) = player.user {
+        std::os::unix::fs::chown(work, Some(user), Some(user)).expect("chown");
+        shell = Command::new("setpriv");
+        let user = user.to_string();
+        shell.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh"]);
+    }
     shell
         .args(["-c", script])
-        .env("D", program)
+        .env("D", &player.program)
+        .env("D2", &player.elsewhere)
         .env("W", work)
         .env("n", "--network none")
         .env("B", "from outside");
-    let out = output(&mut shell, 40);
+    let out = output(&mut shell, 120);
     let (said, complained) = (text(&out.stdout), text(&out.stderr));
     // What goes to standard error is for people; it is compared where a scene asks for it.
     if out.status.code() != Some(0) && said.is_empty() {
@@ -297,10 +365,6 @@ fn keys(value: &serde_json::Value, prefix: &str, found: &mut Vec<String>) {
 /// What `inspect` of docker has and ours has not: each for a reason.
 const NOT_SHOWN: &[&str] = &[
     // Limits that there are not yet.
-    ".HostConfig.BlkioDeviceReadBps",
-    ".HostConfig.BlkioDeviceReadIOps",
-    ".HostConfig.BlkioDeviceWriteBps",
-    ".HostConfig.BlkioDeviceWriteIOps",
     ".HostConfig.BlkioWeightDevice",
     ".HostConfig.CpuRealtimePeriod",
     ".HostConfig.CpuRealtimeRuntime",
@@ -328,6 +392,39 @@ const NOT_SHOWN: &[&str] = &[
     ".NetworkSettings.SecondaryIPAddresses",
     ".NetworkSettings.SecondaryIPv6Addresses",
 ];
+
+/// What of a scene cannot be the same for an ordinary user who has one ID and no cgroups, and why.
+const ROOT_ALONE: &[(&str, &str)] = &[
+    ("default command, environment, user, directory, entry point", "there is no other user"),
+    ("commit freezes what runs, and no longer than it takes", "no freezer cgroup"),
+    ("limits limit", "no cgroups"),
+    ("rates of block devices", "no cgroups"),
+    ("exit codes and words of failed starts", "networks need root, and the error says so"),
+    ("what cannot be is refused in the same words", "devices need root, and the error says so"),
+    ("cp both ways", "not into a container that does not run"),
+    ("exec in all its forms", "there is no other user, and no freezer cgroup"),
+    ("namespaces of another container", "a user namespace of its own"),
+    ("info in a format", "no freezer cgroup"),
+];
+
+/// Longshore as somebody with one ID and no cgroups, with two stores.
+fn ordinary_user(dir: &Path, tar: &str) -> Option<[Longshore; 2]> {
+    if !have(&["setpriv"]) {
+        return None;
+    }
+    let stores = ["one", "two"].map(|name| {
+        std::fs::create_dir(dir.join(name)).expect("a directory");
+        Longshore::ordinary(&dir.join(name)).expect("somebody")
+    });
+    stores[0].import(tar, "bb");
+    Some(stores)
+}
+
+/// What is wrong with what a scene printed for an ordinary user.
+fn without_rights(name: &str, ours: &str, theirs: &str) -> Option<String> {
+    (ours != theirs)
+        .then(|| format!("== {name}, as an ordinary user\n-- longshore\n{ours}-- docker\n{theirs}"))
+}
 
 /// Keys of docker's `inspect` that ours lacks.
 fn lacking(longshore: &Longshore, docker: &Dockerd) -> Vec<String> {
@@ -358,22 +455,36 @@ fn as_with_docker() {
     let tar = busybox(dir.path());
     let longshore = Longshore::new(dir.path().join("root"));
     let docker = Dockerd::start(dir.path());
-    let import = ["import", "-c", "CMD [\"sh\"]", &tar, "bb"];
-    succeed(&mut docker.command(&import), 60);
-    longshore.ok(&import);
+    succeed(&mut docker.command(&["import", "-c", "CMD [\"sh\"]", &tar, "bb"]), 60);
+    longshore.import(&tar, "bb");
+    let second = Longshore::new(dir.path().join("second"));
+    let line = command_line(&docker.command(&[]));
+    let theirs = Player { program: line.clone(), elsewhere: line, user: None };
+    let ours = Player::longshore(&longshore, &second);
     let only = std::env::var("LONGSHORE_SCENE").unwrap_or_default();
+    let ordinary = ordinary_user(dir.path(), &tar);
     let mut differ = Vec::new();
-    for (n, (name, script)) in SCENES.iter().enumerate().filter(|(_, s)| s.0.contains(&only)) {
-        let (ours, theirs) = (command_line(&longshore.command(&[])), command_line(&docker.command(&[])));
+    for (n, (name, script)) in
+        SCENES.iter().enumerate().filter(|(_, s)| only.split(',').any(|part| s.0.contains(part)))
+    {
         let work = |who: &str| dir.path().join(format!("{who}{n}"));
-        let (ours, theirs) = std::thread::scope(|scope| {
+        let (ours, theirs, unprivileged) = std::thread::scope(|scope| {
             let theirs = scope.spawn(|| play(script, &theirs, &work("docker")));
-            (play(script, &ours, &work("longshore")), theirs.join().expect("docker's part"))
+            let root_alone = ROOT_ALONE.iter().any(|(scene, _)| scene == name);
+            let unprivileged = ordinary.as_ref().filter(|_| !root_alone).map(|stores| {
+                let player = Player::longshore(&stores[0], &stores[1]);
+                let work = stores[0].root.with_file_name(format!("work{n}"));
+                scope.spawn(move || play(script, &player, &work))
+            });
+            let ours = play(script, &ours, &work("longshore"));
+            let joined = "another's part";
+            (ours, theirs.join().expect(joined), unprivileged.map(|part| part.join().expect(joined)))
         });
         eprintln!("{} {name}", if ours == theirs { "same" } else { "DIFFERENT" });
         if ours != theirs {
             differ.push(format!("== {name}\n-- longshore\n{ours}-- docker\n{theirs}"));
         }
+        differ.extend(unprivileged.and_then(|said| without_rights(name, &said, &theirs)));
     }
     let lacking = lacking(&longshore, &docker);
     let left = text(&docker.command(&["ps", "-aq"]).output().expect("docker ps").stdout);

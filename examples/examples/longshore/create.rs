@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use longshore_runtime::containers::{
-    Config, CreateRequest, DeviceMapping, HealthConfig, HostConfig, LogConfig, Mount, RestartPolicy, Ulimit,
-    parse,
+    Config, CreateRequest, DeviceMapping, HealthConfig, HostConfig, LogConfig, Mount, RestartPolicy,
+    ThrottleDevice, Ulimit, parse,
 };
 
 use crate::failure::{Failure, Result};
@@ -257,6 +257,18 @@ struct LimitArgs {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable
     #[arg(long, default_value_t = 0, value_name = "uint16")]
     blkio_weight: u16,
+    /// Limit read rate (bytes per second) from a device
+    #[arg(long, value_name = "list", value_parser = parse::device_bytes)]
+    device_read_bps: Vec<ThrottleDevice>,
+    /// Limit write rate (bytes per second) to a device
+    #[arg(long, value_name = "list", value_parser = parse::device_bytes)]
+    device_write_bps: Vec<ThrottleDevice>,
+    /// Limit read rate (IO per second) from a device
+    #[arg(long, value_name = "list", value_parser = parse::device_operations)]
+    device_read_iops: Vec<ThrottleDevice>,
+    /// Limit write rate (IO per second) to a device
+    #[arg(long, value_name = "list", value_parser = parse::device_operations)]
+    device_write_iops: Vec<ThrottleDevice>,
     /// Ulimit options
     #[arg(long)]
     ulimit: Vec<Ulimit>,
@@ -547,6 +559,10 @@ impl LimitArgs {
         host.cpuset_mems.clone_from(&self.cpuset_mems);
         host.pids_limit = self.pids_limit;
         host.blkio_weight = self.blkio_weight;
+        host.blkio_device_read_bps.clone_from(&self.device_read_bps);
+        host.blkio_device_write_bps.clone_from(&self.device_write_bps);
+        host.blkio_device_read_iops.clone_from(&self.device_read_iops);
+        host.blkio_device_write_iops.clone_from(&self.device_write_iops);
         host.ulimits.clone_from(&self.ulimit);
     }
 }

@@ -85,7 +85,7 @@ enum Command {
     /// Import the contents from a tarball to create a filesystem image
     Import(archive::ImportArgs),
     /// Display system-wide information
-    Info,
+    Info(system::InfoArgs),
     /// Return low-level information on objects
     Inspect(ps::InspectArgs),
     /// Kill one or more running containers
@@ -274,7 +274,7 @@ enum SystemCommand {
     /// Get real time events
     Events(ps::EventsArgs),
     /// Display system-wide information
-    Info,
+    Info(system::InfoArgs),
     /// Remove unused data
     Prune(system::SystemPruneArgs),
 }
@@ -415,7 +415,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Image(command) => image(app, command)?,
         Command::Images(args) => images::images(app, &args)?,
         Command::Import(args) => archive::import(app, &args)?,
-        Command::Info | Command::System(SystemCommand::Info) => system::info(app)?,
+        Command::Info(args) | Command::System(SystemCommand::Info(args)) => system::info(app, &args)?,
         Command::Inspect(args) => ps::inspect(app, &args)?,
         Command::Kill(args) => lifecycle::kill(app, &args)?,
         Command::Load(args) => archive::load(app, &args)?,

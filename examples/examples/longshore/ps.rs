@@ -1,6 +1,6 @@
 //! `ps`, `logs`, `top`, `port`, `inspect`, `stats`, `events`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +46,9 @@ pub(crate) struct PsArgs {
 /// `logs`
 #[derive(Args, Debug)]
 pub(crate) struct LogsArgs {
+    /// Show extra details provided to logs
+    #[arg(long)]
+    details: bool,
     /// Follow log output
     #[arg(short, long)]
     follow: bool,
@@ -169,7 +172,9 @@ fn row(summary: &Summary, no_trunc: bool) -> Value {
 
 pub(crate) fn filters(arguments: &[String]) -> Result<Filters> {
     let mut filters = Filters::new();
-    arguments.iter().try_for_each(|argument| filters.parse(argument))?;
+    // A flag that cannot be, as any other.
+    let parsed = arguments.iter().try_for_each(|argument| filters.parse(argument));
+    parsed.map_err(|error| Failure::from(error).code(125))?;
     Ok(filters)
 }
 
@@ -192,13 +197,30 @@ pub(crate) fn logs(app: &App, args: &LogsArgs) -> Result<()> {
         let to: &mut dyn Write =
             if line.stream == LogStream::Stderr && !config.tty { &mut err } else { &mut out };
         let stamp = if args.timestamps { format!("{} ", line.time) } else { String::new() };
-        failed = to.write_all(stamp.as_bytes()).and_then(|()| to.write_all(&line.log)).err();
+        let details = if args.details { details(&line.attributes) } else { String::new() };
+        failed = to.write_all((stamp + &details).as_bytes()).and_then(|()| to.write_all(&line.log)).err();
         failed.is_none() && !app.cancelled()
     })?;
     match failed {
         Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(out.flush()?),
     }
+}
+
+/// As docker writes them: `name=value,name=value `, each escaped as in a query.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let escaped = |text: &str| -> String {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+        let one = |b: u8| match b {
+            b' ' => "+".to_owned(),
+            b if plain(b) => char::from(b).to_string(),
+            b => format!("%{b:02X}"),
+        };
+        text.bytes().map(one).collect()
+    };
+    let words: Vec<String> =
+        attributes.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+    words.join(",") + " "
 }
 
 fn time(text: Option<&str>) -> Result<Option<SystemTime>> {

@@ -31,6 +31,9 @@ pub(crate) enum VolumeCommand {
 /// `volume create`
 #[derive(Args, Debug)]
 pub(crate) struct VolumeCreateArgs {
+    /// Specify volume driver name
+    #[arg(short, long, default_value = "local")]
+    driver: String,
     /// Set metadata for a volume
     #[arg(long, value_name = "list")]
     label: Vec<String>,
@@ -93,6 +96,13 @@ pub(crate) fn volume(app: &App, command: &VolumeCommand) -> Result<()> {
     let volumes = app.containers()?.volumes();
     match command {
         VolumeCommand::Create(args) => {
+            if args.driver != "local" {
+                return Err(Failure::new(format!(
+                    "create {}: error looking up volume plugin {1}: plugin \"{1}\" not found",
+                    args.name.as_deref().unwrap_or_default(),
+                    args.driver
+                )));
+            }
             let labels = parse::labels(&args.label)?;
             output::line(&volumes.create(args.name.as_deref().unwrap_or_default(), &labels)?.name);
             Ok(())
@@ -338,18 +348,69 @@ pub(crate) fn version(format: Option<&str>) -> Result<()> {
 }
 
 /// `info`
-pub(crate) fn info(app: &App) -> Result<()> {
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    /// Format the output using the given Go template
+    #[arg(short, long)]
+    format: Option<String>,
+}
+
+/// `info`: docker's keys, as far as there is something behind them.
+pub(crate) fn info(app: &App, args: &InfoArgs) -> Result<()> {
     let all = app.containers()?.list(true, &Filters::new(), false)?;
     let in_state = |state: &str| all.iter().filter(|c| c.state == state).count();
     let images = app.host()?.store().images().map_err(Failure::from)?.len();
-    output::line(&format!(
-        "Containers: {}\n Running: {}\n Paused: {}\n Stopped: {}\nImages: {images}\nRoot Dir: {}\nRootless: {}",
-        all.len(),
-        in_state("running"),
-        in_state("paused"),
-        in_state("exited") + in_state("created") + in_state("dead"),
-        app.host()?.layout().root().display(),
-        crate::app::rootless(),
-    ));
+    let uname = rustix::system::uname();
+    let memory = rustix::system::sysinfo();
+    let value = json!({
+        "Containers": all.len(), "ContainersRunning": in_state("running"), "ContainersPaused": in_state("paused"),
+        "ContainersStopped": in_state("exited") + in_state("created") + in_state("dead"), "Images": images,
+        "Driver": "overlay2", "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": cgroup_version(),
+        "KernelVersion": uname.release().to_string_lossy(), "OperatingSystem": operating_system(), "OSType": "linux",
+        "Architecture": uname.machine().to_string_lossy(), "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "MemTotal": memory.totalram * u64::from(memory.mem_unit), "Name": uname.nodename().to_string_lossy(),
+        "DockerRootDir": app.host()?.layout().root().display().to_string(), "DefaultRuntime": "longshore",
+        "ServerVersion": env!("CARGO_PKG_VERSION"), "Rootless": crate::app::rootless(),
+    });
+    if let Some(format) = &args.format {
+        return output::rows(&[], format, Some(format), &[value]);
+    }
+    for (title, key) in INFO {
+        let text = value[key].as_str().map_or_else(|| value[key].to_string(), str::to_owned);
+        output::line(&format!("{title}: {text}"));
+    }
     Ok(())
+}
+
+/// What `info` shows, and under which title.
+const INFO: [(&str, &str); 18] = [
+    ("Containers", "Containers"),
+    (" Running", "ContainersRunning"),
+    (" Paused", "ContainersPaused"),
+    (" Stopped", "ContainersStopped"),
+    ("Images", "Images"),
+    ("Server Version", "ServerVersion"),
+    ("Storage Driver", "Driver"),
+    ("Logging Driver", "LoggingDriver"),
+    ("Cgroup Driver", "CgroupDriver"),
+    ("Cgroup Version", "CgroupVersion"),
+    ("Kernel Version", "KernelVersion"),
+    ("Operating System", "OperatingSystem"),
+    ("OSType", "OSType"),
+    ("Architecture", "Architecture"),
+    ("CPUs", "NCPU"),
+    ("Name", "Name"),
+    ("Root Dir", "DockerRootDir"),
+    ("Rootless", "Rootless"),
+];
+
+fn cgroup_version() -> &'static str {
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" }
+}
+
+/// As `/etc/os-release` calls it.
+fn operating_system() -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "linux".to_owned(), |name| name.trim_matches('"').to_owned())
 }

@@ -272,6 +272,8 @@ pub struct LogLine {
     pub time: String,
     /// The bytes with their line end; a line too long for one entry comes in several, only the last with a line end.
     pub log: Vec<u8>,
+    /// The labels and environment variables that `--log-opt labels=...` and `env=...` name.
+    pub attributes: Map,
 }
 
 /// Conditions of `ps`; all keys must match, of the values of one key any (labels: all).

@@ -207,8 +207,9 @@ fn resources(record: &Record, rootless: bool) -> Result<Value> {
     if let Some(limit) = host.pids_limit.filter(|n| *n != 0) {
         resources["pids"] = json!({"limit": limit});
     }
-    if host.blkio_weight > 0 {
-        resources["blockIO"] = json!({"weight": host.blkio_weight});
+    let block_io = devices::block_io(host)?;
+    if !block_io.is_empty() {
+        resources["blockIO"] = block_io.into();
     }
     Ok(resources)
 }

@@ -197,6 +197,18 @@ pub struct HostConfig {
     pub cgroup_parent: String,
     /// Block IO weight, 10 to 1000; 0 is none.
     pub blkio_weight: u16,
+    /// Bytes per second that may be read from a device.
+    #[serde(deserialize_with = "or_default")]
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// Bytes per second that may be written to a device.
+    #[serde(deserialize_with = "or_default")]
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Reads per second from a device.
+    #[serde(rename = "BlkioDeviceReadIOps", deserialize_with = "or_default")]
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Writes per second to a device.
+    #[serde(rename = "BlkioDeviceWriteIOps", deserialize_with = "or_default")]
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
     /// Microseconds of a CFS period.
     pub cpu_period: i64,
     /// Microseconds of CPU time per period.
@@ -236,7 +248,8 @@ pub struct HostConfig {
     pub readonly_paths: Option<Vec<String>>,
 }
 
-/// `--log-driver` and `--log-opt`. Drivers: `json-file` (default) and `none`; options of the former: `max-size`, `max-file`.
+/// `--log-driver` and `--log-opt`. Drivers: `json-file` (default) and `none`; options of the former: `max-size`,
+/// `max-file`, `labels`, `env`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogConfig {
@@ -278,6 +291,16 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Of `rwm`.
     pub cgroup_permissions: String,
+}
+
+/// A block device, and how much of it per second: `--device-read-bps` and its like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ThrottleDevice {
+    /// The host's device file.
+    pub path: String,
+    /// Bytes, or operations.
+    pub rate: u64,
 }
 
 /// `--ulimit`.

@@ -76,7 +76,7 @@ pub use api::{
 };
 pub use config::{
     BindOptions, Config, CreateRequest, DeviceMapping, Empty, HealthConfig, HostConfig, LogConfig, Mount,
-    PortBinding, RestartPolicy, Set, TmpfsOptions, Ulimit, VolumeOptions,
+    PortBinding, RestartPolicy, Set, ThrottleDevice, TmpfsOptions, Ulimit, VolumeOptions,
 };
 pub use copy::CopyOptions;
 pub use error::{Error, Result};

@@ -155,6 +155,11 @@ fn matches(record: &Record, state: &State, filters: &Filters) -> bool {
         filters.values(key).count() == 0 || filters.values(key).any(test)
     };
     let health = state.shown.health.as_ref().map_or("none", |h| h.status.as_str());
+    // As Docker: only what is on a network has ports.
+    let ports = match state.networks.is_empty() {
+        true => BTreeMap::new(),
+        false => port_map(record, state.networks.iter().flat_map(|a| &a.ports)),
+    };
     let port = |p: &str| if p.contains('/') { p.to_owned() } else { format!("{p}/tcp") };
     any("id", &|i| record.id.starts_with(i))
         && any("name", &|n| name_matches(&record.name, n))
@@ -167,8 +172,8 @@ fn matches(record: &Record, state: &State, filters: &Filters) -> bool {
         && any("volume", &|v| {
             record.mounts.iter().any(|m| m.shown.name == v || m.shown.destination == v || m.shown.source == v)
         })
-        && any("publish", &|p| record.host.port_bindings.contains_key(&port(p)))
-        && any("expose", &|p| record.config.exposed_ports.contains_key(&port(p)))
+        && any("publish", &|p| matches!(ports.get(&port(p)), Some(Some(_))))
+        && any("expose", &|p| ports.contains_key(&port(p)))
         && any("is-task", &|t| matches!(t, "false" | "0"))
         && filters.values("label").all(|l| has_label(&record.config.labels, l))
 }

@@ -28,6 +28,14 @@ pub(super) fn fork_alone() -> io::Result<Fork> {
     }
 }
 
+/// Closes what this process was started with beside its standard streams.
+pub(super) fn close_inherited() {
+    let (first, last, flags) = (3u32, u32::MAX, 0u32);
+    // SAFETY: nothing has been opened since the program was started, so no value here owns one of these descriptors. A kernel without the call
+    // refuses it, and they stay open.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+}
+
 /// Runs `work` in a child of its own, for what would change this process for good, and returns the code that it ends with. As [`fork_alone`],
 /// for a process with one thread.
 pub(super) fn in_child(work: impl FnOnce() -> i32) -> io::Result<i32> {

@@ -13,7 +13,8 @@ use crate::crash::{kill, shims};
 use crate::harness::Test;
 use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 11] = [
+pub(crate) const TESTS: [Test; 12] = [
+    ("edges::the_shim_holds_nothing_of_its_starters", the_shim_holds_nothing_of_its_starters),
     ("edges::landlock_holds_for_exec_too", landlock_holds_for_exec_too),
     ("edges::shared_memory_of_another_container", shared_memory_of_another_container),
     ("edges::private_memory_is_not_shared", private_memory_is_not_shared),
@@ -172,6 +173,20 @@ fn init_ends_as_its_child() {
         let ended = std::iter::from_fn(|| stream.recv().unwrap()).last();
         assert_eq!(ended, Some(longshore_runtime::containers::Output::Exited(code)), "{command:?}");
     }
+}
+
+/// A pipe that a shell or a terminal program left open for its children.
+fn the_shim_holds_nothing_of_its_starters() {
+    let Some(world) = World::new() else { return };
+    // Without close-on-exec.
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    world.run("box", &["sleep", "1000"], |_| {});
+    drop(write);
+    let mut fds = [rustix::event::PollFd::new(&read, rustix::event::PollFlags::IN)];
+    let minute = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+    // Nobody can write to it any more.
+    assert_eq!(rustix::event::poll(&mut fds, Some(&minute)).unwrap(), 1);
+    assert_eq!(world.status("box"), "running");
 }
 
 fn errors_in_dockers_words() {

@@ -33,6 +33,31 @@ pub(super) fn rules(host: &HostConfig) -> Result<Vec<Value>> {
     Ok(list)
 }
 
+/// Weight and rates of block devices.
+pub(super) fn block_io(host: &HostConfig) -> Result<serde_json::Map<String, Value>> {
+    let mut io = serde_json::Map::new();
+    if host.blkio_weight > 0 {
+        io.insert("weight".into(), json!(host.blkio_weight));
+    }
+    for (key, devices) in [
+        ("throttleReadBpsDevice", &host.blkio_device_read_bps),
+        ("throttleWriteBpsDevice", &host.blkio_device_write_bps),
+        ("throttleReadIOPSDevice", &host.blkio_device_read_iops),
+        ("throttleWriteIOPSDevice", &host.blkio_device_write_iops),
+    ] {
+        let limits = devices.iter().map(|device| {
+            let meta = fs::metadata(&device.path).map_err(Error::io("find the device", &device.path))?;
+            let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+            Ok(json!({"major": major, "minor": minor, "rate": device.rate}))
+        });
+        let limits = limits.collect::<Result<Vec<_>>>()?;
+        if !limits.is_empty() {
+            io.insert(key.into(), limits.into());
+        }
+    }
+    Ok(io)
+}
+
 pub(super) fn parse_rule(text: &str) -> Result<Value> {
     let bad = || Error::invalid(format!("invalid device cgroup format '{text}'"));
     let mut parts = text.split_ascii_whitespace();

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::rotated;
 use crate::containers::record::stamp;
-use crate::containers::{Error, LogLine, LogOptions, LogStream, Result};
+use crate::containers::{Error, LogLine, LogOptions, LogStream, Map, Result};
 
 /// What a follower does at the end of the log.
 pub(in crate::containers) enum Wake {
@@ -25,6 +25,8 @@ struct Entry<'a> {
     stream: LogStream,
     #[serde(borrow)]
     time: Cow<'a, str>,
+    #[serde(default)]
+    attrs: Map,
 }
 
 /// Reads a log from its oldest file on. With `follow`, `wait` is called at the end; it blocks until something happened.
@@ -54,6 +56,7 @@ pub(in crate::containers) fn read(
             stream: entry.stream,
             time: entry.time.into_owned(),
             log: entry.log.into_owned().into_bytes(),
+            attributes: entry.attrs,
         })
     };
     let mut files = open_all(path).map_err(fail)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ENTRY_MAX, rotated};
 use crate::containers::record::now;
-use crate::containers::{Error, LogConfig, LogStream, Result, parse};
+use crate::containers::{Error, LogConfig, LogStream, Map, Result, parse};
 
 /// Writes a container's log. Whole entries go out in one `write` each time, so that a reader never sees a torn one; what a killed writer left
 /// torn, the next one cuts off.
@@ -18,6 +18,8 @@ pub(in crate::containers) struct Writer {
     /// Text of each stream whose line has not ended yet.
     open: [Vec<u8>; 2],
     out: Vec<u8>,
+    /// A member of each entry, with its comma; empty if there are none.
+    attributes: Vec<u8>,
 }
 
 /// Entries are handed to the kernel once there are so many bytes of them.
@@ -34,8 +36,17 @@ impl Writer {
             .open(path)
             .map_err(Error::io("open", path))?;
         let size = cut_torn_end(&mut file).map_err(Error::io("repair", path))?;
-        let (open, out) = (Default::default(), Vec::new());
-        Ok(Some(Self { path: path.into(), file, size, max_size, max_file, open, out }))
+        let (open, out, attributes) = (Default::default(), Vec::new(), Vec::new());
+        Ok(Some(Self { path: path.into(), file, size, max_size, max_file, open, out, attributes }))
+    }
+
+    /// Each entry gets these.
+    pub(in crate::containers) fn with_attributes(mut self, attributes: &Map) -> Self {
+        if !attributes.is_empty() {
+            let json = serde_json::to_string(attributes).expect("texts always serialise");
+            self.attributes = format!("\"attrs\":{json},").into_bytes();
+        }
+        self
     }
 
     /// Takes what was read from a stream.
@@ -87,9 +98,11 @@ impl Writer {
         self.out.extend_from_slice(b"{\"log\":\"");
         escape(&mut self.out, text);
         self.out.extend_from_slice(match stream {
-            LogStream::Stdout => b"\",\"stream\":\"stdout\",\"time\":\"",
-            LogStream::Stderr => b"\",\"stream\":\"stderr\",\"time\":\"",
+            LogStream::Stdout => b"\",\"stream\":\"stdout\",",
+            LogStream::Stderr => b"\",\"stream\":\"stderr\",",
         });
+        self.out.extend_from_slice(&self.attributes);
+        self.out.extend_from_slice(b"\"time\":\"");
         self.out.extend_from_slice(time.as_bytes());
         self.out.extend_from_slice(b"\"}\n");
         if self.size + self.out.len() as u64 > self.max_size && self.size + start as u64 > 0 {

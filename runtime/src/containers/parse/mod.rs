@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use super::{DeviceMapping, Error, Map, RestartPolicy, Result, Ulimit};
+use super::{DeviceMapping, Error, Map, RestartPolicy, Result, ThrottleDevice, Ulimit};
 
 mod mounts;
 mod ports;
@@ -30,6 +30,31 @@ pub fn bytes(text: &str) -> Result<i64> {
     };
     let value = number.parse::<f64>().map_err(|_| bad())? * (1u64 << shift) as f64;
     if value.is_finite() && value < i64::MAX as f64 { Ok(value as i64) } else { Err(bad()) }
+}
+
+/// `--device-read-bps`, `--device-write-bps`: `/dev/vda:1mb`.
+pub fn device_bytes(text: &str) -> Result<ThrottleDevice> {
+    let format = "<device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb";
+    throttle(text, format, |rate| bytes(rate).ok().and_then(|rate| u64::try_from(rate).ok()))
+}
+
+/// `--device-read-iops`, `--device-write-iops`: `/dev/vda:1000`.
+pub fn device_operations(text: &str) -> Result<ThrottleDevice> {
+    throttle(text, "<device-path>:<number>. Number must be a positive integer", |rate| rate.parse().ok())
+}
+
+fn throttle(text: &str, format: &str, rate: impl Fn(&str) -> Option<u64>) -> Result<ThrottleDevice> {
+    let no = |message: String| Err(Error::invalid(message));
+    let Some((path, number)) = text.split_once(':') else {
+        return no(format!("bad format: {text}"));
+    };
+    if !path.starts_with("/dev/") {
+        return no(format!("bad format for device path: {text}"));
+    }
+    match rate(number) {
+        Some(rate) => Ok(ThrottleDevice { path: path.to_owned(), rate }),
+        None => no(format!("invalid rate for device: {text}. The correct format is {format}")),
+    }
 }
 
 /// `--memory-swap`: bytes, or -1 for no limit.

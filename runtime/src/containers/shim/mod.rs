@@ -23,7 +23,7 @@ pub(super) use launch::start_error;
 
 /// To be called first in the `main` of the program that [`super::OpenOptions::shim`] names, while it has one thread: does nothing and returns
 /// `None` unless the program was started as a shim. Else it calls `open` with [`super::OpenOptions::shim_context`], supervises the container
-/// until its end, and returns the code to exit with.
+/// until its end, and returns the code to exit with. Descriptors that it was started with are closed, but for the standard streams.
 pub fn shim_main(
     args: impl IntoIterator<Item = OsString>,
     open: impl FnOnce(&OsStr) -> Result<Containers, BoxError>,
@@ -43,7 +43,8 @@ pub fn shim_main(
             return Some(0);
         }
         Ok(Fork::Parent(_)) => return Some(0),
-        Ok(Fork::Child) => {}
+        // A pipe that the starter's caller reads to its end would not come to one.
+        Ok(Fork::Child) => sys::close_inherited(),
     }
     let Ok(mut starter) = starter() else { return Some(125) };
     say_who(&mut starter);

@@ -24,6 +24,7 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
     inner.dir.reserve(id)?;
     let listener = socket::listen(&dir).map_err(Error::io("listen in", &dir))?;
     let log = log::Writer::open(&inner.dir.file(id, &log::file_name(id)), &record.host.log_config)?;
+    let log = log.map(|log| log.with_attributes(&log::attributes(&record.config, &record.host.log_config)));
     let mut state = inner.state(id)?;
     if state.dirty {
         // The shim before this one was killed after its starter had looked.
