@@ -5,12 +5,12 @@
 //! STATE/NETWORK/network.json       subnet, options; outlives a reboot
 //! STATE/NETWORK/BOOT/ip/ADDRESS    symbolic link to the owner
 //! STATE/NETWORK/BOOT/ENDPOINT.json written before the first change in the kernel
-//! STATE/NETWORK/BOOT/stale         addresses of former endpoints whose connections the kernel may still know
+//! STATE/NETWORK/BOOT/stale         addresses of former endpoints whose connections the kernel may still know, and their links
 //! ```
 //! What is under another boot's ID describes things that are gone, and is removed. So nothing here but `network.json` needs `fsync`:
 //! files survive the death of a process, and after that of the machine they do not matter.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -176,11 +176,11 @@ impl State {
         Ok(ids.map(|id| self.record(name, id)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    pub(crate) fn stale(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
+    pub(crate) fn stale(&self, name: &str) -> Result<BTreeMap<IpAddr, String>> {
         Ok(read(&self.boot_dir(name).join("stale"))?.unwrap_or_default())
     }
 
-    pub(crate) fn save_stale(&self, name: &str, stale: &BTreeSet<IpAddr>) -> Result<()> {
+    pub(crate) fn save_stale(&self, name: &str, stale: &BTreeMap<IpAddr, String>) -> Result<()> {
         let path = self.boot_dir(name).join("stale");
         if stale.is_empty() { remove(&path) } else { write(&path, stale, false) }
     }
@@ -242,12 +242,14 @@ fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
 
 /// A name for a kernel object that any process derives again.
 pub(crate) fn hashed(prefix: &str, parts: &[&str]) -> String {
-    let hash = fnv(parts);
+    // A NUL after each: ("a", "bc") is not ("ab", "c").
+    let hash = fnv(parts.iter().flat_map(|part| part.bytes().chain([0])));
     format!("{prefix}{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff)
 }
 
-/// FNV-1a, 64 bits, of the parts with a NUL after each.
-fn fnv(parts: &[&str]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+/// FNV-1a, 64 bits.
+pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

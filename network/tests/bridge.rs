@@ -163,6 +163,72 @@ fn nothing_is_left() {
     assert_eq!(std::fs::read_dir(lab.state.path()).unwrap().count(), 1, "only the lock");
 }
 
+/// What an endpoint leaves to the kernel, when its network namespace has died before it is detached, is in nobody's way.
+#[test]
+fn an_endpoint_comes_again_while_its_last_network_namespace_dies() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.open("named", &BridgeOptions::new().subnet("10.9.8.0/24".parse().unwrap()));
+    let address: IpAddr = "10.9.8.7".parse().unwrap();
+    let attach = |id: &str, container: &Netns| {
+        bridge.attach(container.as_fd(), &Endpoint::new().id(id).address(address)).unwrap().keep();
+    };
+    for round in 0..20 {
+        // The address is another endpoint's every other time.
+        let id = ["again", "other"][round / 2 % 2];
+        let container = Netns::new();
+        attach(id, &container);
+        // While the kernel ends these, the container's has to wait.
+        drop((0..10).map(|_| Netns::new()).collect::<Vec<_>>());
+        std::thread::sleep(Duration::from_millis(2));
+        drop(container);
+        bridge.detach(id).unwrap();
+        assert_eq!(bridge.endpoints().unwrap(), [""; 0]);
+    }
+    let last = Netns::new();
+    attach("last", &last);
+    let server = last.serve(80, "here");
+    assert_eq!(lab.host.curl(&format!("http://{address}/")).as_deref(), Some("here"));
+    drop((server, last));
+    bridge.detach("last").unwrap();
+    assert_eq!(bridge.repair(&[]).unwrap(), Default::default());
+    common::wait_for("the last link's end", || {
+        lab.host.sh("ip -o link show type veth | grep -c master || true") == "0\n"
+    });
+    bridge.remove().unwrap();
+}
+
+#[test]
+fn rules_that_are_right_are_left_alone_and_others_replaced() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let _bridge = lab.bridge();
+    // Handles tell a rule from one that took its place.
+    let rules =
+        |options: &str| lab.host.sh(&format!("nft {options} list ruleset | grep -v handle.1.*element"));
+    let (before, text) = (rules("-a"), rules(""));
+    lab.bridge();
+    assert_same(&before, &rules("-a"));
+    for harm in [
+        "nft flush chain inet longshore guard",
+        "nft insert rule inet longshore forward accept",
+        "nft add rule bridge longshore pin drop",
+        "h=$(nft -a list chain inet longshore forward | grep -o 'handle [0-9]*$' | tail -1); nft delete rule inet longshore forward $h",
+        "h=$(nft -a list chain inet longshore forward | grep -o 'handle [0-9]*$' | tail -1); \
+         nft replace rule inet longshore forward $h accept",
+        "nft delete table bridge longshore",
+    ] {
+        lab.host.sh(harm);
+        assert_ne!(rules(""), text, "{harm}");
+        lab.bridge();
+        assert_same(&text, &rules(""));
+    }
+}
+
 #[test]
 fn repair_removes_what_died_and_mends_what_was_flushed() {
     if !ready(&TOOLS) {

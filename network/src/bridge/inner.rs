@@ -1,6 +1,6 @@
 //! What a bridge does under its lock.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,6 +38,11 @@ impl Inner {
     /// The owner that the kernel's objects of an endpoint name.
     pub(super) fn owner(&self, id: &str) -> String {
         format!("{}/{id}", self.network.link)
+    }
+
+    /// The link of an endpoint on the bridge.
+    fn veth(&self, id: &str) -> String {
+        hashed("lv", &[&self.network.link, id])
     }
 
     pub(super) fn gateways(&self) -> Vec<IpAddr> {
@@ -110,9 +115,10 @@ impl Inner {
     pub(super) fn forget_dead(&self, sockets: &mut Sockets) -> Result<usize> {
         let mut alive = 0;
         for record in self.state.records(&self.name)? {
-            match sockets.link(&record.veth)? {
-                Some(_) => alive += 1,
-                None => self.detach(sockets, &record.id)?,
+            if sockets.is_in_use(&record.veth)? {
+                alive += 1;
+            } else {
+                self.detach(sockets, &record.id)?;
             }
         }
         Ok(alive)
@@ -120,19 +126,21 @@ impl Inner {
 
     /// An endpoint whose veth died with its network namespace may come again.
     fn make_way(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
-        match self.state.record(&self.name, id)? {
-            Some(record) if sockets.link(&record.veth)?.is_some() => {
-                Err(Error::EndpointExists { id: id.to_owned(), network: self.name.clone() })
+        let veth = self.veth(id);
+        if self.state.record(&self.name, id)?.is_some() {
+            if sockets.is_in_use(&veth)? {
+                return Err(Error::EndpointExists { id: id.to_owned(), network: self.name.clone() });
             }
-            Some(_) => self.detach(sockets, id),
-            None => Ok(()),
+            self.detach(sockets, id)?;
         }
+        // It may still be dying.
+        sockets.delete_link(&veth)
     }
 
     fn reserve(&self, endpoint: &Endpoint) -> Result<Record> {
         let mut record = Record {
             id: endpoint.id.clone(),
-            veth: hashed("lv", &[&self.network.link, &endpoint.id]),
+            veth: self.veth(&endpoint.id),
             mac: [0; 6],
             addresses: Vec::new(),
             ports: endpoint.ports.clone(),
@@ -225,14 +233,15 @@ impl Inner {
     /// Removes all of an endpoint; goes on after an error, and returns the first.
     pub(super) fn detach(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
         let record = self.state.record(&self.name, id)?;
-        let veth = hashed("lv", &[&self.network.link, id]);
+        let veth = self.veth(id);
+        // First the link: as long as someone can send by it, its rules have to stand.
+        let deleted = sockets.delete_veth(&veth);
         let unpublished = match &record {
             Some(record) => sockets.firewall().remove_endpoint(&rules(&self.owner(id), record)),
             None => sockets.firewall().remove_owner(&self.owner(id)),
         };
-        let deleted = sockets.delete_veth(&veth);
         let forgotten = record.iter().try_for_each(|record| self.leave_behind(sockets, record));
-        unpublished.and(deleted).and(forgotten)?;
+        deleted.and(unpublished).and(forgotten)?;
         for (address, owner) in self.addresses()? {
             if owner == id {
                 let subnet = self.network.subnets.iter().find(|subnet| subnet.contains(&address));
@@ -248,7 +257,7 @@ impl Inner {
     fn leave_behind(&self, sockets: &mut Sockets, record: &Record) -> Result<()> {
         const MOST: usize = 256;
         let mut stale = self.state.stale(&self.name)?;
-        stale.extend(hosts(record));
+        stale.extend(hosts(record).into_iter().map(|address| (address, record.veth.clone())));
         self.state.save_stale(&self.name, &stale)?;
         if record.ports.is_empty() && stale.len() <= MOST { Ok(()) } else { self.forget_stale(sockets) }
     }
@@ -256,15 +265,15 @@ impl Inner {
     /// The other half of [`Inner::leave_behind`].
     fn take_over(&self, sockets: &mut Sockets, record: &Record) -> Result<()> {
         let stale = self.state.stale(&self.name)?;
-        if hosts(record).iter().any(|address| stale.contains(address)) {
-            self.forget_stale(sockets)?;
-        }
-        Ok(())
+        let before: Vec<_> = hosts(record).iter().filter_map(|address| stale.get(address)).collect();
+        // Until it is gone, the kernel's end in a dead network namespace answers for its address.
+        before.iter().try_for_each(|veth| sockets.delete_link(veth))?;
+        if before.is_empty() { Ok(()) } else { self.forget_stale(sockets) }
     }
 
     pub(super) fn forget_stale(&self, sockets: &mut Sockets) -> Result<()> {
-        sockets.forget_connections(&self.state.stale(&self.name)?)?;
-        self.state.save_stale(&self.name, &BTreeSet::new())
+        sockets.forget_connections(&self.state.stale(&self.name)?.into_keys().collect())?;
+        self.state.save_stale(&self.name, &BTreeMap::new())
     }
 
     fn addresses(&self) -> Result<Vec<(IpAddr, String)>> {
@@ -278,8 +287,14 @@ impl Inner {
         ids.extend(self.addresses()?.into_iter().map(|(_, owner)| owner));
         ids.extend(sockets.firewall().endpoints(&self.network.link)?);
         let prefix = format!("{}/", self.network.link);
-        let ports = sockets.ports(&self.network.link)?;
-        ids.extend(ports.iter().filter_map(|port| port.alias.strip_prefix(&prefix)).map(str::to_owned));
+        for port in sockets.ports(&self.network.link)? {
+            // One that was detached is left to the kernel with its dead network namespace.
+            if let Some(id) = port.alias.strip_prefix(&prefix)
+                && !sockets.is_dying(&port)?
+            {
+                ids.push(id.to_owned());
+            }
+        }
         ids.sort();
         ids.dedup();
         Ok(ids)

@@ -22,6 +22,16 @@ pub(crate) struct Sockets {
     pub(super) filter: Netlink,
 }
 
+/// Who closes a netfilter socket waits until what was deleted a moment ago is no longer in use anywhere, 5 to 10 ms; a thread does.
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if let Ok(last) = self.filter.duplicate() {
+            // Without a thread it is closed here.
+            let _ = std::thread::Builder::new().spawn(move || drop(last));
+        }
+    }
+}
+
 impl Sockets {
     pub(super) fn open() -> Result<Self> {
         let open = |protocol| Netlink::open(protocol).map_err(Error::kernel("open a netlink socket"));
@@ -95,16 +105,28 @@ impl Sockets {
         Ok(links.into_iter().filter(|l| l.master == Some(index)).collect())
     }
 
-    /// Deletes an endpoint's link, or lets it go: the links of a dead network namespace vanish 1 to 4 ms after its last process, and
-    /// nobody waits for the grace periods that follow. Who deletes one waits for them, 15 to 25 ms.
+    /// Deletes an endpoint's link, or lets it go: nobody can send by one whose peer's network namespace is dead, and the kernel removes
+    /// it by itself. Who deletes one waits for that, 15 to 25 ms.
     pub(super) fn delete_veth(&mut self, name: &str) -> Result<()> {
         for _ in 0..20 {
-            if self.link(name)?.is_none() {
+            let Some(link) = self.link(name)? else { return Ok(()) };
+            if self.is_dying(&link)? {
                 return Ok(());
             }
+            // Sockets that were just closed in it keep a network namespace alive for a moment.
             std::thread::sleep(Duration::from_micros(250));
         }
         self.delete_link(name)
+    }
+
+    /// Whether an endpoint's link is there, and its network namespace too.
+    pub(super) fn is_in_use(&mut self, veth: &str) -> Result<bool> {
+        self.link(veth)?.map_or(Ok(false), |link| Ok(!self.is_dying(&link)?))
+    }
+
+    /// Whether a link is only waiting for the kernel to remove it.
+    pub(super) fn is_dying(&mut self, link: &Link) -> Result<bool> {
+        self.route.peer_is_dead(link).map_err(Error::kernel(format!("look up the peer of {}", link.name)))
     }
 
     pub(super) fn delete_link(&mut self, name: &str) -> Result<()> {

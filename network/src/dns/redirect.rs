@@ -18,7 +18,7 @@ impl Redirect {
         let mut socket = Netlink::open(NETLINK_NETFILTER)?;
         let mut batch = vec![TABLE.create(), CHAIN.create(), CHAIN.flush()];
         for (protocol, port) in [(17, udp), (6, tcp)] {
-            batch.push(CHAIN.add_rule(&rule(address, protocol, port)));
+            batch.push(CHAIN.add_rule(&rule(address, protocol, port), ""));
         }
         socket.transaction(batch, None).map_err(|(_, e)| e)?;
         Ok(Self(socket))

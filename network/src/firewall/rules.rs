@@ -9,6 +9,7 @@ use crate::netlink::nft::{
     self, Base, Chain, Conntrack, Expression, Meta, REGISTER, Set, differs, equal, lookup, mask, meta,
     payload, translate, verdict,
 };
+use crate::state::fnv;
 
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
@@ -81,6 +82,11 @@ pub(super) type Rule = (Chain, Vec<Expression>);
 
 fn rule(chain: Chain, parts: impl IntoIterator<Item = Vec<Expression>>) -> Rule {
     (chain, parts.into_iter().flatten().collect())
+}
+
+/// What the kernel keeps with a rule, by which it is known again: a hash of all that it is.
+pub(super) fn mark((chain, expressions): &Rule) -> String {
+    format!("{:016x}", fnv(chain.add_rule(expressions, "").finish(0, 0)))
 }
 
 /// All rules, in order.

@@ -25,6 +25,8 @@ pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_TARGET_NETNSID: u16 = 46;
 pub(super) const INFO_KIND: u16 = 1;
 pub(super) const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
@@ -46,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     pub(crate) mtu: u32,
     pub(crate) master: Option<u32>,
+    /// The kernel's number here of its peer's network namespace, if that is another.
+    pub(crate) peer_netns: Option<i32>,
 }
 
 /// A route of the main table.
@@ -70,6 +74,25 @@ impl Netlink {
             Ok(payload) => Ok(parse_link(&payload)),
             Err(e) if super::message::errno(&e) == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the network namespace at the other end has ended: nobody is in it nor can enter it, and its links are about to vanish.
+    pub(crate) fn peer_is_dead(&mut self, link: &Link) -> io::Result<bool> {
+        const LOOPBACK: u32 = 1;
+        const NOT_ASSIGNED: i32 = -1;
+        let Some(number) = link.peer_netns else { return Ok(false) };
+        if number == NOT_ASSIGNED {
+            return Ok(true);
+        }
+        let there = Message::new(RTM_GETLINK, 0, &ifinfo(LOOPBACK, 0));
+        match self.get(there.u32(IFLA_TARGET_NETNSID, number.cast_unsigned())) {
+            Ok(_) => Ok(false),
+            Err(e) => match super::message::errno(&e) {
+                // The number stands for it until its end, but nobody gets hold of it any more.
+                Some(e) if e == rustix::io::Errno::INVAL.raw_os_error() => Ok(true),
+                _ => Err(e),
+            },
         }
     }
 
@@ -98,6 +121,7 @@ pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
         kind: attributes.nest(IFLA_LINKINFO).str(INFO_KIND).unwrap_or_default().to_owned(),
         mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
         master: attributes.u32(IFLA_MASTER),
+        peer_netns: attributes.u32(IFLA_LINK_NETNSID).map(u32::cast_signed),
     })
 }
 

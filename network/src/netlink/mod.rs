@@ -7,6 +7,7 @@ pub(crate) mod neighbour;
 pub(crate) mod nft;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr};
 
@@ -35,6 +36,11 @@ impl Netlink {
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
         Ok(Self { socket, sequence: 0, buffer: vec![0; 64 << 10] })
+    }
+
+    /// The socket once more; it is closed when both are.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// Sends the messages in one datagram and waits for each acknowledgement. The kernel goes on after an error; the first one is

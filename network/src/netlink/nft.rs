@@ -131,6 +131,11 @@ impl Table {
     pub(crate) fn delete(self) -> Message {
         self.message(2, 0).str(1, self.name)
     }
+
+    /// All its rules, chain by chain, to be dumped.
+    pub(crate) fn rules(self) -> Message {
+        self.message(7, 0).str(1, self.name)
+    }
 }
 
 impl Chain {
@@ -149,12 +154,13 @@ impl Chain {
         self.table.message(8, 0).str(1, self.table.name).str(2, self.name)
     }
 
-    pub(crate) fn add_rule(self, expressions: &[Expression]) -> Message {
+    pub(crate) fn add_rule(self, expressions: &[Expression], comment: &str) -> Message {
         let message = self.table.message(6, NLM_F_CREATE | NLM_F_APPEND);
-        message
+        let message = message
             .str(1, self.table.name)
             .str(2, self.name)
-            .nest(4, |m| expressions.iter().fold(m, |m, e| m.nest(1, |m| m.str(1, e.name).nest(2, &e.fill))))
+            .nest(4, |m| expressions.iter().fold(m, |m, e| m.nest(1, |m| m.str(1, e.name).nest(2, &e.fill))));
+        with_comment(message, 7, comment)
     }
 }
 
@@ -231,14 +237,21 @@ fn start(message: Message, element: &Element) -> Message {
     if !element.data.is_empty() {
         message = value(message, 2, &element.data);
     }
-    if !element.comment.is_empty() {
-        // A type-length-value of nft's own: type 0 is the comment, with its NUL.
-        let mut data = vec![0, element.comment.len() as u8 + 1];
-        data.extend(element.comment.as_bytes());
-        data.push(0);
-        message = message.bytes(6, &data);
+    with_comment(message, 6, &element.comment)
+}
+
+/// A type-length-value of nft's own: type 0 is the comment, with its NUL.
+fn with_comment(message: Message, kind: u16, comment: &str) -> Message {
+    if comment.is_empty() {
+        return message;
     }
-    message
+    message.bytes(kind, &[&[0, comment.len() as u8 + 1], comment.as_bytes(), &[0]].concat())
+}
+
+/// Chain and comment of a rule in a reply to [`Table::rules`].
+pub(crate) fn parse_rule(payload: &[u8]) -> Option<(String, String)> {
+    let rule = Attrs::after(payload, 4);
+    Some((rule.str(2)?.to_owned(), comment(rule.get(7).unwrap_or_default())))
 }
 
 /// The elements in one reply to [`Set::list`], and which of them are ends of intervals.

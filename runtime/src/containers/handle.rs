@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::dir::Dir;
 use super::record::{Record, State};
 use super::{Error, Images, Networks, OpenOptions, Result, Volumes};
+use crate::Running;
 use crate::Runtime;
 
 /// All supervised containers under one directory. Cheap to clone; many processes may share the directory.
@@ -134,9 +135,17 @@ impl Inner {
     }
 
     /// Kills and removes everything of a container that is not on disk in its own directory.
-    pub(super) fn clean_up(&self, record: &Record) -> Result<()> {
-        self.end_processes(record)?;
-        self.detach(record)
+    /// `ended` is what its supervisor still has of it.
+    pub(super) fn clean_up(&self, record: &Record, ended: Option<Running>) -> Result<()> {
+        // Either waits for the kernel more than it works.
+        std::thread::scope(|scope| {
+            let detached = record.has_networks().then(|| scope.spawn(|| self.detach(record)));
+            drop(ended);
+            let ended = self.end_processes(record);
+            let detached =
+                detached.map(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+            ended.and(detached.unwrap_or(Ok(())))
+        })
     }
 
     fn end_processes(&self, record: &Record) -> Result<()> {

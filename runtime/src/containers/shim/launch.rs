@@ -1,13 +1,14 @@
 //! One start of the container: root file system, spec, namespaces, network, program.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::ipc;
+use super::network::{Attaching, attach};
 use crate::containers::compile::{self, Facts};
 use crate::containers::files;
 use crate::containers::passwd::{self, Identity};
@@ -33,43 +34,26 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
     // From here on there is something to clean up should this process be killed.
     state.dirty = true;
     inner.dir.write_state(&record.id, state, false)?;
-    let source = inner
-        .images
-        .rootfs(&record.id, &record.image_id)
-        .map_err(|source| Error::Images { doing: "make the root file system", source })?;
-    let view = RootView::new(&source)?;
-    let identity = passwd::resolve(&view, &record.config.user, &record.host.group_add)?;
-    let record = &mut record.clone();
-    all.prepare_volumes(record, &view)?;
-    if !record.config.working_dir.is_empty() {
-        let io = Error::io("create the working directory", &record.config.working_dir);
-        view.make_dirs(&record.config.working_dir).map_err(io)?;
-    }
-    mend_targets(&view, record)?;
-    let mut others = joined(all, record)?;
     // In this process the descriptors are paths, too: nobody can put another namespace in their place.
-    let join: Vec<(String, String)> = others
-        .namespaces
-        .iter()
-        .map(|(kind, fd)| ((*kind).to_owned(), format!("/proc/self/fd/{}", fd.as_raw_fd())))
-        .collect();
-    let spec = compile::spec(
-        record,
-        &Facts {
-            identity: &identity,
-            dir: &dir,
-            init: &inner.dir.init_program(compile::wants_init(&record.host))?,
-            own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            id_maps: inner.options.id_maps.as_ref(),
-            join: &join,
-        },
-    )?;
-    files::write_all(&dir, record, &[], &inner.options)?;
-    let (streams, ours) = streams(record, &identity)?;
-    let mut created = create(all, record, &spec, &source, streams, others.shared_memory.take())?;
-    drop((view, source, spec, others));
-    let networks = attach(all, record, &created, &dir)?;
-    let (mut stdin, mut outputs) = ours;
+    let mut others = joined(all, record)?;
+    let (made, networks) = std::thread::scope(|scope| {
+        let attaching = Attaching::begin(scope, all, record)?;
+        let made = make(all, record, &dir, &mut others, attaching.as_ref().map(Attaching::netns));
+        let networks = attaching.map(Attaching::end);
+        // Why the container could not be made is what is to be told.
+        let made = made?;
+        let networks = match networks {
+            Some(networks) => networks?,
+            None => attach(all, record, made.created.netns()?.as_fd())?,
+        };
+        Ok::<_, Error>((made, networks))
+    })?;
+    drop(others);
+    let Made { record, mut created, streams: (mut stdin, mut outputs) } = made;
+    if !networks.is_empty() {
+        // The files are bound already: their content changes, not their inode.
+        files::write_all(&dir, &record, &networks, &inner.options)?;
+    }
     if record.config.tty {
         let console =
             created.take_console().ok_or_else(|| Error::Shim("the container has no terminal".into()))?;
@@ -82,6 +66,58 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::io("set up", "a stream")(e.into()))?;
     }
     Ok(Started { running, pid, stdin, outputs, networks })
+}
+
+/// A container whose program has not begun.
+struct Made {
+    /// As it was, with the volumes' places filled in.
+    record: Record,
+    created: Created,
+    streams: Ours,
+}
+
+/// Root file system, spec, namespaces.
+fn make(
+    all: &Containers,
+    record: &Record,
+    dir: &Path,
+    others: &mut Joined,
+    netns: Option<BorrowedFd<'_>>,
+) -> Result<Made> {
+    let inner = &all.0;
+    let source = inner
+        .images
+        .rootfs(&record.id, &record.image_id)
+        .map_err(|source| Error::Images { doing: "make the root file system", source })?;
+    let view = RootView::new(&source)?;
+    let identity = passwd::resolve(&view, &record.config.user, &record.host.group_add)?;
+    let mut record = record.clone();
+    all.prepare_volumes(&mut record, &view)?;
+    if !record.config.working_dir.is_empty() {
+        let io = Error::io("create the working directory", &record.config.working_dir);
+        view.make_dirs(&record.config.working_dir).map_err(io)?;
+    }
+    mend_targets(&view, &record)?;
+    let namespaces = others.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd()));
+    let join: Vec<(String, String)> = namespaces
+        .chain(netns.map(|netns| ("network", netns)))
+        .map(|(kind, fd)| (kind.to_owned(), format!("/proc/self/fd/{}", fd.as_raw_fd())))
+        .collect();
+    let spec = compile::spec(
+        &record,
+        &Facts {
+            identity: &identity,
+            dir,
+            init: &inner.dir.init_program(compile::wants_init(&record.host))?,
+            own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            id_maps: inner.options.id_maps.as_ref(),
+            join: &join,
+        },
+    )?;
+    files::write_all(dir, &record, &[], &inner.options)?;
+    let (theirs, streams) = streams(&record, &identity)?;
+    let created = create(all, &record, &spec, &source, theirs, others.shared_memory.take())?;
+    Ok(Made { record, created, streams })
 }
 
 /// Images are made whose `/etc/resolv.conf` or `/var/lib/x` is a link to where nothing is yet: Docker makes it, inside.
@@ -156,22 +192,6 @@ pub(in crate::containers) fn start_error(e: &crate::Error, program: &str) -> Err
         return Error::Start { message: format!("exec: \"{program}\": {why}"), code: 126 };
     }
     Error::Start { message, code: 125 }
-}
-
-fn attach(all: &Containers, record: &Record, created: &Created, dir: &Path) -> Result<Vec<Attached>> {
-    let wanted = record.networks();
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let netns = created.netns()?;
-    let attach = |request| {
-        let attached = all.0.networks.attach(&record.id, netns.as_fd(), request);
-        attached.map_err(|source| Error::Networks { doing: "set up", source })
-    };
-    let attached = wanted.iter().map(attach).collect::<Result<Vec<_>>>()?;
-    // The files are bound already: their content changes, not their inode.
-    files::write_all(dir, record, &attached, &all.0.options)?;
-    Ok(attached)
 }
 
 /// What this container has of others.

@@ -1,11 +1,57 @@
-//! `network connect` and `disconnect`: a running container's networks change. The record on disk has changed already; ours follows.
+//! A container's networks, at its start and, by `network connect` and `disconnect`, while it runs.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::supervise::Shim;
-use crate::containers::{Attached, Error, NetworkRequest, Port, Result, files};
+use crate::containers::record::Record;
+use crate::containers::{Attached, Containers, Error, NetworkRequest, Port, Result, files, sys};
 
+/// The networks' part of a start, which waits for the kernel more than it works, beside the rest: the network namespace is there first,
+/// and the container joins it.
+pub(super) struct Attaching<'scope> {
+    netns: Arc<OwnedFd>,
+    thread: ScopedJoinHandle<'scope, Result<Vec<Attached>>>,
+}
+
+impl<'scope> Attaching<'scope> {
+    /// `None` if there is nothing to attach, or the network namespace has to be the container's own, as an ordinary user's.
+    pub(super) fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        all: &'env Containers,
+        record: &'env Record,
+    ) -> Result<Option<Self>> {
+        if record.networks().is_empty() || all.0.options.id_maps.is_some() {
+            return Ok(None);
+        }
+        let made = sys::new_netns().map_err(Error::io("make", "a network namespace"))?;
+        Ok(made.map(|netns| {
+            let netns = Arc::new(netns);
+            let theirs = Arc::clone(&netns);
+            Self { netns, thread: scope.spawn(move || attach(all, record, theirs.as_fd())) }
+        }))
+    }
+
+    pub(super) fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
+    }
+
+    pub(super) fn end(self) -> Result<Vec<Attached>> {
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+pub(super) fn attach(all: &Containers, record: &Record, netns: BorrowedFd<'_>) -> Result<Vec<Attached>> {
+    let attach = |request| {
+        let attached = all.0.networks.attach(&record.id, netns, request);
+        attached.map_err(|source| Error::Networks { doing: "set up", source })
+    };
+    record.networks().iter().map(attach).collect()
+}
+
+/// The record on disk has changed already; ours follows.
 impl Shim<'_> {
     pub(super) fn connect(&mut self, wanted: NetworkRequest, lives: bool) -> Result<()> {
         if lives {

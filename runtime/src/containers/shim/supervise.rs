@@ -28,7 +28,7 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
     let mut state = inner.state(id)?;
     if state.dirty {
         // The shim before this one was killed after its starter had looked.
-        inner.clean_up(&record)?;
+        inner.clean_up(&record, None)?;
     }
     (state.restart_count, state.stopped_by_hand) = (0, false);
     let policy = record.host.restart_policy.clone();
@@ -88,6 +88,13 @@ struct Life {
     health: Option<Monitor>,
 }
 
+impl Life {
+    /// Closes the streams.
+    fn into_running(self) -> Running {
+        self.running
+    }
+}
+
 /// What a descriptor in the poll set is.
 #[derive(Clone, Copy)]
 enum Token {
@@ -145,7 +152,7 @@ impl Shim<'_> {
     /// The container could not be started.
     fn failed(&mut self, error: Error, first: bool) -> Result<()> {
         // As in `end`; why it did not start is what is to be told.
-        self.state.dirty = self.all.0.clean_up(&self.record).is_err();
+        self.state.dirty = self.all.0.clean_up(&self.record, None).is_err();
         let text = crate::containers::error::chain(&error);
         let status = if first && self.state.shown.status == "created" { "created" } else { "exited" };
         let never = self.state.shown.finished_at.clone();
@@ -507,9 +514,8 @@ impl Shim<'_> {
             self.all.0.emit("oom", &self.record, &[]);
         }
         self.all.0.emit("die", &self.record, &[("exitCode", &exit.code.to_string())]);
-        drop(life);
         // What cannot be removed stays marked, and its container there, for the next who looks; the clients hear of the end all the same.
-        self.state.dirty = self.all.0.clean_up(&self.record).is_err();
+        self.state.dirty = self.all.0.clean_up(&self.record, Some(life.into_running())).is_err();
         if stopped_by.is_some() {
             self.all.0.emit("stop", &self.record, &[]);
         }
