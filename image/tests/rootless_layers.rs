@@ -5,7 +5,7 @@
 #[path = "layers_common/mod.rs"]
 mod common;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -20,8 +20,7 @@ fn as_user(test: &str) {
     let scratch = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(scratch.path(), Some(1000), Some(1000)).unwrap();
     let program = scratch.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    common::copy_of_this_program(&program);
     let status = Command::new("setpriv")
         .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
         .arg(&program)

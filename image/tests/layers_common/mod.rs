@@ -40,8 +40,7 @@ pub(crate) fn with_range(args: &[&str]) -> tempfile::TempDir {
     for path in [scratch.path(), &at("work")] {
         std::os::unix::fs::chown(path, Some(1000), Some(1000)).unwrap();
     }
-    std::fs::copy(std::env::current_exe().unwrap(), at("test")).unwrap();
-    std::fs::set_permissions(at("test"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    copy_of_this_program(&at("test"));
     std::fs::write(at("ranges"), format!("1000:{FIRST}:{SIZE}\n")).unwrap();
     // In a mount namespace of its own: the machine's files may grant nothing.
     let script = r#"
@@ -62,6 +61,13 @@ pub(crate) fn with_range(args: &[&str]) -> tempfile::TempDir {
         .status();
     assert!(status.unwrap().success(), "{args:?} with a range of ids");
     scratch
+}
+
+/// Made by another process: a child that another thread starts meanwhile would have it open for writing, and it could not be run.
+pub(crate) fn copy_of_this_program(to: &Path) {
+    let mut copy = std::process::Command::new("install");
+    let copied = copy.args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(to).status().unwrap();
+    assert!(copied.success(), "install {}", to.display());
 }
 
 /// Runs all other tests of this program with a range of ids; `name` is that of the test that does so.
