@@ -668,7 +668,9 @@ fn the_same_as_an_ordinary_user() {
     fs::set_permissions(temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // The target directory need not be readable to others.
     let program = temp.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a child that another test starts meanwhile would have it open for writing, and it could not be run.
+    let own = std::env::current_exe().unwrap();
+    common::run("install", &["-m", "755", own.to_str().unwrap(), program.to_str().unwrap()]);
     let out = std::process::Command::new("timeout")
         .args(["120", "setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"])
         .arg(&program)
