@@ -279,7 +279,7 @@ EOF
         "containers by every filter",
         r##"
         $D create $n --name first -l kind=a -l own -v vol:/v --expose 80 bb true > $W/id; $D create $n --name second -l kind=b -v /anon bb true > $W/id2
-        $D create --name third --network host bb sh -c 'exit 3' > $W/id; $D start -a third; $D run -d $n --name fourth bb sleep 1000 > $W/id
+        $D create $n --name third bb sh -c 'exit 3' > $W/id; $D start -a third; $D run -d $n --name fourth bb sleep 1000 > $W/id
         for filter in before=third since=second name=ir name=^/second$ name=^fo label=kind label=kind=a status=created status=running status=exited exited=3 exited=0 \
             ancestor=bb ancestor=nothing network=none network=host volume=vol volume=/anon volume=/v health=none expose=80 expose=80/tcp publish=80 is-task=false; do
             echo "$filter: $($D ps -a -f $filter --format '{{.Names}}' | sort | tr '\n' ' ')"
