@@ -421,6 +421,14 @@ fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
     let said = other.ok(&["pull", &app]);
     assert!(said.contains("Status: Downloaded newer image for"), "{said}");
 
+    // The image comes on the way to a container, whose ID is all that standard output gets.
+    let third = Longshore::new(dir.path().join("third"));
+    let made = third.command(&["create", &app, "program"]).output().expect("it runs");
+    let (id, said) = (text(&made.stdout), text(&made.stderr));
+    assert!(id.len() == 65 && id.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+    assert!(said.starts_with("Unable to find image") && said.contains("Status: Downloaded newer"), "{said}");
+    third.ok(&["rm", id.trim_end()]);
+
     let tool = |args: &[&str]| succeed(Command::new(example("registry")).args(args), 60);
     let digest = tool(&["tag", &app, "2", "3"]);
     assert!(digest.starts_with("sha256:"), "{digest}");

@@ -12,6 +12,8 @@ use crate::output;
 pub(crate) struct Blobs {
     bars: MultiProgress,
     kind: Kind,
+    /// One line of text.
+    say: fn(&str),
     known: Mutex<HashMap<String, ProgressBar>>,
 }
 
@@ -24,13 +26,23 @@ enum Kind {
 
 impl Blobs {
     pub(crate) fn new(quiet: bool) -> Self {
-        let kind = match (quiet, std::io::stdout().is_terminal()) {
+        let terminal = std::io::stdout().is_terminal();
+        Self::with(quiet, terminal, ProgressDrawTarget::stdout(), output::line)
+    }
+
+    /// On standard error: standard output is another's, such as a container's.
+    pub(crate) fn aside(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self::with(quiet, terminal, ProgressDrawTarget::stderr(), output::note)
+    }
+
+    fn with(quiet: bool, terminal: bool, target: ProgressDrawTarget, say: fn(&str)) -> Self {
+        let kind = match (quiet, terminal) {
             (true, _) => Kind::Quiet,
             (false, false) => Kind::Plain,
             (false, true) => Kind::Bars,
         };
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        Self { bars, kind, known: Mutex::default() }
+        Self { bars: MultiProgress::with_draw_target(target), kind, say, known: Mutex::default() }
     }
 
     /// A transfer begins or goes on; `begins` is the word for its start.
@@ -71,7 +83,7 @@ impl Blobs {
     /// A line of its own, above nothing: to be called before or after the work.
     pub(crate) fn line(&self, text: &str) {
         if self.kind != Kind::Quiet {
-            output::line(text);
+            (self.say)(text);
         }
     }
 
@@ -86,7 +98,7 @@ impl Blobs {
 
     fn plain(&self, digest: &str, word: &str) {
         if self.kind == Kind::Plain {
-            output::line(&format!("{}: {word}", output::short_id(digest)));
+            (self.say)(&format!("{}: {word}", output::short_id(digest)));
         }
     }
 

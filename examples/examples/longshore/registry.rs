@@ -51,7 +51,7 @@ pub(crate) fn pull(app: &App, args: &PullArgs) -> Result<()> {
     if !args.quiet && !args.name.contains('@') && !has_tag(&args.name) {
         output::line("Using default tag: latest");
     }
-    pull_image(app, &reference, args.platform.as_deref(), args.quiet)?;
+    pull_image(app, &reference, args.platform.as_deref(), &Blobs::new(args.quiet))?;
     output::line(&reference.to_string());
     Ok(())
 }
@@ -62,7 +62,7 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
     }
     let client = app.registry()?;
     for tag in client.tags(reference).map_err(|e| refused(&e, reference))? {
-        pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), args.quiet)?;
+        pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), &Blobs::new(args.quiet))?;
     }
     output::line(&format!("{}/{}", reference.registry(), reference.repository()));
     Ok(())
@@ -95,10 +95,9 @@ pub(crate) fn pull_image(
     app: &App,
     reference: &Reference,
     platform: Option<&str>,
-    quiet: bool,
+    blobs: &Blobs,
 ) -> Result<()> {
     let platform = platform.map(parse_platform).transpose()?;
-    let blobs = Blobs::new(quiet);
     let tag =
         reference.tag().map_or_else(|| reference.digest().map(ToString::to_string), |t| Some(t.to_owned()));
     blobs.line(&format!("{}: Pulling from {}", tag.unwrap_or_default(), reference.repository()));
@@ -215,6 +214,9 @@ fn show(blobs: &Blobs, event: &Event<'_>, doing: &str, done: &str) {
 /// `image copy`
 #[derive(Args, Debug)]
 pub(crate) struct CopyArgs {
+    /// Suppress verbose output
+    #[arg(short, long)]
+    quiet: bool,
     /// Name, and tag or digest
     #[arg(value_name = "SOURCE_IMAGE")]
     from: String,
@@ -226,7 +228,7 @@ pub(crate) struct CopyArgs {
 /// Copies from registry to registry; nothing is stored here.
 pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
     let (from, to) = (parse_reference(&args.from)?, parse_reference(&args.to)?);
-    let blobs = Blobs::new(false);
+    let blobs = Blobs::new(args.quiet);
     let progress = |event: Event<'_>| show(&blobs, &event, "Copying", "Copied");
     let client = app.registry()?;
     let ctx = longshore_registry_client::Ctx { progress: &progress, cancel: app.cancel() };

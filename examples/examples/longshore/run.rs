@@ -16,6 +16,7 @@ use longshore_runtime::{ExecProcess, Stdio};
 use crate::app::App;
 use crate::create::CreateArgs;
 use crate::failure::{Failure, Result, each};
+use crate::progress::Blobs;
 use crate::{output, registry};
 
 /// `run`
@@ -162,7 +163,8 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
             if args.pull == "missing" {
                 output::note(&format!("Unable to find image '{}' locally", reference.familiar()));
             }
-            registry::pull_image(app, &reference, args.platform.as_deref(), args.quiet)?;
+            let blobs = Blobs::aside(args.quiet);
+            registry::pull_image(app, &reference, args.platform.as_deref(), &blobs)?;
         }
         other => {
             return Err(Failure::new(format!(
