@@ -12,13 +12,18 @@ pub(super) enum Fork {
     Child,
 }
 
-/// Forks. Refused while this process has more than one thread, for the child could then do nothing safely.
+/// Forks. Refused while this process has more than one thread, for the child could then do nothing safely; one that is about to end (it
+/// closes something, or removes a directory) is waited for.
 pub(super) fn fork_alone() -> io::Result<Fork> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::other("shim_main must be called before the program starts threads"));
+    let mut tries = 200;
+    while std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        if tries == 0 {
+            return Err(io::Error::other("shim_main must be called before the program starts threads"));
+        }
+        tries -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    // SAFETY: there is one thread, so the child's copy of the memory is consistent and no lock is held by a thread that it lacks.
+    // SAFETY: there is one thread, which does not start another here, so the child's copy of the memory is consistent and no lock is held by a thread that it lacks.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
