@@ -139,12 +139,17 @@ impl Inner {
     pub(super) fn clean_up(&self, record: &Record, ended: Option<Running>) -> Result<()> {
         // Either waits for the kernel more than it works.
         std::thread::scope(|scope| {
-            let detached = record.has_networks().then(|| scope.spawn(|| self.detach(record)));
+            let detach = || self.detach(record);
+            let beside = std::thread::Builder::new();
+            let beside = record.has_networks().then(|| beside.spawn_scoped(scope, detach));
             drop(ended);
             let ended = self.end_processes(record);
-            let detached =
-                detached.map(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
-            ended.and(detached.unwrap_or(Ok(())))
+            let detached = match beside {
+                Some(Ok(thread)) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // There are no more threads to be had.
+                _ => detach(),
+            };
+            ended.and(detached)
         })
     }
 

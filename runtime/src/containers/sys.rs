@@ -63,13 +63,13 @@ pub(super) fn in_child(work: impl FnOnce() -> i32) -> io::Result<i32> {
 /// A network namespace that nobody is in; `None` where the caller may not make one.
 pub(super) fn new_netns() -> io::Result<Option<OwnedFd>> {
     // A thread may leave its network namespace alone, and takes nothing else with it when it ends.
-    let made = std::thread::spawn(|| {
+    let made = std::thread::Builder::new().spawn(|| {
         // SAFETY: no memory is involved, and descriptors stay shared: this is not CLONE_FILES.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             return Err(io::Error::last_os_error());
         }
         std::fs::File::open("/proc/thread-self/ns/net")
-    });
+    })?;
     match made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(netns) => Ok(Some(netns.into())),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),

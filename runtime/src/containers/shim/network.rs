@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::supervise::Shim;
 use crate::containers::record::Record;
@@ -26,12 +26,12 @@ impl<'scope> Attaching<'scope> {
         if record.networks().is_empty() || all.0.options.id_maps.is_some() {
             return Ok(None);
         }
-        let made = sys::new_netns().map_err(Error::io("make", "a network namespace"))?;
-        Ok(made.map(|netns| {
-            let netns = Arc::new(netns);
-            let theirs = Arc::clone(&netns);
-            Self { netns, thread: scope.spawn(move || attach(all, record, theirs.as_fd())) }
-        }))
+        let io = || Error::io("make", "a network namespace");
+        let Some(netns) = sys::new_netns().map_err(io())? else { return Ok(None) };
+        let netns = Arc::new(netns);
+        let theirs = Arc::clone(&netns);
+        let thread = Builder::new().spawn_scoped(scope, move || attach(all, record, theirs.as_fd()));
+        Ok(Some(Self { netns, thread: thread.map_err(io())? }))
     }
 
     pub(super) fn netns(&self) -> BorrowedFd<'_> {
