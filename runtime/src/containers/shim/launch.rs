@@ -44,6 +44,8 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         let made = made?;
         let networks = match networks {
             Some(networks) => networks?,
+            None if record.networks().is_empty() => Vec::new(),
+            // An ordinary user may not even look at the network namespace of a container that shares the host's.
             None => attach(all, record, made.created.netns()?.as_fd())?,
         };
         Ok::<_, Error>((made, networks))
