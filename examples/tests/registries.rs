@@ -256,6 +256,10 @@ fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
 
     let url = longshore.fails(1, &["pull", &format!("http://{image}")]);
     assert!(url.contains("leave out \"http://\""), "{url}");
+    let digest = format!("{address}/app@sha256:{}", "0".repeat(64));
+    assert!(longshore.fails(1, &["push", &digest]).contains("cannot push a digest reference"));
+    let all = longshore.fails(1, &["pull", "-a", &format!("{address}/none")]);
+    assert!(all.contains(&format!("repository {address}/none not found")), "{all}");
     let missing = longshore.command(&["pull", &format!("{address}/app:none")]).output().expect("it runs");
     let said = text(&missing.stderr);
     assert!(said.contains(&format!("no such manifest {address}/app:none")), "{said}");

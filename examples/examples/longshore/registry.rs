@@ -61,10 +61,15 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
     let client = app.registry()?;
-    for tag in client.tags(reference).map_err(|e| refused(&e, reference))? {
+    let repository = format!("{}/{}", reference.registry(), reference.repository());
+    let tags = client.tags(reference).map_err(|e| match e.is_not_found() {
+        true => Failure::new(format!("repository {repository} not found: {}", chain(&e))),
+        false => refused(&e, reference),
+    })?;
+    for tag in tags {
         pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), &Blobs::new(args.quiet))?;
     }
-    output::line(&format!("{}/{}", reference.registry(), reference.repository()));
+    output::line(&repository);
     Ok(())
 }
 
@@ -128,6 +133,9 @@ pub(crate) fn pull_image(
 }
 
 pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
+    if args.name.contains('@') {
+        return Err(Failure::new("cannot push a digest reference"));
+    }
     let reference = parse_reference(&args.name)?;
     if !args.all_tags {
         if !args.quiet && !has_tag(&args.name) {
