@@ -231,6 +231,8 @@ impl Bridge {
     }
 
     /// Detaches by endpoint ID, whatever is left of it (after a crash too). An endpoint that is not there is no error.
+    ///
+    /// If its network namespace is dead, the kernel may take some milliseconds more to remove its link; nobody can send by it.
     pub fn detach(&self, id: &str) -> Result<()> {
         check_name("endpoint id", id)?;
         let _lock = self.0.state.lock()?;

@@ -156,6 +156,9 @@ pub enum RootfsSource {
 pub trait Networks: Send + Sync {
     /// Attaches the namespace; what it tells is shown by `inspect`. Never called for the modes `none`, `host` and `container:ID`. Called once
     /// for each network that the container is on, always by the process that will also detach it if it lives.
+    ///
+    /// At a start that is on a thread beside the making of the container, wherever its network namespace can be made first: nobody is in it
+    /// yet. A start that then fails detaches.
     fn attach(
         &self,
         container_id: &str,
