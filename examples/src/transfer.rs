@@ -76,7 +76,11 @@ fn import(
     // What is here already is most likely still the same: then this is the only request, and one that registries do not count as a
     // pull. Else the manifest is needed anyway, and the client keeps it at hand for the import.
     let root = match store.image(&name) {
-        Ok(_) => client.resolve(reference)?,
+        Ok(image) => match client.resolve(reference)? {
+            same if same.digest() == image.target().digest() => same,
+            // What a HEAD says of a manifest may be a lie; its bytes decide.
+            _ => client.manifest(reference)?.0,
+        },
         Err(_) => client.manifest(reference)?.0,
     };
     let source = client.source(reference)?;

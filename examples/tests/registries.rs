@@ -441,6 +441,17 @@ fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
     tags.sort();
     assert_eq!(tags, ["1", "2", "3"]);
     assert!(tool(&["manifest", "--descriptor", &format!("{address}/app:3")]).contains(digest.trim()));
+
+    // Of a registry that is wrong about its manifest's digest the bytes count, at each pull.
+    let hex = digest.trim().trim_start_matches("sha256:");
+    let data = format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+    let mut manifest =
+        std::fs::OpenOptions::new().append(true).open(dir.path().join(data)).expect("its file");
+    manifest.write_all(b" ").expect("another manifest");
+    for status in ["Downloaded newer image", "Image is up to date"] {
+        let said = other.ok(&["pull", &app]);
+        assert!(said.contains(status), "{said}");
+    }
 }
 
 #[test]
