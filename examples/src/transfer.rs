@@ -77,7 +77,7 @@ fn import(
     // pull. Else the manifest is needed anyway, and the client keeps it at hand for the import.
     let root = match store.image(&name) {
         Ok(image) => match client.resolve(reference)? {
-            same if same.digest() == image.target().digest() => same,
+            now if (now.digest(), now.size()) == (image.target().digest(), image.target().size()) => now,
             // What a HEAD says of a manifest may be a lie; its bytes decide.
             _ => client.manifest(reference)?.0,
         },
