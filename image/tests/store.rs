@@ -10,9 +10,10 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Source, config, describe, digest, gzip, listing, settled, stores, tar};
+use longshore_image::content::ContentWrite;
 use longshore_image::{
     Compression, Ctx, Error, ImageSpec, ImportOptions, LayerOptions, Problem, SnapshotOptions, Store,
-    VerifyOptions,
+    StoreOptions, VerifyOptions,
 };
 use oci_spec::image::{Descriptor, MediaType, Platform};
 use serde_json::json;
@@ -624,6 +625,52 @@ fn a_lost_layer_is_unpacked_again_from_its_blob() {
         source.opened();
         import(&store, &source, &root, "x");
         assert_eq!(source.opened(), 0);
+    }
+}
+
+/// A process that keeps layers as directories uses those that another has kept as EROFS files.
+#[test]
+fn layers_of_the_other_driver_serve() {
+    let temp = tempfile::tempdir().unwrap();
+    let [erofs, directories] = [false, true].map(|directories| {
+        let mut options = StoreOptions::default();
+        options.directories = directories;
+        Store::open_with(temp.path().join("store"), &options).unwrap()
+    });
+    let mut source = Source::default();
+    let root = source.image(&two_layers());
+    let image = import(&erofs, &source, &root, "a").image;
+    clean(&directories);
+    let snapshot = directories.snapshot("s", &image).unwrap();
+    if common::mounts() {
+        snapshot.mount().unwrap();
+    }
+    assert_eq!(directories.import(&source, &root, &named("a"), Ctx::none()).unwrap().reused, 2);
+    directories.tag(&image, "b").unwrap();
+}
+
+/// An image that was found, removed and collected comes back piece by piece: until it is complete it takes no name.
+#[test]
+fn an_image_that_is_only_half_here_is_not_tagged() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "a").image;
+        let stored = store.image("a").unwrap();
+        store.remove("a", false).unwrap();
+        drop(image);
+        store.collect(Ctx::none()).unwrap();
+        assert!(store.tag(&stored, "b").unwrap_err().is_not_found());
+        for descriptor in [&root, stored.manifest().config()] {
+            let mut ingest = store.ingest(Some(descriptor)).unwrap().unwrap();
+            ingest.write_all(&source.blobs[descriptor.digest()]).unwrap();
+            ingest.commit().unwrap();
+        }
+        assert!(store.tag(&stored, "b").unwrap_err().is_not_found());
+        assert_eq!(store.names().unwrap(), []);
+        import(&store, &source, &root, "a");
+        store.tag(&stored, "b").unwrap();
+        clean(&store);
     }
 }
 

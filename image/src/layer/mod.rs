@@ -140,11 +140,12 @@ impl Layers {
     /// The same for a snapshot of this owner.
     pub(crate) fn find_for(&self, diff_id: &Digest, owner: Owner) -> Option<Form> {
         let file = self.path(diff_id, ".erofs");
-        if file.exists() && self.mounts_erofs() {
-            return Some(Form::Erofs(file));
-        }
         let directory = self.path(diff_id, suffix(owner));
-        directory.join("layer.json").exists().then(|| Form::Directory(directory.join("fs")))
+        let unpacked =
+            || directory.join("layer.json").exists().then(|| Form::Directory(directory.join("fs")));
+        // Another process may have opened the store for the other driver: what it has made serves as well.
+        let other = if self.dir.options().directories { unpacked() } else { None };
+        other.or_else(|| (file.exists() && self.mounts_erofs()).then(|| Form::Erofs(file))).or_else(unpacked)
     }
 
     /// What is known about a layer that is there.
@@ -284,10 +285,8 @@ impl Layers {
 
     /// Whether the kernel mounts such layers, tried once for each kernel: the trial's unmounting takes milliseconds, more than the
     /// start of a container does without it.
-    pub(crate) fn mounts_erofs(&self) -> bool {
-        !self.dir.options().directories
-            && self.owner() == Owner::Root
-            && *self.erofs.get_or_init(|| self.proven() || self.prove())
+    fn mounts_erofs(&self) -> bool {
+        self.owner() == Owner::Root && *self.erofs.get_or_init(|| self.proven() || self.prove())
     }
 
     fn proven(&self) -> bool {
@@ -316,7 +315,7 @@ impl Layers {
 
     fn draft(&self, hash: Hash, tar: &mut dyn Read, limits: &Limits, ctx: Ctx<'_>) -> Result<Draft> {
         let staging = self.dir.staging("layer")?;
-        if self.mounts_erofs() {
+        if !self.dir.options().directories && self.mounts_erofs() {
             self.draft_erofs(staging, hash, tar, limits, ctx)
         } else {
             self.draft_directory(staging, hash, tar, limits, ctx)

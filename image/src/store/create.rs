@@ -55,7 +55,7 @@ impl Store {
         Ok(image)
     }
 
-    fn need(&self, digest: &Digest) -> Result<()> {
+    pub(super) fn need(&self, digest: &Digest) -> Result<()> {
         match self.blob_size(digest)? {
             Some(_) => Ok(()),
             None => Err(Error::NoSuchBlob { digest: digest.clone() }),

@@ -78,7 +78,7 @@ struct Inner {
 pub struct StoreOptions {
     /// Whether a finished call is safe against power loss.
     pub durability: Durability,
-    /// Keep layers as directories even where EROFS files could be mounted.
+    /// Keep new layers as directories even where EROFS files could be mounted.
     pub directories: bool,
     /// Budgets against hostile layers.
     pub limits: Limits,

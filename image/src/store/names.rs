@@ -99,9 +99,28 @@ impl Store {
     /// Gives the image one more name; a name that pointed elsewhere moves, and an image that loses its last name so stays as a dangling one.
     pub fn tag(&self, image: &Image, name: &str) -> Result<()> {
         let _shared = self.0.dir.lock_shared(STORE)?;
-        // It may have been removed since the caller found it.
+        let record = record_of(image);
+        if let Err(missing) = self.complete(image) {
+            // It may have been removed since the caller found it, and be on its way in again without its layers yet. One that is
+            // kept although it is damaged takes a name like any other.
+            let kept = self.0.refs.grouped()?.iter().any(|kept| same(&kept.record, &record));
+            if !kept {
+                return Err(missing);
+            }
+        }
+        self.0.refs.set(&[name.to_owned()], &record)
+    }
+
+    /// Whether all that the image needs is here, by name; nothing is read but its documents.
+    fn complete(&self, image: &Image) -> Result<()> {
         self.parse(&record_of(image), None)?;
-        self.0.refs.set(&[name.to_owned()], &record_of(image))
+        for layer in image.manifest().layers() {
+            self.need(layer.digest())?;
+        }
+        match image.diff_ids().iter().find(|diff_id| !self.0.layers.contains(diff_id)) {
+            Some(diff_id) => Err(Error::NoSuchLayer { diff_id: diff_id.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Takes a name away; the image goes when it was the last one. By ID it takes all its names away, which needs `force` when there are several.
