@@ -1,17 +1,15 @@
 //! Real engines drive `longshore-oci`: dockerd, podman (as root and not) and containerd run, exec, stop and remove containers with it,
-//! with a terminal too.
-//!
-//! containerd's CRI is loaded and answers, but Debian has no client for it (cri-tools is not packaged), so no pod is made here.
+//! with a terminal too. containerd is driven by `ctr` and through Kubernetes' CRI.
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Dockerd, Server, example, have, output, root, skip, succeed, text, wait_for};
+use common::{Dockerd, example, have, hex, output, root, skip, succeed, text, wait_for};
 use serde_json::json;
 
 /// A directory with busybox as a root file system, and as a tar.
@@ -37,7 +35,7 @@ fn world(programs: &[&str]) -> Option<World> {
     }
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).is_file())?;
     fs::copy(busybox, rootfs.join("bin/busybox")).expect("copy");
-    for applet in ["sh", "echo", "cat", "sleep", "true", "tty", "id", "env", "dd", "pwd"] {
+    for applet in ["sh", "echo", "cat", "sleep", "true", "tty", "id", "env", "dd", "pwd", "stty"] {
         symlink("busybox", rootfs.join("bin").join(applet)).expect("link");
     }
     let tar = dir.path().join("rootfs.tar").display().to_string();
@@ -207,29 +205,78 @@ fn podman_without_privileges() {
     Engine { command: &command, flags: &["--network", "none"] }.lives(&[]);
 }
 
+/// containerd on directories of its own below `dir`, in mount and PID namespaces of its own: nothing of it outlives the test.
+struct Containerd {
+    dir: PathBuf,
+    process: Child,
+}
+
+impl Containerd {
+    fn start(dir: &Path) -> Self {
+        let config = dir.join("config.toml");
+        fs::write(&config, Self::config(dir)).expect("the configuration");
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ]);
+        command.args(["containerd", "-c"]).arg(config);
+        let log = || fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        let process = command.stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().expect("unshare(1)");
+        let containerd = Self { dir: dir.to_owned(), process };
+        let up = wait_for(Duration::from_secs(60), || {
+            output(&mut containerd.ctr(&["version"]), 10).status.success()
+        });
+        assert!(up, "containerd does not answer: {}", containerd.log());
+        containerd
+    }
+
+    fn config(dir: &Path) -> String {
+        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+        format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n\
+             [{cri}]\nsandbox_image = {IMAGE:?}\nnetns_mounts_under_state_dir = true\n\
+             [{cri}.cni]\nbin_dir = {:?}\nconf_dir = {:?}\n\
+             [{cri}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
+             [{cri}.containerd.runtimes.runc.options]\nBinaryName = {:?}\n",
+            dir.join("root"),
+            dir.join("state"),
+            dir.join("sock"),
+            dir.join("cni/bin"),
+            dir.join("cni/conf"),
+            example("longshore-oci"),
+        )
+    }
+
+    fn ctr(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(self.dir.join("sock")).args(args);
+        command
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // The init of its PID namespace dies with it, and so all that it has started.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 #[test]
 fn containerd() {
-    let Some(world) = world(&["containerd", "ctr"]) else { return };
-    let dir = world.dir.path();
-    let socket = dir.join("containerd.sock");
-    let config = format!(
-        "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\nBinaryName = {:?}\n",
-        dir.join("root"),
-        dir.join("state"),
-        socket,
-        example("longshore-oci"),
-    );
-    fs::write(dir.join("config.toml"), config).expect("the configuration");
-    let _server = Server::start(Command::new("containerd").arg("-c").arg(dir.join("config.toml")));
-    let ctr = |args: &[&str]| {
-        let mut command = Command::new("ctr");
-        command.arg("-a").arg(&socket).args(args);
-        command
-    };
-    let up = wait_for(Duration::from_secs(30), || output(&mut ctr(&["version"]), 10).status.success());
-    assert!(up, "containerd does not answer");
+    let Some(world) = world(&["containerd", "ctr", "unshare"]) else { return };
+    let containerd = Containerd::start(world.dir.path());
+    let ctr = |args: &[&str]| containerd.ctr(args);
     let program = example("longshore-oci").display().to_string();
     let rootfs = world.rootfs.display().to_string();
     let run = |own: &[&str], rest: &[&str]| {
@@ -240,8 +287,12 @@ fn containerd() {
     let said = output(&mut run(&["--rm"], &["none", "nope"]), 60);
     assert!(text(&said.stderr).contains("executable file not found in $PATH"), "{said:?}");
     let _ = output(&mut ctr(&["container", "rm", "none"]), 30);
+    let said = on_terminal(&run(&["--rm", "-t"], &["terminal", "sh", "-c", "tty; stty size; exit 0"]));
+    assert!(said.contains("/dev/pts/0") || said.contains("/dev/console"), "{said}");
     succeed(&mut run(&["-d"], &["web", "sleep", "1000"]), 60);
     assert_eq!(succeed(&mut ctr(&["task", "exec", "--exec-id", "e", "web", "echo", "in"]), 60), "in\n");
+    let said = on_terminal(&ctr(&["task", "exec", "-t", "--exec-id", "t", "web", "tty"]));
+    assert!(said.contains("/dev/pts/"), "{said}");
     succeed(&mut ctr(&["task", "pause", "web"]), 30);
     assert!(succeed(&mut ctr(&["task", "ls"]), 30).contains("PAUSED"));
     succeed(&mut ctr(&["task", "resume", "web"]), 30);
@@ -252,4 +303,83 @@ fn containerd() {
     output(&mut ctr(&["task", "rm", "web"]), 30);
     succeed(&mut ctr(&["container", "rm", "web"]), 30);
     assert_eq!(succeed(&mut ctr(&["container", "ls", "-q"]), 30), "");
+}
+
+/// What pods and their containers are made of.
+const IMAGE: &str = "longshore.test/bb:1";
+
+/// A CNI plugin that leaves the network namespace as it is, and says that it gave it an address.
+const CNI_PLUGIN: &str = r#"#!/bin/sh
+cat >/dev/null
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","sandbox":"'"$CNI_NETNS"'"}],"ips":[{"version":"4","address":"10.255.0.2/24","interface":0}]}'
+"#;
+
+/// The root file system as an archive of `docker save`'s kind.
+fn image_archive(world: &World) -> String {
+    let dir = world.dir.path().join("image");
+    fs::create_dir_all(&dir).expect("mkdir");
+    fs::copy(&world.tar, dir.join("layer.tar")).expect("copy");
+    let diff_id = format!("sha256:{}", hex(&fs::read(&world.tar).expect("the tar")));
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "config": {"Cmd": ["sleep", "1000000"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    });
+    let manifest = json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
+    fs::write(dir.join("config.json"), config.to_string()).expect("the configuration");
+    fs::write(dir.join("manifest.json"), manifest.to_string()).expect("the manifest");
+    let tar = world.dir.path().join("image.tar").display().to_string();
+    let names = ["manifest.json", "config.json", "layer.tar"];
+    succeed(Command::new("tar").arg("-C").arg(&dir).args(["-cf", &tar]).args(names), 30);
+    tar
+}
+
+/// The groups that the pods' groups are made in, of every hierarchy: removed with what a failed test leaves in them.
+struct Parent(String);
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        fn remove(dir: &Path) {
+            let below = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+            below.filter(|path| path.is_dir()).for_each(|path| remove(&path));
+            let _ = fs::remove_dir(dir);
+        }
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path());
+        let dirs: Vec<PathBuf> = hierarchies.chain([root]).map(|dir| dir.join(&self.0)).collect();
+        // What is killed is in its group for a moment yet.
+        wait_for(Duration::from_secs(10), || {
+            dirs.iter().for_each(|dir| remove(dir));
+            !dirs.iter().any(|dir| dir.exists())
+        });
+    }
+}
+
+#[test]
+fn containerd_cri() {
+    let Some(world) = world(&["containerd", "ctr", "unshare"]) else { return };
+    // Not the first on the path, which may be one without Debian's modules.
+    let python = || Command::new("/usr/bin/python3");
+    if !output(python().args(["-c", "import grpc"]), 30).status.success() {
+        return skip("python3-grpcio is not installed");
+    }
+    let dir = world.dir.path();
+    for name in ["cni/bin", "cni/conf", "logs"] {
+        fs::create_dir_all(dir.join(name)).expect("mkdir");
+    }
+    fs::write(dir.join("cni/bin/still"), CNI_PLUGIN).expect("the plugin");
+    fs::set_permissions(dir.join("cni/bin/still"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    symlink("/usr/lib/cni/loopback", dir.join("cni/bin/loopback")).expect("link");
+    let network = json!({"cniVersion": "0.4.0", "name": "still", "plugins": [{"type": "still"}]});
+    fs::write(dir.join("cni/conf/10-still.conflist"), network.to_string()).expect("the network");
+    let parent = Parent(format!("longshore-cri-{}", std::process::id()));
+    let containerd = Containerd::start(dir);
+    let archive = image_archive(&world);
+    succeed(&mut containerd.ctr(&["-n", "k8s.io", "images", "import", &archive]), 60);
+    let mut client = python();
+    client.args(["-c", include_str!("cri.py")]).arg(dir.join("sock"));
+    client.args([IMAGE, &format!("/{}", parent.0)]).arg(dir.join("logs"));
+    let said = output(&mut client, 300);
+    assert!(said.status.success(), "{}\n{}", text(&said.stderr), containerd.log());
 }

@@ -301,7 +301,7 @@ pub(crate) fn skopeo_push(dir: &Path, layer: &Path, name: &str) {
     fs::remove_dir_all(layout).expect("the layout goes");
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
