@@ -412,6 +412,32 @@ fn what_hooks_say_is_bounded() {
     also_unprivileged("what_hooks_say_is_bounded");
 }
 
+/// The same for the hooks that run in the container's namespaces: their time counts while they do not read, who does read gets it all, and
+/// one that ends without a look harms neither the start nor the container's process.
+#[test]
+fn hooks_inside_need_not_read() {
+    let Some(world) = World::new() else { return };
+    let run = |kind: &str, script: &str, timeout: i64| {
+        let hook = serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": timeout}]);
+        let mut spec = world.spec(&["sh", "-c", "exit 5"]);
+        let namespaces = spec.linux_mut().as_mut().unwrap().namespaces_mut().as_mut().unwrap();
+        // The init of a PID namespace does not feel every signal. (Without privileges there is no /proc without one.)
+        namespaces.retain(|n| n.typ() != T::Pid || !is_root());
+        spec.set_hooks(serde_json::from_value(serde_json::json!({kind: hook})).unwrap());
+        spec.set_annotations(Some([("long".to_owned(), "x".repeat(200_000))].into()));
+        let created = world.runtime.create(&id("hooks"), &spec, CreateOptions::default())?;
+        created.start()?.wait_to_end().map(|exit| exit.code)
+    };
+    for kind in ["createContainer", "startContainer"] {
+        let error = run(kind, "exec sleep 1000", 1).unwrap_err();
+        assert!(format!("{error:?}").contains("timed out"), "{error:?}");
+        assert_eq!(run(kind, "[ $(wc -c) -gt 200000 ]", 60).unwrap(), 5);
+        assert_eq!(run(kind, "exit 0", 60).unwrap(), 5);
+    }
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("hooks_inside_need_not_read");
+}
+
 /// CVE-2025-52881: /proc of the image turns into something else and back. Kernel parameters are set where they belong, or the start fails;
 /// nothing is written to what stands in for them.
 #[test]

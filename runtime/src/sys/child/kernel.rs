@@ -18,6 +18,8 @@ pub(crate) mod nr {
     pub(crate) const RT_SIGACTION: u64 = 13;
     pub(crate) const RT_SIGPROCMASK: u64 = 14;
     pub(crate) const SENDMSG: u64 = 46;
+    pub(crate) const FCNTL: u64 = 72;
+    pub(crate) const RT_SIGTIMEDWAIT: u64 = 128;
     pub(crate) const SENDFILE: u64 = 40;
     pub(crate) const FCHMOD: u64 = 91;
     pub(crate) const GETDENTS64: u64 = 217;
@@ -39,7 +41,6 @@ pub(crate) mod nr {
     pub(crate) const STATX: u64 = 332;
     pub(crate) const OPEN_TREE: u64 = 428;
     pub(crate) const MOVE_MOUNT: u64 = 429;
-    pub(crate) const PIDFD_OPEN: u64 = 434;
     pub(crate) const CLONE3: u64 = 435;
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;
@@ -57,6 +58,8 @@ pub(crate) mod nr {
     pub(crate) const RT_SIGACTION: u64 = 134;
     pub(crate) const RT_SIGPROCMASK: u64 = 135;
     pub(crate) const SENDMSG: u64 = 211;
+    pub(crate) const FCNTL: u64 = 25;
+    pub(crate) const RT_SIGTIMEDWAIT: u64 = 137;
     pub(crate) const SENDFILE: u64 = 71;
     pub(crate) const FCHMOD: u64 = 52;
     pub(crate) const GETDENTS64: u64 = 61;
@@ -78,7 +81,6 @@ pub(crate) mod nr {
     pub(crate) const STATX: u64 = 291;
     pub(crate) const OPEN_TREE: u64 = 428;
     pub(crate) const MOVE_MOUNT: u64 = 429;
-    pub(crate) const PIDFD_OPEN: u64 = 434;
     pub(crate) const CLONE3: u64 = 435;
     pub(crate) const CLOSE_RANGE: u64 = 436;
     pub(crate) const OPENAT2: u64 = 437;

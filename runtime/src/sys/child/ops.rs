@@ -8,6 +8,7 @@ const EPERM: i64 = 1;
 const EINTR: i64 = 4;
 pub(crate) const ENOENT: i64 = 2;
 const EIO: i64 = 5;
+const EAGAIN: i64 = 11;
 const EACCES: i64 = 13;
 const EEXIST: i64 = 17;
 pub(crate) const ENOTDIR: i64 = 20;
@@ -567,7 +568,9 @@ fn hook(machine: &Machine, hook: *const Hook) -> i64 {
     if r < 0 {
         return r;
     }
-    let args = [0u64, 0, 0, 0, 17, 0, 0, 0];
+    let mut pidfd = -1i32;
+    // CLONE_PIDFD; SIGCHLD
+    let args = [0x1000u64, &raw mut pidfd as u64, 0, 0, 17, 0, 0, 0];
     let pid = call(nr::CLONE3, &[&raw const args as u64, 64]);
     if pid == 0 {
         let none = 0u64;
@@ -582,27 +585,14 @@ fn hook(machine: &Machine, hook: *const Hook) -> i64 {
         close(i64::from(pipe[1]));
         return pid;
     }
-    // A state document is far below a pipe's 64 KiB, so this does not block; SIGPIPE is blocked until the last step.
-    call(nr::WRITE, &[pipe[1] as u64, hook.input, hook.input_len]);
-    close(i64::from(pipe[1]));
-    wait_for_hook(machine, pid as u64, hook.timeout)
-}
-
-fn wait_for_hook(machine: &Machine, pid: u64, timeout: i64) -> i64 {
-    let pidfd = call(nr::PIDFD_OPEN, &[pid, 0]);
-    if pidfd >= 0 && timeout >= 0 {
-        let mut poll = [pidfd as u32, 1u32];
-        let time = [timeout / 1000, timeout % 1000 * 1_000_000];
-        let r = call(nr::PPOLL, &[&raw mut poll as u64, 1, &raw const time as u64, 0, 0]);
-        if r == 0 {
-            call(nr::KILL, &[pid, 9]);
-            machine.fail(ETIMEDOUT, 0);
-        }
+    if !attend(hook, pidfd, pipe[1]) {
+        call(nr::KILL, &[pid as u64, 9]);
+        machine.fail(ETIMEDOUT, 0);
     }
-    close(pidfd);
+    close(i64::from(pidfd));
     let mut info = [0i32; 32];
     // P_PID, WEXITED
-    while call(nr::WAITID, &[1, pid, &raw mut info as u64, 4, 0]) == -EINTR {}
+    while call(nr::WAITID, &[1, pid as u64, &raw mut info as u64, 4, 0]) == -EINTR {}
     // si_status follows si_pid and si_uid in the union at offset 16.
     let (code, status) = (info[2], info[6]);
     if code != 1 || status != 0 {
@@ -611,3 +601,36 @@ fn wait_for_hook(machine: &Machine, pid: u64, timeout: i64) -> i64 {
     0
 }
 
+/// Feeds a hook, which need not read, until it ends; false: its time is over first.
+fn attend(hook: &Hook, pidfd: i32, mut pipe: i32) -> bool {
+    // F_SETFL, O_NONBLOCK
+    call(nr::FCNTL, &[pipe as u64, 4, 0o4000]);
+    let mut written = 0;
+    // The kernel leaves in it what is left, also after an interruption.
+    let mut time = [hook.timeout / 1000, hook.timeout % 1000 * 1_000_000];
+    let time = if hook.timeout < 0 { 0 } else { &raw mut time as u64 };
+    loop {
+        // pollfd: the descriptor (none: -1), POLLIN or POLLOUT, and above those what came.
+        let mut fds = [[pidfd as u32, 1], [pipe as u32, 4]];
+        let r = call(nr::PPOLL, &[&raw mut fds as u64, 2, time, 0, 0]);
+        if r == 0 {
+            return false;
+        }
+        if r > 0 && fds[1][1] >> 16 != 0 {
+            let r = call(nr::WRITE, &[pipe as u64, hook.input + written, hook.input_len - written]);
+            written += r.max(0) as u64;
+            if written == hook.input_len || (r < 0 && r != -EAGAIN) {
+                close(i64::from(pipe));
+                pipe = -1;
+            }
+        }
+        if r > 0 && fds[0][1] >> 16 != 0 {
+            break;
+        }
+    }
+    close(i64::from(pipe));
+    // Who wrote to a hook that does not read has a SIGPIPE waiting for it, blocked until the last step.
+    let (sigpipe, now) = (1u64 << 12, [0u64; 2]);
+    call(nr::RT_SIGTIMEDWAIT, &[&raw const sigpipe as u64, 0, &raw const now as u64, 8]);
+    true
+}
