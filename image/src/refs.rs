@@ -54,6 +54,15 @@ pub(crate) struct Named {
     pub(crate) published: Vec<String>,
 }
 
+/// What [`Refs::unset`] did.
+#[derive(Debug, Default)]
+pub(crate) struct Unset {
+    /// The names taken away.
+    pub(crate) names: Vec<String>,
+    /// Images that have no name and no keeper left.
+    pub(crate) gone: Vec<Record>,
+}
+
 /// `refs/` of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct Refs {
@@ -113,33 +122,45 @@ impl Refs {
         })
     }
 
-    /// Takes names away; with `keep` images stay as dangling ones. The images that have no name and no keeper left.
-    pub(crate) fn unset(&self, names: &[String], keep: bool) -> Result<Vec<Record>> {
+    /// Takes those of the names away that still stand for this image; with `keep` it stays as a dangling one.
+    pub(crate) fn unset(&self, names: &[String], id: &Digest, keep: bool) -> Result<Unset> {
         let _lock = self.dir.lock(LOCK)?;
-        let before = self.grouped()?;
-        let mut gone = Vec::new();
-        for image in before {
-            let taken = image.names.iter().filter(|n| names.contains(n)).count();
-            if taken == 0 {
-                continue;
-            }
-            if taken == image.names.len() {
-                if keep {
-                    self.write("", &image.record)?;
-                } else {
-                    self.dir.remove_file(&self.dangling_path(&image.record))?;
-                    gone.push(image.record);
-                }
+        let mut unset = Unset::default();
+        for mut image in self.grouped()?.into_iter().filter(|image| image.record.config == *id) {
+            let all = image.names.len();
+            image.names.retain(|name| names.contains(name));
+            let last = !image.names.is_empty() && image.names.len() == all;
+            unset.names.append(&mut image.names);
+            if last && keep {
+                self.write("", &image.record)?;
+            } else if last {
+                self.dir.remove_file(&self.dangling_path(&image.record))?;
+                unset.gone.push(image.record);
             }
         }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.changing(&names, None, || {
-            for name in &names {
+        if unset.names.is_empty() {
+            return Ok(unset);
+        }
+        let taken: Vec<&str> = unset.names.iter().map(String::as_str).collect();
+        self.changing(&taken, None, || {
+            for name in &taken {
                 self.dir.remove_file(&self.path(name))?;
             }
             self.dir.sync_dir(&self.dir.join("refs"))
         })?;
-        Ok(gone)
+        Ok(unset)
+    }
+
+    /// Notes that a registry has the image under this name, if the name still stands for it.
+    pub(crate) fn publish(&self, name: &str, record: &Record) -> Result<()> {
+        let _lock = self.dir.lock(LOCK)?;
+        match self.get(name)? {
+            Some(now) if same(&now, record) && !now.published => {
+                let published = Record { published: true, ..now };
+                self.changing(&[name], Some(&published), || self.write(name, &published))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a dangling image; nothing happens to one that has a name by now.
@@ -336,4 +357,45 @@ fn check(name: &str) -> Result<()> {
         return Ok(());
     };
     Err(Error::InvalidName { name: name.chars().take(MAX_NAME).collect(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::MediaType;
+
+    use super::*;
+    use crate::StoreOptions;
+
+    fn record(n: u8) -> Record {
+        let digest = crate::digest::sha256(&[n]);
+        let target = Descriptor::new(MediaType::ImageManifest, 1, digest.clone());
+        Record { manifest: target.clone(), target, config: digest, published: false }
+    }
+
+    /// Another process may move a name between somebody's look at it and what he does with it.
+    #[test]
+    fn a_name_that_stands_for_another_image_by_now_is_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        for below in ["tmp", "locks"] {
+            fs::create_dir(temp.path().join(below)).unwrap();
+        }
+        let refs = Refs::open(&StoreDir::new(temp.path().to_owned(), StoreOptions::default())).unwrap();
+        let (old, new) = (record(1), record(2));
+        refs.set(&["a".to_owned()], &old).unwrap();
+        refs.set(&["b".to_owned()], &new).unwrap();
+
+        let both = ["a".to_owned(), "b".to_owned()];
+        refs.publish("b", &old).unwrap();
+        assert!(refs.grouped().unwrap().iter().all(|image| image.published.is_empty()));
+        let unset = refs.unset(&both, &old.config, true).unwrap();
+        assert_eq!((unset.names, unset.gone.len()), (vec!["a".to_owned()], 0));
+        assert!(refs.unset(&both, &old.config, false).unwrap().names.is_empty());
+        refs.publish("b", &new).unwrap();
+        let all = refs.grouped().unwrap();
+        let dangling = all.iter().find(|image| same(&image.record, &old)).unwrap();
+        assert!(dangling.names.is_empty());
+        let named = all.iter().find(|image| same(&image.record, &new)).unwrap();
+        assert_eq!((&named.names[..], &named.published[..]), (&both[1..], &both[1..]));
+        assert!(refs.fresh());
+    }
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use common::{Source, settled, skip, tar};
 use longshore_image::{
-    Ctx, Durability, Error, FaultHook, ImportOptions, LayerOptions, Store, StoreOptions, VerifyOptions,
+    ArchiveFormat, Ctx, Durability, Error, FaultHook, ImageSpec, ImportOptions, LayerOptions,
+    SnapshotOptions, Store, StoreOptions, VerifyOptions,
 };
 use oci_spec::image::Descriptor;
 
@@ -214,37 +215,85 @@ fn killed_at_any_time_it_is_sound() {
     );
 }
 
-/// Pulls, tags, removes, collects, commits; only the errors that others can cause are allowed.
+/// Everything that a store can do, in any order; only the errors that others can cause are allowed.
 fn mob(dir: &Path, source: &Source, roots: &[Descriptor]) {
-    let store =
-        Store::open_with(dir, &options(std::process::id().is_multiple_of(2), Durability::None)).unwrap();
+    let directories = std::env::var_os("LONGSHORE_MOB_DIRECTORIES").is_some();
+    let store = Store::open_with(dir, &options(directories, Durability::None)).unwrap();
     let seconds = std::env::var("LONGSHORE_MOB_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let end = Instant::now() + Duration::from_secs(seconds);
     let me = std::process::id();
     let mut n = me;
     while Instant::now() < end {
         n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let name = format!("n{}", n >> 8 & 3);
-        let result = match n >> 16 & 7 {
-            0..=2 => {
-                store.import(source, &roots[(n >> 20 & 1) as usize], &named(&name), Ctx::none()).map(drop)
-            }
-            3 => store.image(&name).and_then(|image| store.tag(&image, &format!("m{}", n >> 20 & 3))),
-            4 => store.remove(&name, n >> 20 & 1 == 0).map(drop),
-            5 => store.collect(Ctx::none()).map(drop),
-            6 => store
-                .add_layer(&mut &tar(&[("x", &n.to_le_bytes())])[..], &LayerOptions::default(), Ctx::none())
-                .map(drop),
-            _ => store.image(&name).and_then(|image| {
-                let key = format!("s{me}-{n}");
-                store.snapshot(&key, &image)?;
-                store.remove_snapshot(&key)
-            }),
-        };
-        match result {
+        let what = n >> 16 & 15;
+        match mob_step(&store, source, roots, (n, me), what) {
             Ok(()) | Err(Error::InUse { .. } | Error::SeveralNames { .. }) => {}
             Err(e) if e.is_not_found() => {}
-            Err(e) => panic!("{e:?}"),
+            Err(e) => panic!("{what}: {e:?}"),
+        }
+    }
+}
+
+fn mob_step(
+    store: &Store,
+    source: &Source,
+    roots: &[Descriptor],
+    (n, me): (u32, u32),
+    what: u32,
+) -> Result<(), Error> {
+    let ctx = Ctx::none();
+    let which = n >> 20 & 3;
+    let name = format!("n{}", n >> 8 & 3);
+    match what {
+        0..=3 => {
+            let image = store.import(source, &roots[(which & 1) as usize], &named(&name), ctx)?.image;
+            // What was given into our hand stays whole, whatever others do.
+            store.snapshot_layers(&format!("h{me}-{n}"), image.diff_ids(), &SnapshotOptions::default())?;
+            store.remove_snapshot(&format!("h{me}-{n}"))
+        }
+        4 => store.tag(&store.image(&name)?, &format!("m{which}")),
+        5 => store.remove(&name, which & 1 == 0).map(drop),
+        6 => store.collect(ctx).map(drop),
+        7 => {
+            let layer =
+                store.add_layer(&mut &tar(&[("x", &n.to_le_bytes())])[..], &LayerOptions::default(), ctx)?;
+            let mut spec = ImageSpec::default();
+            spec.layers.push(layer);
+            let image = store.create_image(&spec).unwrap();
+            store.tag(&image, &format!("m{which}"))
+        }
+        8 | 9 => {
+            let image = store.image(&name)?;
+            let key = format!("s{me}-{n}");
+            let snapshot = store.snapshot(&key, &image)?;
+            let layer = store.commit_layer(&snapshot, &LayerOptions::default(), ctx).unwrap();
+            let mut spec = store.spec(&image)?;
+            spec.layers.push(layer);
+            spec.names.push(format!("m{which}"));
+            let made = store.create_image(&spec);
+            store.remove_snapshot(&key).unwrap();
+            made.map(drop)
+        }
+        10 if which == 0 => store.prune(true, &|_| true, ctx).map(drop),
+        10 => store.prune(false, &|_| true, ctx).map(drop),
+        11 => {
+            store.images()?;
+            store.disk_usage().map(drop)
+        }
+        12 => store.publish(&store.image(&name)?, &name),
+        13 => {
+            let mut archive = Vec::new();
+            store.save(&[&name], ArchiveFormat::Oci, &mut archive, ctx)?;
+            store.load(&mut &archive[..], &Default::default(), ctx).map(drop)
+        }
+        14 => {
+            let image = store.image(&name)?;
+            store.create_index(&[image], &[format!("m{which}")]).map(drop)
+        }
+        _ => {
+            let problems = store.verify(&VerifyOptions::default(), ctx)?.problems;
+            assert_eq!(problems, [], "while others work");
+            Ok(())
         }
     }
 }
@@ -253,16 +302,71 @@ fn mob(dir: &Path, source: &Source, roots: &[Descriptor]) {
 fn many_processes_share_a_store() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("store");
-    let children: Vec<_> = (0..8).map(|_| Killed(helper_command("mob", &dir).spawn().unwrap())).collect();
+    let children: Vec<_> = (0..8)
+        .map(|n| {
+            let mut command = helper_command("mob", &dir);
+            if n % 2 == 0 {
+                command.env("LONGSHORE_MOB_DIRECTORIES", "1");
+                if let Some(range) = std::env::var_os("LONGSHORE_MOB_RANGE") {
+                    command = in_namespace(&command, range.to_str().unwrap());
+                }
+            }
+            Killed(command.spawn().unwrap())
+        })
+        .collect();
     for mut child in children {
-        let status = child.0.wait().unwrap();
-        let mut err = String::new();
-        std::io::Read::read_to_string(child.0.stdout.as_mut().unwrap(), &mut err).unwrap();
-        std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut err).unwrap();
-        assert!(status.success(), "{err}");
+        let mut text = String::new();
+        std::io::Read::read_to_string(child.0.stdout.as_mut().unwrap(), &mut text).unwrap();
+        std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut text).unwrap();
+        assert!(child.0.wait().unwrap().success(), "{text}");
     }
     let store = Store::open_with(&dir, &options(true, Durability::None)).unwrap();
     sound(&store, "after the mob");
+}
+
+/// The same command as root of a user namespace with ids from 1 on: `FIRST,1,COUNT` outside, as `/etc/subuid` grants them.
+fn in_namespace(command: &Command, range: &str) -> Command {
+    let mut inside = Command::new("unshare");
+    inside.args(["--user", "--mount", "--map-root-user"]);
+    inside.args([format!("--map-users={range}"), format!("--map-groups={range}")]);
+    inside.arg(command.get_program()).args(command.get_args());
+    inside.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    inside.stdout(Stdio::piped()).stderr(Stdio::piped());
+    inside
+}
+
+/// As an ordinary user; half of the processes have a range of ids, the others do not.
+#[test]
+fn processes_of_an_ordinary_user_share_a_store() {
+    use std::os::unix::fs::MetadataExt;
+    if fs::metadata("/proc/self").is_ok_and(|m| m.uid() != 0) {
+        return skip("needs root to become an ordinary user with a range of ids");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(1000), Some(1000)).unwrap();
+    // Made by another process: a child that another test starts meanwhile would have it open for writing.
+    let program = scratch.path().join("test");
+    common::run(
+        "install",
+        &["-m", "755", std::env::current_exe().unwrap().to_str().unwrap(), program.to_str().unwrap()],
+    );
+    fs::write(scratch.path().join("ranges"), "1000:200000:65536\n").unwrap();
+    // In a mount namespace of its own: the machine's files may grant nothing.
+    let script = r#"
+        mount --make-rprivate /
+        mount --bind "$TMPDIR/ranges" /etc/subuid
+        mount --bind "$TMPDIR/ranges" /etc/subgid
+        exec setpriv --reuid 1000 --regid 1000 --clear-groups "$0" --exact many_processes_share_a_store --nocapture
+    "#;
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script])
+        .arg(&program)
+        .env("TMPDIR", scratch.path())
+        .env("LONGSHORE_MOB_RANGE", "200000,1,65536")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{text}");
 }
 
 /// Runs a helper in a mount namespace of its own, where `setup` has mounted something on `dir`.

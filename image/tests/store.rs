@@ -674,6 +674,122 @@ fn an_image_that_is_only_half_here_is_not_tagged() {
     }
 }
 
+/// A layer that a container needs comes out of its blob again, also where only a form for another kernel is here.
+#[test]
+fn a_snapshot_unpacks_what_it_lacks() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "a").image;
+        let aside = store.path().join("aside");
+        let lose = || {
+            fs::create_dir(&aside).unwrap();
+            for entry in fs::read_dir(store.path().join("layers")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_name().unwrap() != "erofs" {
+                    fs::rename(&path, aside.join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        };
+        lose();
+        store.snapshot("s", &image).unwrap();
+        clean(&store);
+        fs::remove_dir_all(&aside).unwrap();
+        lose();
+        store.snapshot_layers("t", image.diff_ids(), &SnapshotOptions::default()).unwrap();
+        let mut spec = store.spec(&image).unwrap();
+        spec.names.push("b".to_owned());
+        store.create_image(&spec).unwrap();
+        clean(&store);
+        for digest in image.manifest().layers().iter().map(Descriptor::digest) {
+            fs::remove_file(store.path().join("blobs/sha256").join(digest.digest())).unwrap();
+        }
+        fs::remove_dir_all(&aside).unwrap();
+        lose();
+        assert!(matches!(store.snapshot("u", &image), Err(Error::NoSuchLayer { .. })));
+        assert!(matches!(store.create_image(&spec), Err(Error::NoSuchBlob { .. })));
+    }
+}
+
+/// Two processes can have made both forms of one layer: of different kernels, or where one could not mount.
+#[test]
+fn both_forms_of_a_layer_count_and_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("store");
+    let mut options = StoreOptions::default();
+    let erofs = Store::open_with(&path, &options).unwrap();
+    options.directories = true;
+    let directories = Store::open_with(&path, &options).unwrap();
+    let mut source = Source::default();
+    let root = source.image(&[tar(&[("a", &[1; 100_000])])]);
+    let image = import(&erofs, &source, &root, "a").image;
+    let alone = erofs.disk_usage().unwrap().layers;
+    let layers = path.join("layers");
+    let form = fs::read_dir(&layers).unwrap().map(|e| e.unwrap().path()).find(|p| *p != layers.join("erofs"));
+    let form = form.unwrap();
+    fs::rename(&form, temp.path().join("form")).unwrap();
+    directories.snapshot("s", &image).unwrap();
+    if form.exists() {
+        // An ordinary user has one form only.
+        return;
+    }
+    fs::rename(temp.path().join("form"), &form).unwrap();
+    for store in [&erofs, &directories] {
+        clean(store);
+        assert!(store.disk_usage().unwrap().layers >= alone + 100_000);
+    }
+    erofs.remove_snapshot("s").unwrap();
+    erofs.remove("a", false).unwrap();
+    drop(image);
+    assert_eq!(erofs.collect(Ctx::none()).unwrap().layers, 1);
+    assert_eq!(directories.disk_usage().unwrap().layers, 0);
+}
+
+#[test]
+fn the_rest_of_a_removed_layer_is_no_obstacle() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut options = StoreOptions::default();
+    options.directories = true;
+    let store = Store::open_with(temp.path().join("store"), &options).unwrap();
+    let layer = tar(&[("a", b"a")]);
+    let rest = store.path().join(format!("layers/{}/fs", digest(&layer).to_string().replace(':', "-")));
+    fs::create_dir_all(rest.join("usr")).unwrap();
+    let mut source = Source::default();
+    let root = source.image(&[layer]);
+    import(&store, &source, &root, "a");
+    clean(&store);
+}
+
+#[test]
+fn usage_of_a_removed_snapshot_is_nothing() {
+    for (_temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "a").image;
+        let snapshot = store.snapshot("s", &image).unwrap();
+        store.remove_snapshot("s").unwrap();
+        assert_eq!(snapshot.usage().unwrap(), (0, 0));
+    }
+}
+
+#[test]
+fn a_new_store_may_be_opened_by_many_at_once() {
+    let mut options = StoreOptions::default();
+    options.durability = longshore_image::Durability::None;
+    for _ in 0..50 {
+        let temp = tempfile::tempdir().unwrap();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    Store::open_with(temp.path().join("store"), &options).unwrap();
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn foreign_directories_are_left_alone() {
     let temp = tempfile::tempdir().unwrap();

@@ -132,6 +132,11 @@ impl Layers {
         self.find(diff_id).is_some()
     }
 
+    /// Whether it is here in any form, be it one that only another process can mount.
+    pub(crate) fn exists(&self, diff_id: &Digest) -> bool {
+        self.forms(diff_id).iter().any(|(_, mark)| mark.exists())
+    }
+
     /// Where the layer is, in a form that can be mounted here.
     pub(crate) fn find(&self, diff_id: &Digest) -> Option<Form> {
         self.find_for(diff_id, self.owner())
@@ -145,7 +150,9 @@ impl Layers {
             || directory.join("layer.json").exists().then(|| Form::Directory(directory.join("fs")));
         // Another process may have opened the store for the other driver: what it has made serves as well.
         let other = if self.dir.options().directories { unpacked() } else { None };
-        other.or_else(|| (file.exists() && self.mounts_erofs()).then(|| Form::Erofs(file))).or_else(unpacked)
+        other
+            .or_else(|| (file.exists() && self.mounts_erofs()).then_some(Form::Erofs(file)))
+            .or_else(unpacked)
     }
 
     /// What is known about a layer that is there.
@@ -229,10 +236,8 @@ impl Layers {
     pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
         let _single = self.lock(diff_id)?;
         let mut removed = false;
-        for (suffix, mark) in [(".erofs", ""), ("", "layer.json"), (IDS, "layer.json")] {
-            let path = self.path(diff_id, suffix);
+        for (path, mark) in self.forms(diff_id) {
             if path.exists() {
-                let mark = if mark.is_empty() { path.clone() } else { path.join(mark) };
                 self.dir.discard(&path, &mark)?;
                 removed = true;
             }
@@ -257,22 +262,26 @@ impl Layers {
         Ok(found)
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk, of all forms together.
     pub(crate) fn usage(&self, diff_id: &Digest) -> Result<u64> {
-        let file = self.path(diff_id, ".erofs");
-        match fs::metadata(&file) {
-            Ok(meta) => return Ok(std::os::unix::fs::MetadataExt::blocks(&meta) * 512),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(at("stat", &file)(e)),
-        }
         let mut bytes = None;
-        for suffix in ["", IDS] {
-            let directory = self.path(diff_id, suffix);
-            if directory.exists() {
-                *bytes.get_or_insert(0) += crate::snapshot::usage_of(&directory)?.0;
+        for (path, _) in self.forms(diff_id) {
+            if path.exists() {
+                *bytes.get_or_insert(0) += crate::snapshot::usage_of(&path)?.0;
             }
         }
         bytes.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })
+    }
+
+    /// Where each form of a layer would lie, and the file by which it is known to be whole.
+    fn forms(&self, diff_id: &Digest) -> [(PathBuf, PathBuf); 3] {
+        let file = self.path(diff_id, ".erofs");
+        let directory = |suffix| {
+            let path = self.path(diff_id, suffix);
+            let mark = path.join("layer.json");
+            (path, mark)
+        };
+        [(file.clone(), file), directory(""), directory(IDS)]
     }
 
     fn path(&self, diff_id: &Digest, suffix: &str) -> PathBuf {
@@ -387,7 +396,12 @@ impl Layers {
 
     fn publish(&self, draft: &Draft) -> Result<()> {
         debug_assert!(draft.file.starts_with(draft.staging.path()), "a draft lies in its staging directory");
-        self.dir.publish(&draft.file, &self.path(&draft.diff_id, draft.suffix))
+        let path = self.path(&draft.diff_id, draft.suffix);
+        if path.is_dir() {
+            // What a kill left of one that was being removed from a full disk.
+            self.dir.discard(&path, &path.join("layer.json"))?;
+        }
+        self.dir.publish(&draft.file, &path)
     }
 }
 

@@ -24,16 +24,14 @@ pub(crate) enum Verdict {
     Unproven,
 }
 
+/// The tar from the n-th blob that holds it, counted from 0.
+type Tars<'a> = &'a mut dyn FnMut(usize) -> Option<Box<dyn Read + Send>>;
+
 impl Layers {
     /// Proves each form of the layer that is here: what a container will see is what the tar of this diff ID says.
     ///
-    /// `tars` gives that tar from sound blobs, for directories; an EROFS file holds it, and a hash of the rest.
-    pub(crate) fn verify(
-        &self,
-        diff_id: &Digest,
-        tars: &mut dyn FnMut() -> Option<Box<dyn Read + Send>>,
-        ctx: Ctx<'_>,
-    ) -> Result<Verdict> {
+    /// `tar` gives that tar, for directories, from the first blob that has it, the second...; an EROFS file holds it, and a hash of the rest.
+    pub(crate) fn verify(&self, diff_id: &Digest, tar: Tars<'_>, ctx: Ctx<'_>) -> Result<Verdict> {
         let mut verdict = None;
         let file = self.path(diff_id, ".erofs");
         if file.exists() {
@@ -45,9 +43,9 @@ impl Layers {
                 continue;
             }
             verdict = Some(match owner {
-                // Only in its user namespace can it be read.
-                Owner::Range if self.owner() != Owner::Range => Verdict::Unproven,
-                _ => self.verify_directory(diff_id, owner, &directory, tars, ctx)?,
+                // Only in its user namespace can it be read; here it can be unpacked again.
+                Owner::Range if self.owner() != Owner::Range => prove_blob(diff_id, tar, ctx)?,
+                _ => self.verify_directory(diff_id, owner, &directory, tar, ctx)?,
             });
         }
         verdict.ok_or_else(|| Error::NoSuchLayer { diff_id: diff_id.clone() })
@@ -75,7 +73,7 @@ impl Layers {
         diff_id: &Digest,
         owner: Owner,
         path: &Path,
-        tars: &mut dyn FnMut() -> Option<Box<dyn Read + Send>>,
+        tars: Tars<'_>,
         ctx: Ctx<'_>,
     ) -> Result<Verdict> {
         let json = path.join("layer.json");
@@ -84,7 +82,7 @@ impl Layers {
             Ok(Err(e)) => return Ok(Verdict::Damaged(e.to_string())),
             Err(e) => return Ok(Verdict::Damaged(e.to_string())),
         };
-        while let Some(mut tar) = tars() {
+        for mut tar in (0..).map_while(tars) {
             let mut source = Source::new(&mut tar, Hash::like(Some(diff_id))?, None, &LIMITLESS, ctx);
             let mut reader = TarReader::new(&mut source, &LIMITLESS);
             let (tree, contents) = match compare::read(&mut reader, &LIMITLESS) {
@@ -110,6 +108,18 @@ impl Layers {
         }
         Ok(Verdict::Unproven)
     }
+}
+
+/// Whether one of the tars is that of the layer.
+fn prove_blob(diff_id: &Digest, tars: Tars<'_>, ctx: Ctx<'_>) -> Result<Verdict> {
+    for mut tar in (0..).map_while(tars) {
+        let found = check(Hash::like(Some(diff_id))?, &mut tar, &LIMITLESS, ctx);
+        match verdict(found.and_then(|(found, _)| expect(diff_id, found)))? {
+            Verdict::Sound => return Ok(Verdict::Sound),
+            Verdict::Damaged(_) | Verdict::Unproven => {}
+        }
+    }
+    Ok(Verdict::Unproven)
 }
 
 fn verdict(result: Result<()>) -> Result<Verdict> {

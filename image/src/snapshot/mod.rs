@@ -162,8 +162,8 @@ impl Snapshot {
             return Ok((0, 0));
         }
         let (bytes, inodes) = usage_of(&self.0.path.join("upper"))?;
-        // The root itself is there from the start.
-        Ok((bytes, inodes - 1))
+        // The root itself is there from the start, unless all is gone by now.
+        Ok((bytes, inodes.saturating_sub(1)))
     }
 
     /// Whose its files are. Outside of their user namespace those of a range have other ids, and some cannot be read.

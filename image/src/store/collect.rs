@@ -111,8 +111,8 @@ impl Store {
                     Err(e) => return Err(e),
                 };
                 if picked {
-                    self.0.refs.unset(&image.names, false)?;
-                    untagged.extend(image.names);
+                    // Kept until the collection sees that no snapshot was made for it meanwhile.
+                    untagged.extend(self.0.refs.unset(&image.names, &image.record.config, true)?.names);
                 }
             }
         }
@@ -140,7 +140,11 @@ impl Store {
             usage.reclaimable += if kept.contains(&digest) { 0 } else { size };
         }
         for diff_id in self.0.layers.list()? {
-            let size = self.0.layers.usage(&diff_id)?;
+            let size = match self.0.layers.usage(&diff_id) {
+                // Removed meanwhile.
+                Err(e) if e.is_not_found() => 0,
+                size => size?,
+            };
             usage.layers += size;
             usage.reclaimable += if kept.contains(&diff_id) { 0 } else { size };
         }
@@ -243,7 +247,7 @@ impl Store {
     pub fn layer_usage(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<LayerUsage> {
         let mut usage = LayerUsage {
             compressed: self.blob_size(descriptor.digest())?.unwrap_or(0),
-            unpacked: if self.0.layers.contains(diff_id) { self.0.layers.usage(diff_id)? } else { 0 },
+            unpacked: if self.0.layers.exists(diff_id) { self.0.layers.usage(diff_id)? } else { 0 },
             images: 0,
         };
         usage.images = self.images()?.iter().filter(|i| i.image.diff_ids().contains(diff_id)).count();

@@ -38,8 +38,12 @@ impl Store {
         let lease = self.lease()?;
         lease.hold([config_descriptor.digest(), descriptor.digest()])?;
         lease.hold(spec.layers.iter().flat_map(|l| [l.descriptor.digest(), &l.diff_id]))?;
-        for layer in &spec.layers {
-            self.need(layer.descriptor.digest())?;
+        for Layer { descriptor, diff_id, .. } in &spec.layers {
+            self.need(descriptor.digest())?;
+            self.restore(diff_id, &mut || vec![descriptor.digest().clone()])?;
+            if !self.0.layers.contains(diff_id) {
+                return Err(Error::NoSuchLayer { diff_id: diff_id.clone() });
+            }
         }
         content::put(&self.0.blobs, &config_descriptor, config_bytes)?;
         content::put(&self.0.blobs, &descriptor, &manifest_bytes)?;

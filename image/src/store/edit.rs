@@ -102,6 +102,7 @@ impl Store {
             lease.hold(one.manifest().layers().iter().map(Descriptor::digest))?;
             lease.hold(one.diff_ids())?;
         }
+        images.iter().try_for_each(|image| self.complete(image))?;
         content::put(&self.0.blobs, &target, &bytes)?;
         let record = Record { target, published: false, ..record_of(image) };
         let made = self.parse(&record, Some(lease))?;
@@ -120,7 +121,7 @@ impl Store {
         // Unique beside other threads and processes; the staging directory's name is.
         let staging = self.0.dir.staging("view")?;
         let key = staging.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let options = SnapshotOptions { read_only: true, ..SnapshotOptions::default() };
+        let options = SnapshotOptions { read_only: true, temporary: true, ..SnapshotOptions::default() };
         Ok(View { store: self, snapshot: self.snapshot_layers(&key, image.diff_ids(), &options)? })
     }
 

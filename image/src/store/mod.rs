@@ -26,7 +26,7 @@ use crate::lease::{Lease, STORE};
 use crate::model::{Document, MAX_DOCUMENT};
 use crate::refs::{Record, Refs};
 use crate::snapshot::Snapshots;
-use crate::{BlobRead, Error, Image, Result, Snapshot, SnapshotOptions, model};
+use crate::{BlobRead, Ctx, Error, Image, Result, Snapshot, SnapshotOptions, model};
 
 pub use changes::LayerChanges;
 pub use collect::{Collected, DiskUsage, LayerUsage};
@@ -155,16 +155,23 @@ impl Store {
     /// A writable root file system over the image's layers, kept under `key` until removed. The image is in use from then on.
     pub fn snapshot(&self, key: &str, image: &Image) -> Result<Snapshot> {
         let options = SnapshotOptions { image: Some(image.id().clone()), ..SnapshotOptions::default() };
+        self.restore_layers(image)?;
         self.snapshot_layers(key, image.diff_ids(), &options)
     }
 
     /// The same over any layers of the store, base first (a build's intermediate state).
+    ///
+    /// A layer that is not here in a form for this process (another kernel or driver made it, or it is lost) is unpacked from its blob.
     pub fn snapshot_layers(
         &self,
         key: &str,
         layers: &[Digest],
         options: &SnapshotOptions,
     ) -> Result<Snapshot> {
+        for diff_id in layers {
+            let known = || self.0.diffs.get(diff_id).unwrap_or_default().blobs;
+            self.restore(diff_id, &mut || known().iter().map(|blob| blob.digest().clone()).collect())?;
+        }
         let _shared = self.0.dir.lock_shared(STORE)?;
         self.0.snapshots.prepare(key, layers, options)
     }
@@ -194,6 +201,22 @@ impl Store {
     /// in the background. A program about to end calls it; what it leaves undone, the next [`Store::open`] does.
     pub fn settle(&self) {
         self.0.dir.settle();
+    }
+
+    /// Sees to it that the image's layers are here in a form for this process, if their blobs are.
+    fn restore_layers(&self, image: &Image) -> Result<()> {
+        let mut pairs = image.manifest().layers().iter().zip(image.diff_ids());
+        pairs.try_for_each(|(blob, diff_id)| self.restore(diff_id, &mut || vec![blob.digest().clone()]))
+    }
+
+    /// The same of one layer, from any of the blobs that hold it. Without a sound one it stays away.
+    fn restore(&self, diff_id: &Digest, blobs: &mut dyn FnMut() -> Vec<Digest>) -> Result<()> {
+        if self.0.layers.contains(diff_id) {
+            return Ok(());
+        }
+        let (lease, blobs) = (self.lease()?, blobs());
+        lease.hold(blobs.iter().chain([diff_id]))?;
+        self.unpack_again(diff_id, &blobs, Ctx::none())
     }
 
     fn lease(&self) -> Result<Arc<Lease>> {
@@ -253,7 +276,8 @@ fn lay_out(dir: &StoreDir) -> Result<()> {
     }
     dir.step("mkdir", dir.path())?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.path()).map_err(at("create", dir.path()))?;
-    if !mark.exists() && foreign(dir.path())? {
+    // Looked at twice: another process may be making the store at this moment.
+    if !mark.exists() && foreign(dir.path())? && !mark.exists() {
         return Err(Error::invalid(
             dir.path().display().to_string(),
             &"the directory is not empty and is no image store",

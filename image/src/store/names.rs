@@ -76,11 +76,7 @@ impl Store {
     /// Notes that a registry has the image under this name, as after a push. Nothing happens if the name stands for another one by now.
     pub fn publish(&self, image: &Image, name: &str) -> Result<()> {
         let _shared = self.0.dir.lock_shared(STORE)?;
-        let record = Record { published: true, ..record_of(image) };
-        match self.0.refs.get(name)? {
-            Some(now) if same(&now, &record) => self.0.refs.set(&[name.to_owned()], &record),
-            _ => Ok(()),
-        }
+        self.0.refs.publish(name, &record_of(image))
     }
 
     /// All names, sorted, with the ID of their image. Reads nothing but the names.
@@ -112,12 +108,12 @@ impl Store {
     }
 
     /// Whether all that the image needs is here, by name; nothing is read but its documents.
-    fn complete(&self, image: &Image) -> Result<()> {
+    pub(super) fn complete(&self, image: &Image) -> Result<()> {
         self.parse(&record_of(image), None)?;
         for layer in image.manifest().layers() {
             self.need(layer.digest())?;
         }
-        match image.diff_ids().iter().find(|diff_id| !self.0.layers.contains(diff_id)) {
+        match image.diff_ids().iter().find(|diff_id| !self.0.layers.exists(diff_id)) {
             Some(diff_id) => Err(Error::NoSuchLayer { diff_id: diff_id.clone() }),
             None => Ok(()),
         }
@@ -131,33 +127,44 @@ impl Store {
         let _shared = self.0.dir.lock_shared(STORE)?;
         if let Some(record) = self.0.refs.get(name)? {
             let last = self.names_of_id(&record.config)? == [name];
-            return self.untag(&record.config, vec![name.to_owned()], last, force);
+            return self.untag(&record.config, &[name.to_owned()], last, force);
         }
         let found = self.by_id(name)?;
         let names = self.names_of_id(&found.record.config)?;
         if names.len() > 1 && !force {
             return Err(Error::SeveralNames { id: found.record.config, names });
         }
-        self.untag(&found.record.config, names, true, force)
+        self.untag(&found.record.config, &names, true, force)
     }
 
     pub(crate) fn has_name(&self, name: &str) -> Result<bool> {
         self.0.refs.get(name).map(|record| record.is_some())
     }
 
-    fn untag(&self, id: &Digest, names: Vec<String>, last: bool, force: bool) -> Result<Removed> {
+    fn untag(&self, id: &Digest, names: &[String], last: bool, force: bool) -> Result<Removed> {
         let users = if last { self.users(id)? } else { Vec::new() };
         if !users.is_empty() && !force {
             return Err(Error::InUse { id: id.clone(), by: users });
         }
-        self.0.refs.unset(&names, !users.is_empty())?;
-        let mut removed = Removed { untagged: names, deleted: Vec::new() };
-        if last && users.is_empty() {
-            for dangling in
-                self.0.refs.grouped()?.into_iter().filter(|n| n.record.config == *id && n.names.is_empty())
-            {
-                self.0.refs.forget(&dangling.record)?;
-            }
+        let unset = self.0.refs.unset(names, id, !users.is_empty())?;
+        if let (Some(name), true) = (names.first(), unset.names.is_empty()) {
+            // Another was faster.
+            return Err(Error::NoSuchImage { name: name.clone() });
+        }
+        let mut removed = Removed { untagged: unset.names, deleted: Vec::new() };
+        if !last || !users.is_empty() {
+            return Ok(removed);
+        }
+        if !self.users(id)?.is_empty() {
+            // A snapshot was made for it meanwhile.
+            unset.gone.iter().try_for_each(|record| self.0.refs.set(&[], record))?;
+            return Ok(removed);
+        }
+        let left: Vec<_> = self.0.refs.grouped()?.into_iter().filter(|n| n.record.config == *id).collect();
+        for dangling in left.iter().filter(|n| n.names.is_empty()) {
+            self.0.refs.forget(&dangling.record)?;
+        }
+        if left.iter().all(|n| n.names.is_empty()) {
             removed.deleted.push(id.clone());
         }
         Ok(removed)
