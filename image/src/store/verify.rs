@@ -151,8 +151,9 @@ impl Store {
         outcome: &mut VerifyOutcome,
         ctx: Ctx<'_>,
     ) -> Result<()> {
-        let sources = self.layer_sources()?;
+        // In this order: of what is needed now, the blobs are known now; of what others add later, they may not be.
         let needed = self.needed_layers()?;
+        let sources = self.layer_sources()?;
         for diff_id in self.0.layers.list()? {
             ctx.check()?;
             outcome.layers += 1;
