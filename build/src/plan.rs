@@ -295,25 +295,10 @@ pub(crate) fn platform_text(p: &Platform) -> String {
 }
 
 fn parse_platform(text: &str) -> Result<Platform, String> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let arch = |a: &str| match a {
-        "x86_64" | "x86-64" => "amd64".to_owned(),
-        "aarch64" => "arm64".to_owned(),
-        a => a.to_owned(),
-    };
-    let (os, architecture, variant) = match parts.as_slice() {
-        [os, a] => (*os, arch(a), None),
-        [os, a, v] => (*os, arch(a), Some((*v).to_owned())),
-        _ => {
-            let near = nearest(text, ["linux/amd64", "linux/arm64"]).map(|n| format!(" (did you mean {n}?)"));
-            return Err(format!("\"{text}\" is an invalid platform{}", near.unwrap_or_default()));
-        }
-    };
-    let mut platform = Platform::default();
-    platform.set_os(os.into());
-    platform.set_architecture(architecture.as_str().into());
-    platform.set_variant(variant);
-    Ok(platform)
+    longshore_image::parse_platform(text).map_err(|e| {
+        let near = nearest(text, ["linux/amd64", "linux/arm64"]).map(|n| format!(" (did you mean {n}?)"));
+        format!("{e}{}", near.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use longshore_examples::plain;
+use longshore_image::parse_platform;
 use longshore_registry_client::{
     Client, Ctx, DockerConfigFile, Event, HostsDir, Platforms, Proxies, Reference,
 };
-use oci_spec::image::{Digest, Platform};
+use oci_spec::image::Digest;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,7 +50,7 @@ enum Command {
     Manifest {
         /// The image
         name: Reference,
-        /// Of an index, the manifest for this platform (os/architecture[/variant])
+        /// Of an index, the manifest for this platform (arm64, linux/arm/v7, ...)
         #[arg(long)]
         platform: Option<String>,
         /// Print media type, size and digest instead
@@ -208,7 +209,7 @@ fn client(args: &Args) -> Result<Client, Error> {
         .warnings(|registry, text| note(&format!("registry: {registry} warns: {}", plain(text))));
     let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
     if system.is_file() {
-        builder = builder.roots_pem(std::fs::read(system)?);
+        builder = builder.roots_file(system)?;
     }
     if let Some(config) = config {
         builder = builder.credentials(DockerConfigFile::open(config)?);
@@ -260,20 +261,6 @@ fn delete(client: &Client, name: &str, blob: bool) -> Result<(), Error> {
 
 fn digest(name: &Reference) -> Result<&Digest, Error> {
     name.digest().ok_or_else(|| "a digest is needed: NAME@DIGEST".into())
-}
-
-fn parse_platform(text: &str) -> Result<Platform, Error> {
-    let mut parts = text.split('/');
-    let (Some(os), Some(architecture), variant, None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err("a platform is os/architecture[/variant]".into());
-    };
-    let mut platform = Platform::default();
-    platform.set_os(os.into());
-    platform.set_architecture(architecture.into());
-    platform.set_variant(variant.map(str::to_owned));
-    Ok(platform)
 }
 
 fn report(event: Event<'_>) {

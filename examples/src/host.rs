@@ -39,6 +39,8 @@ pub struct HostOptions {
     pub trusted: PathBuf,
     /// The proxies of the environment.
     pub proxies: Proxies,
+    /// Told a registry's name and what it warns of, or what went wrong with it and did no harm. From any thread.
+    pub warn: Option<fn(&str, &str)>,
     /// Raised, it ends what goes through a container's whole root file system.
     pub cancel: Arc<AtomicBool>,
 }
@@ -54,7 +56,10 @@ impl HostOptions {
         for host in &self.insecure {
             builder = builder.insecure(host);
         }
-        Ok(if self.trusted.is_file() { builder.roots_pem(std::fs::read(&self.trusted)?) } else { builder })
+        if let Some(warn) = self.warn {
+            builder = builder.warnings(warn);
+        }
+        Ok(if self.trusted.is_file() { builder.roots_file(&self.trusted)? } else { builder })
     }
 }
 

@@ -160,6 +160,14 @@ pub enum Error {
         /// What the index has.
         offered: Vec<String>,
     },
+    /// What [`parse_platform`](crate::parse_platform) was given names none.
+    #[error("{text:?}: {reason}")]
+    Platform {
+        /// What it was given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Only images were wanted ([`ImportOptions::images_only`](crate::ImportOptions::images_only)), and this is an artifact.
     #[error("unsupported media type {media_type}")]
     Artifact {

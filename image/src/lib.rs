@@ -104,7 +104,7 @@ pub use content::BlobRead;
 pub use ctx::{Ctx, Event};
 pub use error::{Error, Result};
 pub use layer::Limits;
-pub use model::{DockerConfig, Healthcheck, Image, ImageConfig, host_platform};
+pub use model::{DockerConfig, Healthcheck, Image, ImageConfig, host_platform, parse_platform};
 pub use snapshot::{DiffOutcome, OverlayDirs, Snapshot, SnapshotOptions};
 #[doc(hidden)]
 pub use store::FaultHook;

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, with_causes};
 use crate::{TransportError, TransportErrorKind};
 
 /// Adds to a failure of TLS where the certificate belongs that it failed for, in the words of [`HostsDir`](crate::HostsDir).
@@ -19,14 +19,15 @@ pub(crate) fn advise(registry: &str, mut error: TransportError) -> TransportErro
     error
 }
 
+/// Whether the other side refused by TLS's own means: so it does speak it.
+pub(crate) fn is_alert(error: &TransportError) -> bool {
+    error.kind == TransportErrorKind::Tls
+        && error.source.as_deref().is_some_and(|e| with_causes(e).contains("fatal alert"))
+}
+
 fn advice(registry: &str, error: &(dyn Error + 'static)) -> Option<String> {
     // The types are those of TLS, which are not ours to know: their text has to do.
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        said += &cause.to_string();
-        next = cause.source();
-    }
+    let said = with_causes(error);
     let directory = format!("certs.d/{registry}");
     // Another certificate of the same name as the trusted one has a signature that is not by it.
     if said.contains("UnknownIssuer") || said.contains("BadSignature") {

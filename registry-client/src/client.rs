@@ -1,5 +1,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,14 @@ impl ClientBuilder {
         self
     }
 
+    /// As [`roots_pem`](Self::roots_pem), from this file.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) with the file's name where it cannot be read, or holds no certificates.
+    pub fn roots_file(self, path: impl AsRef<Path>) -> Result<Self> {
+        Ok(self.roots_pem(hosts::pem::roots(path.as_ref())?))
+    }
+
     /// The proxies to go through, for hosts whose [`TlsOptions`](crate::TlsOptions) name none of their own.
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = proxies;
@@ -230,7 +239,11 @@ impl ClientBuilder {
     }
 
     /// Builds it.
+    ///
+    /// # Errors
+    /// [`Error::Insecure`](crate::Error::Insecure) where [`insecure`](Self::insecure) was given what means nothing.
     pub fn build(self) -> Result<Client> {
+        self.insecure.iter().try_for_each(|pattern| hosts::check_pattern(pattern))?;
         let transport = self.transport.unwrap_or_else(|| Arc::new(UreqTransport::new(self.timeouts)));
         let inner = Inner {
             transport,

@@ -169,6 +169,14 @@ pub enum Error {
         /// The error beneath, if there is one.
         source: Option<BoxError>,
     },
+    /// What [`ClientBuilder::insecure`](crate::ClientBuilder::insecure) was given is neither a host nor a network.
+    #[error("invalid insecure registry {pattern:?}: {reason}")]
+    Insecure {
+        /// What it was given.
+        pattern: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A registry lacks a function.
     #[error("{registry} does not support {what}")]
     Unsupported {
@@ -246,6 +254,17 @@ impl Error {
     pub(crate) fn manifest(reason: impl Into<String>) -> Self {
         Self::Manifest { reason: reason.into() }
     }
+}
+
+/// The error and what it came of, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 pub(crate) const fn is_retryable_status(status: u16) -> bool {

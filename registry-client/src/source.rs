@@ -142,7 +142,8 @@ impl Source {
                     if !e.is_not_found() && endpoint.mirror_of.is_some() {
                         let until = std::time::Instant::now() + MIRROR_REST;
                         *lock(&endpoint.quirks.down_until) = Some(until);
-                        self.inner.warn(endpoint, &format!("mirror left out: {e}"));
+                        self.inner
+                            .warn(endpoint, &format!("mirror left out: {}", crate::error::with_causes(&e)));
                     }
                     last = Some(e);
                 }

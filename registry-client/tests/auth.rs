@@ -90,6 +90,12 @@ fn passwords_over_tls_with_client_certificates() {
         let error = client(tls, "s3cret").resolve(&reference).unwrap_err();
         assert!(!error.is_auth() && !error.is_not_found(), "{}", chain(&error));
     }
+    // Where plain HTTP is tried too, that is not what is said of it, be there a body to say so or not.
+    let anyhow = quick().build().unwrap();
+    for error in [anyhow.resolve(&reference).unwrap_err(), anyhow.tags(&reference).unwrap_err()] {
+        let said = chain(&error);
+        assert!(said.contains("https://") && said.contains("wants a client certificate"), "{said}");
+    }
 }
 
 #[test]

@@ -233,6 +233,22 @@ fn errors_that_pass_are_waited_for() {
 }
 
 #[test]
+fn what_takes_connections_for_a_registry_that_starts_anew_is_waited_for() {
+    let resets = AtomicUsize::new(0);
+    let server = Server::start(move |seen, conn| {
+        // Six in a row, after the first answer; a proxy does so while what is behind it is away.
+        if seen.path().contains("/second/") && resets.fetch_add(1, Ordering::Relaxed) < 6 {
+            return conn.reset();
+        }
+        conn.reply(200, &[], br#"{"tags":["a"]}"#);
+    });
+    let client = client();
+    assert_eq!(client.tags(&server.reference("first")).unwrap(), ["a"]);
+    assert_eq!(client.tags(&server.reference("second")).unwrap(), ["a"]);
+    assert_eq!(server.count("GET", "/second/"), 7);
+}
+
+#[test]
 fn a_registry_that_asks_for_too_long_a_wait_is_an_error_that_says_so() {
     let (server, ..) = with_fault(&[1000], |_, conn, _, _| {
         conn.reply(

@@ -13,6 +13,7 @@ use longshore_runtime::containers::Containers;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::{Failure, Result};
+use crate::output;
 
 pub(crate) struct App {
     root: PathBuf,
@@ -113,6 +114,7 @@ fn options() -> std::io::Result<HostOptions> {
         insecure: Vec::new(),
         trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
         proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
+        warn: Some(|registry, text| output::note(&format!("WARNING: {registry}: {text}"))),
         cancel: Arc::default(),
     })
 }

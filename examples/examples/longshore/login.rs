@@ -25,7 +25,7 @@ pub(crate) struct LoginArgs {
     #[arg(short, long)]
     password: Option<String>,
     /// Take the password from stdin
-    #[arg(long, conflicts_with = "password")]
+    #[arg(long)]
     password_stdin: bool,
     /// Username
     #[arg(short, long)]
@@ -46,6 +46,12 @@ pub(crate) struct LogoutArgs {
 pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
     let file = config()?;
     let registry = host(args.server.as_deref().unwrap_or("docker.io"));
+    if args.password.is_some() {
+        output::note("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
+        if args.password_stdin {
+            return Err(Failure::new("--password and --password-stdin are mutually exclusive"));
+        }
+    }
     if args.username.is_none()
         && args.password.is_none()
         && !args.password_stdin
@@ -63,14 +69,16 @@ pub(crate) fn login(app: &App, args: &LoginArgs) -> Result<()> {
     if username.is_empty() {
         return Err(Failure::new("Error: Non-null Username Required"));
     }
-    let password = match &args.password {
-        Some(password) => {
-            output::note("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
-            password.clone()
-        }
+    let given = match &args.password {
+        Some(password) => password.clone(),
         None if args.password_stdin => read_all(app)?.trim_end_matches(['\r', '\n']).to_owned(),
-        None => ask(app, "Password: ", true)?,
+        None => String::new(),
     };
+    // Nothing given is as good as not given.
+    let password = if given.is_empty() { ask(app, "Password: ", true)? } else { given };
+    if password.is_empty() {
+        return Err(Failure::new("Error: Password Required"));
+    }
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -127,20 +135,25 @@ fn failed(registry: &str, error: &longshore_registry_client::Error) -> Failure {
 }
 
 pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {
-    let server = args.server.as_deref().unwrap_or(HUB);
-    output::line(&format!("Removing login credentials for {server}"));
     // Like docker, whether there are any or not.
+    let said = args.server.as_deref().map_or(HUB, bare);
+    output::line(&format!("Removing login credentials for {said}"));
     DockerConfigFile::logout(config()?, host(args.server.as_deref().unwrap_or("docker.io")))?;
     Ok(())
 }
 
 /// The registry's host, however it was written.
 fn host(server: &str) -> &str {
-    let bare = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
-    match bare.split('/').next().unwrap_or(bare) {
+    match bare(server) {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,
     }
+}
+
+/// Without scheme and path.
+fn bare(server: &str) -> &str {
+    let bare = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
+    bare.split('/').next().unwrap_or(bare)
 }
 
 fn config() -> Result<PathBuf> {
@@ -151,7 +164,7 @@ fn config() -> Result<PathBuf> {
 fn ask(app: &App, prompt: &str, secret: bool) -> Result<String> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::new("Cannot perform an interactive login from a non TTY device"));
+        return Err(Failure::new("Error: Cannot perform an interactive login from a non TTY device"));
     }
     print(prompt)?;
     let mut answer = String::new();

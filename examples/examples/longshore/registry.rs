@@ -3,8 +3,9 @@
 use clap::Args;
 use longshore_build::local_name;
 use longshore_examples::Progress;
+use longshore_image::{Store, parse_platform};
 use longshore_registry_client::{Event, Reference};
-use oci_spec::image::{Digest, Platform};
+use oci_spec::image::Digest;
 use serde_json::json;
 
 use crate::app::App;
@@ -63,7 +64,7 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
     let client = app.registry()?;
     let repository = format!("{}/{}", reference.registry(), reference.repository());
     let tags = client.tags(reference).map_err(|e| match e.is_not_found() {
-        true => Failure::new(format!("repository {repository} not found: {}", chain(&e))),
+        true => Failure::new(format!("repository {repository} not found: {}", answer(&e))),
         false => refused(&e, reference),
     })?;
     for tag in tags {
@@ -76,8 +77,10 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
 /// Docker's words for what a registry does not have or does not give.
 fn refused(error: &longshore_registry_client::Error, reference: &Reference) -> Failure {
     let name = reference.familiar();
-    if error.is_not_found() {
-        return Failure::new(format!("manifest for {name} not found: {}", chain(error)));
+    // A blob that is missing is not for want of the manifest.
+    if matches!(error, longshore_registry_client::Error::Status { status: 404, url, .. } if url.contains("/manifests/"))
+    {
+        return Failure::new(format!("manifest for {name} not found: {}", answer(error)));
     }
     if error.is_auth() {
         return Failure::new(format!(
@@ -86,6 +89,15 @@ fn refused(error: &longshore_registry_client::Error, reference: &Reference) -> F
         ));
     }
     Failure::from(error)
+}
+
+/// What a registry answered, without the words for a 404 that stand before it already.
+fn answer(error: &longshore_registry_client::Error) -> String {
+    let longshore_registry_client::Error::Status { method, url, status, codes, .. } = error else {
+        return chain(error);
+    };
+    let codes = codes.iter().map(|e| format!(": {} ({})", e.code, e.message)).collect::<String>();
+    format!("{method} {url}: {status}{codes}")
 }
 
 fn failed(error: &longshore_examples::BoxError, reference: &Reference) -> Failure {
@@ -114,7 +126,7 @@ pub(crate) fn pull_image(
         _ => {}
     };
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
-    let before = app.host()?.store().image(&local_name(reference)).ok();
+    let before = before(app.host()?.store(), reference)?;
     let pulled =
         app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(&e, reference))?;
     for layer in pulled.image.manifest().layers() {
@@ -126,10 +138,28 @@ pub(crate) fn pull_image(
     }
     blobs.line(&format!("Digest: {}", pulled.image.target().digest()));
     // What the name stood for decides: all blobs of another image may be here already.
-    let same = before.is_some_and(|b| b.descriptor().digest() == pulled.image.descriptor().digest());
+    let same = before.contains(pulled.image.descriptor().digest());
     let status = if same { "Image is up to date for" } else { "Downloaded newer image for" };
     blobs.line(&format!("Status: {status} {}", reference.familiar()));
     Ok(())
+}
+
+/// The manifests that the name stands for here. For a digest that is what it names of this repository, under any tag.
+fn before(store: &Store, reference: &Reference) -> Result<Vec<Digest>> {
+    let mut names = vec![local_name(reference)];
+    if reference.digest().is_some() {
+        names.extend(store.names()?.into_iter().map(|(name, _)| name).filter(|name| same(name, reference)));
+    }
+    let known = names.iter().filter_map(|name| store.image(name).ok());
+    let meant =
+        known.filter(|image| reference.digest().is_none_or(|wanted| image.target().digest() == wanted));
+    Ok(meant.map(|image| image.descriptor().digest().clone()).collect())
+}
+
+/// Whether a name is of the reference's repository.
+fn same(name: &str, reference: &Reference) -> bool {
+    let of = |r: &Reference| (r.registry().to_owned(), r.repository().to_owned());
+    name.parse::<Reference>().is_ok_and(|named| of(&named) == of(reference))
 }
 
 pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
@@ -141,21 +171,27 @@ pub(crate) fn push(app: &App, args: &PushArgs) -> Result<()> {
         if !args.quiet && !has_tag(&args.name) {
             output::line("Using default tag: latest");
         }
-        return push_image(app, &reference, args.quiet, true);
+        push_image(app, &reference, args.quiet, true)?;
+        if args.quiet {
+            output::line(&reference.to_string());
+        }
+        return Ok(());
     }
     if has_tag(&args.name) {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
     let mut pushed = 0;
     for (name, _) in app.host()?.store().names()? {
-        let Ok(local) = name.parse::<Reference>() else { continue };
-        if (local.registry(), local.repository()) == (reference.registry(), reference.repository()) {
-            push_image(app, &local, args.quiet, pushed == 0)?;
+        if same(&name, &reference) {
+            push_image(app, &parse_reference(&name)?, args.quiet, pushed == 0)?;
             pushed += 1;
         }
     }
     if pushed == 0 {
         return Err(Failure::new(format!("An image does not exist locally with the tag: {}", args.name)));
+    }
+    if args.quiet {
+        output::line(&format!("{}/{}", reference.registry(), reference.repository()));
     }
     Ok(())
 }
@@ -182,16 +218,8 @@ fn push_image(app: &App, reference: &Reference, quiet: bool, first: bool) -> Res
     };
     let progress = Progress { image: &|_| {}, registry: &registry, cancel: app.cancel() };
     let pushed = app.host()?.push(reference, progress).map_err(|e| failed(&e, reference))?;
-    if quiet {
-        output::line(&reference.to_string());
-    } else {
-        let tag = reference.tag().unwrap_or("latest");
-        blobs.line(&format!(
-            "{tag}: digest: {} size: {}",
-            pushed.descriptor.digest(),
-            pushed.descriptor.size()
-        ));
-    }
+    let (tag, pushed) = (reference.tag().unwrap_or("latest"), &pushed.descriptor);
+    blobs.line(&format!("{tag}: digest: {} size: {}", pushed.digest(), pushed.size()));
     Ok(())
 }
 
@@ -314,21 +342,6 @@ pub(crate) fn search(app: &App, args: &SearchArgs) -> Result<()> {
 /// Parses a name, with docker's word for one that is not.
 pub(crate) fn parse_reference(name: &str) -> Result<Reference> {
     name.parse::<Reference>().map_err(Failure::from)
-}
-
-/// `linux/arm64/v8`
-pub(crate) fn parse_platform(text: &str) -> Result<Platform> {
-    let mut parts = text.split('/');
-    let (Some(os), Some(architecture)) = (parts.next(), parts.next()) else {
-        return Err(Failure::new(format!(
-            "\"{text}\" is an invalid platform: expected os/architecture[/variant]"
-        )));
-    };
-    let mut platform = Platform::default();
-    platform.set_os(os.into());
-    platform.set_architecture(architecture.into());
-    platform.set_variant(parts.next().map(str::to_owned));
-    Ok(platform)
 }
 
 /// Whether the name, as written, has a tag or a digest.

@@ -154,6 +154,8 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
             found => Ok(found.map(|_| true)?),
         }
     };
+    // Also where the image is here.
+    args.platform.as_deref().map(longshore_image::parse_platform).transpose()?;
     match args.pull.as_str() {
         "never" if !here()? => return Err(Failure::new(format!("No such image: {written}"))),
         "never" => {}

@@ -6,6 +6,8 @@
     reason = "each test program uses its part; what is skipped is said"
 )]
 
+pub(crate) mod registry;
+
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;

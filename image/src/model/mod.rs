@@ -12,8 +12,8 @@ use oci_spec::image::{Descriptor, Digest, ImageManifest};
 pub use config::{DockerConfig, Healthcheck, ImageConfig};
 pub(crate) use document::{Document, MAX_DEPTH, MAX_DOCUMENT, canonical, check_document_size, parse};
 pub(crate) use media::is_image_config;
-pub use platform::host_platform;
 pub(crate) use platform::{describe, pick, satisfies};
+pub use platform::{host_platform, parse_platform};
 
 use crate::lease::Lease;
 use crate::{Error, Result};

@@ -19,6 +19,116 @@ pub fn host_platform() -> Platform {
     platform
 }
 
+/// The operating systems and architectures that may be named alone, as in Go's list.
+const SYSTEMS: [&str; 18] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+    "zos",
+];
+const ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
+
+/// Reads a platform as a user writes it, in the image-spec's words: `linux/arm64`, `arm64`, `linux/aarch64`, `LINUX/AMD64`,
+/// `linux/arm/v7`. What is left out is this machine's. The rules are those of containerd's platforms package, which Docker uses.
+///
+/// ```
+/// let platform = longshore_image::parse_platform("linux/x86_64")?;
+/// assert_eq!(platform.architecture().to_string(), "amd64");
+/// # Ok::<_, longshore_image::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Platform`] where it is none, or a single word that is neither an operating system nor an architecture.
+pub fn parse_platform(text: &str) -> Result<Platform> {
+    let bad = |reason| Error::Platform { text: text.to_owned(), reason };
+    let parts: Vec<String> = text.split('/').map(str::to_ascii_lowercase).collect();
+    let is_word = |part: &String| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    };
+    if !parts.iter().all(is_word) {
+        return Err(bad("a platform is os, architecture, os/architecture or os/architecture/variant"));
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let system = |os: &str| Os::from(if os == "macos" { "darwin" } else { os });
+    let (os, (architecture, variant)) = match parts[..] {
+        [os] if SYSTEMS.contains(&os) || os == "macos" => {
+            let mut host = host_platform();
+            host.set_os(system(os));
+            return Ok(host);
+        }
+        [architecture] => (host_platform().os().clone(), normal(architecture, "")),
+        [os, architecture] => (system(os), normal(architecture, "")),
+        // Said, it is kept.
+        [os, "arm64" | "aarch64", "8" | "v8"] => (system(os), ("arm64", "v8".to_owned())),
+        [os, architecture, variant] => (system(os), normal(architecture, variant)),
+        _ => return Err(bad("cannot parse platform specifier")),
+    };
+    if parts.len() == 1 && !ARCHITECTURES.contains(&architecture) {
+        return Err(bad("unknown operating system or architecture"));
+    }
+    let mut platform = Platform::default();
+    // The default of an architecture is not said.
+    let variant =
+        if parts.len() < 3 && (architecture, variant.as_str()) == ("arm", "v7") { "" } else { &variant };
+    platform.set_os(os).set_architecture(Arch::from(architecture));
+    platform.set_variant(Some(variant.to_owned()).filter(|v| !v.is_empty()));
+    Ok(platform)
+}
+
+/// One name for each architecture, and its variant.
+fn normal<'a>(architecture: &'a str, variant: &str) -> (&'a str, String) {
+    let (architecture, variant) = match (architecture, variant) {
+        ("i386", _) => ("386", ""),
+        ("x86_64" | "x86-64" | "amd64", v) => ("amd64", if v == "v1" { "" } else { v }),
+        ("aarch64" | "arm64", v) => ("arm64", if matches!(v, "8" | "v8") { "" } else { v }),
+        ("armhf", _) => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        ("arm", "") => ("arm", "v7"),
+        ("arm", digit @ ("5" | "6" | "7" | "8")) => return ("arm", format!("v{digit}")),
+        other => other,
+    };
+    (architecture, variant.to_owned())
+}
+
 /// `os/arch[/variant]`.
 pub(crate) fn describe(platform: &Platform) -> String {
     let variant = platform.variant().as_deref().map(|v| format!("/{v}")).unwrap_or_default();
@@ -134,6 +244,48 @@ mod tests {
         assert_eq!(picked(&["", "linux/amd64"], "linux/amd64"), Some(1));
         assert_eq!(picked(&["windows/amd64", ""], "linux/amd64"), Some(1));
         assert_eq!(picked(&[], "linux/amd64"), None);
+    }
+
+    #[test]
+    fn what_users_write_means_what_docker_takes_it_for() {
+        let host = describe(&host_platform());
+        let host_arch = host.split_once('/').unwrap().1;
+        for (text, wanted) in [
+            ("arm64", "linux/arm64"),
+            ("aarch64", "linux/arm64"),
+            ("linux", host.as_str()),
+            ("windows", &format!("windows/{host_arch}")),
+            ("LINUX/AMD64", "linux/amd64"),
+            ("linux/x86_64", "linux/amd64"),
+            ("x86-64", "linux/amd64"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/i386", "linux/386"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64/v8"),
+            ("linux/aarch64/8", "linux/arm64/v8"),
+            ("linux/arm64/v9", "linux/arm64/v9"),
+            ("armhf", "linux/arm"),
+            ("linux/arm", "linux/arm"),
+            ("linux/arm/7", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm/v5", "linux/arm/v5"),
+            ("macos/arm64", "darwin/arm64"),
+            ("linux/own", "linux/own"),
+        ] {
+            assert_eq!(describe(&parse_platform(text).unwrap()), wanted, "{text}");
+        }
+        for (text, reason) in [
+            ("own", "unknown operating system or architecture"),
+            ("a/b/c/d", "cannot parse platform specifier"),
+            ("", "a platform is"),
+            ("linux/", "a platform is"),
+            ("linux/*", "a platform is"),
+            ("linux//v8", "a platform is"),
+        ] {
+            let said = parse_platform(text).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{text:?}: {reason}")), "{said}");
+        }
     }
 
     #[test]

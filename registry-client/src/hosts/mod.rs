@@ -1,8 +1,15 @@
 //! How registries are reached: addresses, TLS, mirrors.
 
 mod dir;
+mod file;
+pub(crate) mod pem;
 mod proxies;
 pub(crate) mod toml;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
 
 pub use dir::HostsDir;
 pub use proxies::Proxies;
@@ -131,6 +138,26 @@ pub(crate) fn covers(pattern: &str, registry: &str) -> bool {
     ip.is_some_and(|ip| proxies::within(ip, net.parse().ok(), bits.parse().ok()).unwrap_or(false))
 }
 
+/// Whether a pattern means anything.
+pub(crate) fn check_pattern(pattern: &str) -> Result<()> {
+    let bad = |reason| Error::Insecure { pattern: pattern.to_owned(), reason };
+    if pattern.contains("://") {
+        return Err(bad("leave out the scheme"));
+    }
+    if let Some((net, bits)) = pattern.split_once('/') {
+        let max = net.parse().map(|ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 });
+        return match (max, bits.parse::<u32>()) {
+            (Ok(max), Ok(bits)) if bits <= max => Ok(()),
+            _ => Err(bad("a network is an address, a slash and a number of bits")),
+        };
+    }
+    match Url::parse(&format!("https://{pattern}/")) {
+        Ok(url) if url.path() == "/" && url.query().is_none() && !pattern.contains(['#', '?']) => Ok(()),
+        Err(Error::Url { reason, .. }) => Err(bad(reason)),
+        _ => Err(bad("it is neither a host nor a network")),
+    }
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.origin().ip() {
         Some(ip) => class_of(ip) == AddressClasses::LOOPBACK,
@@ -142,4 +169,57 @@ fn is_loopback(url: &Url) -> bool {
 pub trait Hosts: Send + Sync {
     /// The configuration of this registry (`docker.io`, `127.0.0.1:5000`), or `None` for the default. Asked once per client.
     fn get(&self, registry: &str) -> Result<Option<HostConfig>>;
+}
+
+const FILE_MAX: u64 = 1 << 20;
+
+/// A configuration file, if it is there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    use io::Read as _;
+    let file = match fs::File::open(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        opened => opened.map_err(|e| unreadable(path, e))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, e))?;
+    if bytes.len() as u64 > FILE_MAX { Err(bad(path, "it is too large")) } else { Ok(Some(bytes)) }
+}
+
+fn unreadable(path: &Path, source: io::Error) -> Error {
+    Error::Config { path: path.to_owned(), reason: "cannot be read".into(), source: Some(source.into()) }
+}
+
+fn bad(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Config { path: path.to_owned(), reason: reason.into(), source: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_a_host_or_a_network() {
+        for good in ["h", "reg.example:5000", "10.0.0.0/8", "fd00::/8", "[::1]:5000", "127.0.0.1"] {
+            check_pattern(good).unwrap_or_else(|e| panic!("{good}: {e}"));
+        }
+        for bad in [
+            "",
+            "http://h",
+            "h/path",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "fd00::/129",
+            "h:x",
+            "h:99999",
+            "a b",
+            "u@h",
+            "h?x",
+            "h#x",
+        ] {
+            let said = check_pattern(bad).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("invalid insecure registry {bad:?}: ")), "{bad}: {said}");
+        }
+    }
 }

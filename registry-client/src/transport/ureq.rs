@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
@@ -264,16 +265,36 @@ fn tls_config(tls: &TlsOptions) -> Result<TlsConfig, TransportError> {
         config = config.root_certs(RootCerts::new_with_certs(&roots));
     }
     if let Some((chain, key)) = tls.client() {
-        let (chain, key) = (certificates(chain)?, PrivateKey::from_pem(key).map_err(unusable)?);
-        check_pair(&chain, &key)?;
-        config = config.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
+        // ureq expects that these belong together, and panics where they do not.
+        check_pair(chain, key)?;
+        let key = PrivateKey::from_pem(key).map_err(unusable)?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&certificates(chain)?, key)));
     }
     Ok(config.build())
 }
 
-/// ureq expects that these belong together, and panics where they do not.
-fn check_pair(chain: &[Certificate<'static>], key: &PrivateKey<'static>) -> Result<(), TransportError> {
-    let chain = chain.iter().map(|c| CertificateDer::from(c.der().to_vec())).collect();
+/// Whether there are certificates in this PEM text, of which at least one is understood.
+pub(crate) fn check_certificates(pem: &[u8]) -> Result<(), TransportError> {
+    let found = certificates(pem)?;
+    let mut last = None;
+    for certificate in found {
+        match RootCertStore::empty().add(CertificateDer::from(certificate.der())) {
+            Ok(()) => return Ok(()),
+            Err(e) => last = Some(e),
+        }
+    }
+    last.map_or(Ok(()), |e| Err(unusable(e)))
+}
+
+/// Whether there is a private key in this PEM text.
+pub(crate) fn check_key(pem: &[u8]) -> Result<(), TransportError> {
+    PrivateKey::from_pem(pem).map(drop).map_err(unusable)
+}
+
+/// Whether the key is the certificate's.
+pub(crate) fn check_pair(chain: &[u8], key: &[u8]) -> Result<(), TransportError> {
+    let chain = certificates(chain)?.iter().map(|c| CertificateDer::from(c.der().to_vec())).collect();
+    let key = PrivateKey::from_pem(key).map_err(unusable)?;
     let key = PrivateKeyDer::try_from(key.der().to_vec()).map_err(unusable)?;
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(chain, key, &provider).map(drop).map_err(unusable)
@@ -286,7 +307,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, TransportError>
             found.push(certificate);
         }
     }
-    if found.is_empty() { Err(unusable("a PEM file holds no certificate")) } else { Ok(found) }
+    if found.is_empty() { Err(unusable("there is no certificate in the PEM text")) } else { Ok(found) }
 }
 
 fn unusable(e: impl Into<BoxError>) -> TransportError {
