@@ -48,6 +48,7 @@
 //! |---|---|
 //! | [`Store`] | everything below together; its page shows the directory |
 //! | [`Store::import`], [`BlobSource`] | an image from a registry or elsewhere: fetched, hashed, inflated, hashed again and unpacked in one pass, layers in parallel |
+//! | [`Store::adopt`] | what other tools write into the directory, which is an OCI layout to them |
 //! | [`Store::load`], [`Store::save`] | archives of `docker save` and of the OCI |
 //! | [`Store::snapshot`], [`Snapshot`] | writable root file systems: mounted detached, or as directories for an overlay in a user namespace |
 //! | [`Store::commit_layer`], [`Store::add_layer`], [`Store::create_image`] | new layers and images |
@@ -109,6 +110,7 @@ pub use snapshot::{DiffOutcome, OverlayDirs, Snapshot, SnapshotOptions};
 #[doc(hidden)]
 pub use store::FaultHook;
 pub use store::{
-    Collected, DiskUsage, Durability, ImageRecord, ImageSpec, ImportOptions, Imported, Layer, LayerChanges,
-    LayerOptions, LayerUsage, Problem, Removed, Store, StoreOptions, VerifyOptions, VerifyOutcome,
+    Adopted, Collected, DiskUsage, Durability, ImageRecord, ImageSpec, ImportOptions, Imported, Layer,
+    LayerChanges, LayerOptions, LayerUsage, Problem, Removed, Store, StoreOptions, VerifyOptions,
+    VerifyOutcome,
 };

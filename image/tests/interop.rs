@@ -77,6 +77,77 @@ fn the_directory_is_an_oci_layout_to_others() {
     }
 }
 
+/// What skopeo writes into the directory is an image of the store, also when it takes the place of another, and beside changes of our own.
+#[test]
+fn what_skopeo_writes_is_taken_over() {
+    if !has("skopeo") {
+        return;
+    }
+    for ((temp, store), (_other, from)) in stores().into_iter().zip(stores()) {
+        let first = image(&from);
+        let layer = tar(&[("second", b"2")]);
+        let layer = from.add_layer(&mut &layer[..], &Default::default(), Ctx::none()).unwrap();
+        let mut spec = from.spec(&first).unwrap();
+        spec.layers.push(layer);
+        spec.names.push("second".to_owned());
+        let second = from.create_image(&spec).unwrap();
+        let copy = |from: &Store, name: &str, to: &str| {
+            let (from, to) = (
+                format!("oci:{}:{name}", from.path().display()),
+                format!("oci:{}{to}", store.path().display()),
+            );
+            run("skopeo", &["copy", &from, &to]);
+        };
+        copy(&from, NAME, ":other/name:1");
+        let found = store.image("other/name:1").unwrap();
+        assert_eq!((found.id(), found.descriptor().digest()), (first.id(), first.descriptor().digest()));
+        sound(&store);
+
+        // Ours is changed before anybody looks; of a name that both changed, the other tool's word counts.
+        copy(&from, "second", ":other/name:1");
+        store.tag(&found, "mine").unwrap();
+        copy(&store, "mine", ":copied");
+        let names = store.names().unwrap();
+        let named = |name: &str| &names.iter().find(|(n, _)| n == name).unwrap().1;
+        assert_eq!(
+            [named("copied"), named("mine"), named("other/name:1")],
+            [first.id(), first.id(), second.id()]
+        );
+        assert_eq!(names.len(), 3);
+
+        // Not lost to a collection, though nobody has looked yet; without a name it dangles, and goes.
+        store.remove("copied", false).unwrap();
+        store.remove("mine", false).unwrap();
+        copy(&from, NAME, ":kept");
+        drop(found);
+        assert!(store.collect(Ctx::none()).unwrap().images.is_empty());
+        assert_eq!(store.image("kept").unwrap().id(), first.id());
+        store.remove("kept", false).unwrap();
+        copy(&from, NAME, "");
+        assert_eq!(store.images().unwrap().len(), 2);
+        assert_eq!(store.collect(Ctx::none()).unwrap().images, [first.id().clone()]);
+        sound(&store);
+
+        // Damaged, it is refused, and stays in the index.
+        copy(&from, NAME, ":bad");
+        let blob = first.manifest().layers()[0].digest();
+        fs::write(store.path().join("blobs/sha256").join(blob.digest()), "something else").unwrap();
+        let adopted = store.adopt(Ctx::none()).unwrap();
+        assert!(adopted.images.is_empty() && adopted.refused[0].1.is_bad_content(), "{adopted:?}");
+        assert!(store.image("bad").is_err());
+        let index = fs::read_to_string(store.path().join("index.json")).unwrap();
+        assert!(index.contains("\"bad\"") && index.contains("\"other/name:1\""), "{index}");
+        drop(temp);
+    }
+}
+
+/// All is well, and the directory's index says the names.
+fn sound(store: &Store) {
+    assert_eq!(store.verify(&Default::default(), Ctx::none()).unwrap().problems, []);
+    let seen = Store::open(store.path()).unwrap().adopt(Ctx::none()).unwrap();
+    assert!(seen.images.is_empty() && seen.refused.is_empty(), "{seen:?}");
+}
+
 fn layout_root(layout: &Path) -> Descriptor {
     let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
     serde_json::from_value(index["manifests"][0].clone()).unwrap()

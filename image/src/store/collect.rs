@@ -69,6 +69,7 @@ impl Store {
 
     /// [`Store::collect`], which spares dangling images that `goes` does not pick.
     pub fn collect_where(&self, goes: &dyn Fn(&Image) -> bool, ctx: Ctx<'_>) -> Result<Collected> {
+        self.adopt_what_fits(ctx)?;
         let _alone = self.0.dir.lock(STORE)?;
         self.0.snapshots.sweep()?;
         let mut collected = Collected::default();
@@ -97,6 +98,7 @@ impl Store {
         ctx: Ctx<'_>,
     ) -> Result<(Vec<String>, Collected)> {
         self.0.refs.intact()?;
+        self.adopt_what_fits(ctx)?;
         let mut untagged = Vec::new();
         if all {
             let used = self.used_images()?;
@@ -122,6 +124,7 @@ impl Store {
 
     /// What the store takes on disk.
     pub fn disk_usage(&self) -> Result<DiskUsage> {
+        self.adopt_what_fits(Ctx::none())?;
         let used = self.used_images()?;
         let images = self.0.refs.grouped()?;
         let mut kept = Marked::new();

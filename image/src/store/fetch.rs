@@ -164,7 +164,9 @@ impl Flow<'_> {
         ingest: Option<(&mut dyn Ingest, u64)>,
         to: Option<&Sender>,
     ) -> Result<()> {
-        let size = self.descriptor.size();
+        let (size, digest) = (self.descriptor.size(), self.descriptor.digest());
+        // One that is here already may have come from another tool.
+        let mut hasher = if ingest.is_none() { Some(Hasher::for_digest(digest)?) } else { None };
         let (mut ingest, stored) = ingest.map_or((None, u64::MAX), |(i, at)| (Some(i), at));
         let mut done = 0;
         loop {
@@ -176,13 +178,16 @@ impl Flow<'_> {
             if piece.is_empty() {
                 break;
             }
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece);
+            }
             let before = done;
             done += piece.len() as u64;
             if let Some(ingest) = ingest.as_deref_mut() {
                 let skip =
                     usize::try_from(stored.saturating_sub(before)).unwrap_or(usize::MAX).min(piece.len());
                 ingest.write_all(&piece[skip..]).map_err(Error::from_io)?;
-                (self.job.ctx.progress)(Event::Fetched { digest: self.descriptor.digest(), done, size });
+                (self.job.ctx.progress)(Event::Fetched { digest, done, size });
             }
             if let Some(to) = to
                 && to.send(piece).is_err()
@@ -192,8 +197,10 @@ impl Flow<'_> {
             }
         }
         if done != size {
-            let digest = self.descriptor.digest().clone();
-            return Err(Error::SizeMismatch { digest, expected: size, found: done });
+            return Err(Error::SizeMismatch { digest: digest.clone(), expected: size, found: done });
+        }
+        if let Some(found) = hasher.map(Hasher::finish).filter(|found| found != digest) {
+            return Err(Error::DigestMismatch { expected: digest.clone(), found });
         }
         if let Some(to) = to {
             let _ = to.finish();

@@ -8,6 +8,7 @@ use oci_spec::image::{Descriptor, Digest, ImageManifest, Platform};
 use super::Store;
 use super::fetch::{Fetched, fetch_layer};
 use crate::content;
+use crate::digest::Hasher;
 use crate::lease::{Lease, STORE};
 use crate::model::{Document, MAX_DEPTH, MAX_DOCUMENT};
 use crate::refs::Record;
@@ -64,6 +65,20 @@ impl Store {
         options: &ImportOptions,
         ctx: Ctx<'_>,
     ) -> Result<Imported> {
+        let (imported, record) = self.take_in(source, root, options, ctx)?;
+        let _shared = self.0.dir.lock_shared(STORE)?;
+        self.0.refs.set(&options.names, &record)?;
+        Ok(imported)
+    }
+
+    /// [`Store::import`] without the names.
+    pub(super) fn take_in(
+        &self,
+        source: &dyn BlobSource,
+        root: &Descriptor,
+        options: &ImportOptions,
+        ctx: Ctx<'_>,
+    ) -> Result<(Imported, Record)> {
         let job = Job {
             store: self,
             source,
@@ -85,16 +100,13 @@ impl Store {
             config: image.id().clone(),
             published: options.published,
         };
-        {
-            let _shared = self.0.dir.lock_shared(STORE)?;
-            self.0.refs.set(&options.names, &record)?;
-        }
-        Ok(Imported {
+        let imported = Imported {
             image,
             fetched: job.fetched.into_inner(),
             reused: job.reused.into_inner(),
             bytes: job.bytes.into_inner(),
-        })
+        };
+        Ok((imported, record))
     }
 }
 
@@ -140,8 +152,11 @@ impl Job<'_> {
                     found,
                 });
             }
+            let bytes = content::read(&self.store.0.blobs, digest, MAX_DOCUMENT)?;
+            // Another tool may have put it there.
+            check_digest(digest, &bytes)?;
             self.exists(descriptor);
-            return content::read(&self.store.0.blobs, digest, MAX_DOCUMENT);
+            return Ok(bytes);
         }
         let mut bytes = Vec::new();
         let reader = self.source.open(descriptor, 0).map_err(|e| fetch_error(digest, e))?;
@@ -223,6 +238,13 @@ impl Job<'_> {
     pub(super) fn exists(&self, descriptor: &Descriptor) {
         (self.ctx.progress)(Event::Exists { digest: descriptor.digest(), size: descriptor.size() });
     }
+}
+
+fn check_digest(expected: &Digest, bytes: &[u8]) -> Result<()> {
+    let mut hasher = Hasher::for_digest(expected)?;
+    hasher.update(bytes);
+    let found = hasher.finish();
+    if found == *expected { Ok(()) } else { Err(Error::DigestMismatch { expected: expected.clone(), found }) }
 }
 
 /// How many threads a call may use beside its own.

@@ -1,5 +1,6 @@
 //! The store: everything together.
 
+mod adopt;
 mod changes;
 mod collect;
 mod commit;
@@ -28,6 +29,7 @@ use crate::refs::{Record, Refs};
 use crate::snapshot::Snapshots;
 use crate::{BlobRead, Ctx, Error, Image, Result, Snapshot, SnapshotOptions, model};
 
+pub use adopt::Adopted;
 pub use changes::LayerChanges;
 pub use collect::{Collected, DiskUsage, LayerUsage};
 pub use commit::{Layer, LayerOptions};
@@ -44,7 +46,7 @@ const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 ///
 /// | path | holds |
 /// |---|---|
-/// | `oci-layout`, `index.json` | the layout's marks; `index.json` is derived from `refs/` |
+/// | `oci-layout`, `index.json` | the layout's marks; `index.json` is derived from `refs/`, and what others write into it is [adopted](Store::adopt) |
 /// | `blobs/ALG/HEX` | manifests, configs, compressed layers: immutable, verified |
 /// | `refs/` | one small file per name, replaced atomically |
 /// | `layers/` | layers in their mountable form, by diff ID |

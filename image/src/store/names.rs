@@ -5,7 +5,7 @@ use oci_spec::image::Digest;
 use super::Store;
 use crate::lease::STORE;
 use crate::refs::{Named, Record, same};
-use crate::{Error, Image, Result};
+use crate::{Ctx, Error, Image, Result};
 
 /// One row of `docker images`.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ pub struct Removed {
 impl Store {
     /// Finds an image by exact name, by digest (of index, manifest or config) or by a unique prefix of its ID.
     pub fn image(&self, name: &str) -> Result<Image> {
+        self.adopt_what_fits(Ctx::none())?;
         let record = match self.0.refs.get(name)? {
             Some(record) => record,
             None => self.by_id(name)?.record,
@@ -43,6 +44,7 @@ impl Store {
 
     /// All images, newest first; dangling ones too. An image whose blobs are damaged is left out: [`Store::verify`] tells.
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        self.adopt_what_fits(Ctx::none())?;
         let mut sizes = HashMap::new();
         let mut images = Vec::new();
         for Named { record, names, published } in self.0.refs.grouped()? {
@@ -81,6 +83,7 @@ impl Store {
 
     /// All names, sorted, with the ID of their image. Reads nothing but the names.
     pub fn names(&self) -> Result<Vec<(String, Digest)>> {
+        self.adopt_what_fits(Ctx::none())?;
         let mut names: Vec<_> = self
             .0
             .refs
@@ -124,6 +127,7 @@ impl Store {
     /// An image that a snapshot was made for is not removed: [`Error::InUse`]. With `force` it loses its names and stays, dangling, until
     /// the snapshot is gone. Space comes back with [`Store::collect`].
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        self.adopt_what_fits(Ctx::none())?;
         let _shared = self.0.dir.lock_shared(STORE)?;
         if let Some(record) = self.0.refs.get(name)? {
             let last = self.names_of_id(&record.config)? == [name];

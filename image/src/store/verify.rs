@@ -113,6 +113,7 @@ impl Store {
     /// directory is compared with the tar in its blob; one whose files belong to a range of ids in that user namespace only, elsewhere a sound
     /// blob is enough.
     pub fn verify(&self, options: &VerifyOptions, ctx: Ctx<'_>) -> Result<VerifyOutcome> {
+        self.adopt_what_fits(ctx)?;
         let _shared = self.0.dir.lock_shared(STORE)?;
         let mut outcome = VerifyOutcome::default();
         self.verify_blobs(options, &mut outcome, ctx)?;

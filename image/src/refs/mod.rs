@@ -1,5 +1,7 @@
 //! Names: one file per name in `refs/`, and `index.json`, which is derived from them.
 
+mod index;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -8,18 +10,13 @@ use std::path::PathBuf;
 use oci_spec::image::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::index::Entry;
 use crate::dir::StoreDir;
 use crate::error::at;
 use crate::{Error, Result};
 
 /// Held while names change, so that an image losing its last name is not lost with it.
 const LOCK: &str = "refs";
-/// Is there while `index.json` may not say what `refs/` says.
-const STALE: &str = "index.stale";
-/// `index.json` before and behind its entries, of which each takes a line: one more name does not need all others read again.
-const INDEX_HEAD: &str = "{\"manifests\":[\n";
-const INDEX_TAIL: &str = "\n],\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"schemaVersion\":2}";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Longest name in bytes.
 const MAX_NAME: usize = 512;
 
@@ -93,6 +90,10 @@ impl Refs {
     pub(crate) fn set(&self, names: &[String], record: &Record) -> Result<()> {
         names.iter().try_for_each(|name| check(name))?;
         let _lock = self.dir.lock(LOCK)?;
+        self.set_locked(names, record)
+    }
+
+    fn set_locked(&self, names: &[String], record: &Record) -> Result<()> {
         if names.is_empty() && self.grouped()?.iter().any(|n| same(&n.record, record) && !n.names.is_empty())
         {
             return Ok(());
@@ -223,82 +224,6 @@ impl Refs {
         self.dir.write(&path, &crate::model::canonical(&value))
     }
 
-    /// Rewrites `index.json` when it is older than `refs/`, as after a crash between the two.
-    pub(crate) fn refresh_index(&self) -> Result<()> {
-        if self.fresh() {
-            return Ok(());
-        }
-        let _lock = self.dir.lock(LOCK)?;
-        // Whoever was at it may have finished.
-        if self.fresh() { Ok(()) } else { self.derive_index() }
-    }
-
-    fn fresh(&self) -> bool {
-        let modified = |path: &str| fs::metadata(self.dir.join(path)).and_then(|m| m.modified());
-        !self.dir.join(STALE).exists()
-            && matches!((modified("index.json"), modified("refs")), (Ok(index), Ok(refs)) if index >= refs)
-    }
-
-    /// Runs a change of these names, then makes `index.json` agree. The caller holds the lock.
-    fn changing(
-        &self,
-        names: &[&str],
-        to: Option<&Record>,
-        change: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let fresh = self.fresh();
-        // Names can be taken away on a full disk too, or it could never be emptied: the index then follows at the next open.
-        let excused = |result: Result<()>| match result {
-            Err(e) if e.is_full() && to.is_none() => Ok(()),
-            other => other,
-        };
-        let stale = self.dir.join(STALE);
-        self.dir.step("create", &stale)?;
-        excused(fs::write(&stale, b"").map_err(at("create", &stale)))?;
-        change()?;
-        excused(self.follow(fresh, names, to))
-    }
-
-    /// Makes `index.json` agree with names that have changed.
-    fn follow(&self, fresh: bool, names: &[&str], to: Option<&Record>) -> Result<()> {
-        if fresh && let Some(lines) = self.index_lines()? {
-            let keys: Vec<String> = names.iter().map(|name| format!("{REF_NAME:?}:{}", json(name))).collect();
-            let others = lines.into_iter().filter(|line| !keys.iter().any(|key| line.contains(key)));
-            let new = names.iter().filter_map(|name| to.map(|record| index_line(name, record)));
-            return self.write_index(others.chain(new).collect());
-        }
-        self.derive_index()
-    }
-
-    /// Other tools find images through `index.json`, by the annotation `org.opencontainers.image.ref.name`.
-    fn derive_index(&self) -> Result<()> {
-        let images = self.grouped()?;
-        let lines = images.iter().flat_map(|n| n.names.iter().map(|name| index_line(name, &n.record)));
-        self.write_index(lines.collect())
-    }
-
-    /// The entries of an index that was written here; `None` for any other.
-    fn index_lines(&self) -> Result<Option<Vec<String>>> {
-        let path = self.dir.join("index.json");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(at("read", path)(e)),
-        };
-        let body = text.strip_prefix(INDEX_HEAD).and_then(|rest| rest.strip_suffix(INDEX_TAIL));
-        // No string in JSON contains a line's end.
-        Ok(body.map(|body| body.split(",\n").filter(|l| !l.is_empty()).map(str::to_owned).collect()))
-    }
-
-    fn write_index(&self, mut lines: Vec<String>) -> Result<()> {
-        lines.sort();
-        let text = format!("{INDEX_HEAD}{}{INDEX_TAIL}", lines.join(",\n"));
-        self.dir.write(&self.dir.join("index.json"), text.as_bytes())?;
-        self.dir.remove_file(&self.dir.join(STALE)).map(drop)
-    }
-
     /// A readable file name where the name permits it, else its hash; the file itself says the whole name.
     fn path(&self, name: &str) -> PathBuf {
         let mut file = String::new();
@@ -321,20 +246,6 @@ impl Refs {
         let both = format!("{}{}", record.manifest.digest(), record.target.digest());
         self.dir.join("refs").join(format!("%-{}", crate::digest::sha256(both.as_bytes()).digest()))
     }
-}
-
-/// One name's entry in the index.
-fn index_line(name: &str, record: &Record) -> String {
-    let mut descriptor = record.manifest.clone();
-    let mut annotations = descriptor.annotations().clone().unwrap_or_default();
-    annotations.insert(REF_NAME.to_owned(), name.to_owned());
-    descriptor.set_annotations(Some(annotations));
-    let value = serde_json::to_value(&descriptor).expect("a descriptor has only string keys");
-    String::from_utf8(crate::model::canonical(&value)).expect("JSON is UTF-8")
-}
-
-fn json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 fn decode(path: &std::path::Path, bytes: &[u8]) -> Result<RefFile> {
