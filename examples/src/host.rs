@@ -35,6 +35,8 @@ pub struct HostOptions {
     pub registry_hosts: Vec<PathBuf>,
     /// Registries that are talked to by TLS without verification, or by plain HTTP where that fails.
     pub insecure: Vec<String>,
+    /// Registries, and token servers that may see their logins although they look like strangers.
+    pub trusted_realms: Vec<(String, String)>,
     /// Certificates to trust, in PEM, usually `/etc/ssl/certs/ca-certificates.crt`; Mozilla's if there is no such file.
     pub trusted: PathBuf,
     /// The proxies of the environment.
@@ -55,6 +57,9 @@ impl HostOptions {
             Client::builder().hosts(HostsDir::new(&self.registry_hosts)).proxies(self.proxies.clone());
         for host in &self.insecure {
             builder = builder.insecure(host);
+        }
+        for (registry, realm) in &self.trusted_realms {
+            builder = builder.trust_realm(registry, realm);
         }
         if let Some(warn) = self.warn {
             builder = builder.warnings(warn);

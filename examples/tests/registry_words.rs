@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -199,4 +201,57 @@ fn a_quiet_push_says_one_name_and_a_digest_that_is_here_is_up_to_date() {
     let fresh = Longshore::new(dir.path().join("fresh"));
     let said = fresh.fails(1, &["pull", &image]);
     assert!(said.contains("no such blob") && !said.contains("manifest for"), "{said}");
+}
+
+/// Answers each request by its head: status, further header lines, body.
+fn serve(answer: impl Fn(&str) -> (u16, String, &'static str) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = String::new();
+            let mut reader = BufReader::new(stream.try_clone().expect("a clone"));
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|n| n > 0) {}
+            let (status, headers, body) = answer(&head);
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn a_login_that_its_token_server_never_saw_has_not_succeeded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let longshore = Longshore::new(dir.path().join("root"));
+    // `user:s3cret`; everybody else gets a token too, if he says nothing.
+    let tokens = serve(|head| match head.to_ascii_lowercase().find("authorization:") {
+        None => (200, String::new(), r#"{"token":"nobody"}"#),
+        Some(_) if head.contains("Basic dXNlcjpzM2NyZXQ=") => (200, String::new(), r#"{"token":"user"}"#),
+        Some(_) => (401, String::new(), "{}"),
+    });
+    let realm = tokens.clone();
+    let registry = serve(move |head| match head.contains("Bearer ") {
+        true => (200, String::new(), "{}"),
+        false => {
+            (401, format!("www-authenticate: Bearer realm=\"http://{realm}/token\",service=\"x\"\r\n"), "")
+        }
+    });
+    let login = |secret: &str, more: &[&str]| {
+        let args = [more, &["login", "-u", "user", "--password-stdin", &registry]].concat();
+        let said = with_input(&longshore, dir.path(), &args, secret);
+        (said.status.success(), text(&said.stdout) + &text(&said.stderr))
+    };
+    let (done, said) = login("s3cret", &[]);
+    assert!(!done && said.contains(&format!("withheld from the token server http://{tokens}")), "{said}");
+    let trust = format!("{registry}={tokens}");
+    let (done, said) = login("wrong", &["--trust-realm", &trust]);
+    assert!(!done && said.contains("the user name or password is wrong"), "{said}");
+    let (done, said) = login("s3cret", &["--trust-realm", &trust]);
+    assert!(done && said.starts_with("Login Succeeded\n"), "{said}");
+    let (done, said) = login("s3cret", &["--trust-realm", "x"]);
+    assert!(!done && said.contains("--trust-realm wants REGISTRY=HOST"), "{said}");
 }

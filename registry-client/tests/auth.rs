@@ -214,6 +214,12 @@ fn tokens_with_scopes_and_mounts() {
     let asked = tokens.server.seen();
     assert!(asked.iter().any(|s| scopes(s).len() == 2), "{asked:?}");
 
+    // A login that was shown to nobody is not right.
+    let careful = quick().credentials(credentials()).build().unwrap();
+    let error = careful.ping(&registry.address).unwrap_err();
+    assert!(error.is_auth() && error.to_string().contains("the login was withheld"), "{error}");
+    quick().build().unwrap().ping(&registry.address).unwrap();
+
     // Anonymous may pull, and is told why it may not push.
     let nobody = quick().build().unwrap();
     assert_eq!(nobody.resolve(&registry.reference("b/two:1")).unwrap().digest(), root.digest());

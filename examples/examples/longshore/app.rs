@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::Args;
 use longshore_examples::user_namespace::IdMaps;
 use longshore_examples::{Host, HostOptions, Layout};
 use longshore_registry_client::{CancelToken, Client, Proxies};
@@ -15,9 +16,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::failure::{Failure, Result};
 use crate::output;
 
+/// What the command line says of all registries.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Registries {
+    /// Registry without a certificate that can be verified: unverified TLS, or else plain HTTP (may be repeated)
+    #[arg(long = "insecure-registry", global = true, value_name = "HOST[:PORT]|NETWORK")]
+    insecure: Vec<String>,
+    /// Token server that may see a registry's login although its name is not the registry's (may be repeated)
+    #[arg(long = "trust-realm", global = true, value_name = "REGISTRY=HOST")]
+    trusted_realms: Vec<String>,
+}
+
 pub(crate) struct App {
     root: PathBuf,
-    insecure: Vec<String>,
+    registries: Registries,
     host: OnceCell<Host>,
     containers: OnceCell<Containers>,
     cancel: Arc<AtomicBool>,
@@ -25,15 +37,15 @@ pub(crate) struct App {
 
 impl App {
     /// With `cleans_up` the first SIGINT, SIGTERM or SIGHUP raises the cancel flag, and a second one ends the program;
-    /// else the first one does. `insecure`: registries without a certificate that can be verified.
-    pub(crate) fn new(root: Option<PathBuf>, insecure: Vec<String>, cleans_up: bool) -> Result<Self> {
+    /// else the first one does.
+    pub(crate) fn new(root: Option<PathBuf>, registries: Registries, cleans_up: bool) -> Result<Self> {
         let cancel = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|_| cleans_up) {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&cancel))?;
             signal_hook::flag::register(signal, Arc::clone(&cancel))?;
         }
         let root = std::path::absolute(root.map_or_else(default_root, Ok)?)?;
-        Ok(Self { root, insecure, host: OnceCell::new(), containers: OnceCell::new(), cancel })
+        Ok(Self { root, registries, host: OnceCell::new(), containers: OnceCell::new(), cancel })
     }
 
     pub(crate) fn host(&self) -> Result<&Host> {
@@ -45,8 +57,20 @@ impl App {
     }
 
     /// What the host, its files, the environment and the command line say.
-    pub(crate) fn options(&self) -> std::io::Result<HostOptions> {
-        Ok(HostOptions { insecure: self.insecure.clone(), cancel: Arc::clone(&self.cancel), ..options()? })
+    pub(crate) fn options(&self) -> Result<HostOptions> {
+        let pair = |text: &String| {
+            let pair =
+                text.split_once('=').filter(|(registry, host)| !registry.is_empty() && !host.is_empty());
+            let (registry, host) =
+                pair.ok_or_else(|| Failure::new(format!("--trust-realm wants REGISTRY=HOST: {text}")))?;
+            Ok((registry.to_owned(), host.to_owned()))
+        };
+        Ok(HostOptions {
+            insecure: self.registries.insecure.clone(),
+            trusted_realms: self.registries.trusted_realms.iter().map(pair).collect::<Result<_>>()?,
+            cancel: Arc::clone(&self.cancel),
+            ..options()?
+        })
     }
 
     pub(crate) fn containers(&self) -> Result<&Containers> {
@@ -112,6 +136,7 @@ fn options() -> std::io::Result<HostOptions> {
         docker_config: docker_config(),
         registry_hosts: config.map(|c| c.join("docker/certs.d")).into_iter().chain(etc).collect(),
         insecure: Vec::new(),
+        trusted_realms: Vec::new(),
         trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
         proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
         warn: Some(|registry, text| output::note(&format!("WARNING: {registry}: {text}"))),

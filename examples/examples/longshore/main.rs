@@ -29,7 +29,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use longshore_examples::user_namespace::{self, IdMaps};
 use longshore_runtime::containers::shim_main;
 
-use app::App;
+use app::{App, Registries};
 use failure::{Failure, Result};
 
 /// Containers without a daemon, in docker's words
@@ -39,9 +39,8 @@ struct Cli {
     /// Store and state (default /var/lib/longshore; for an ordinary user $XDG_DATA_HOME/longshore)
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Registry without a certificate that can be verified: unverified TLS, or else plain HTTP (may be repeated)
-    #[arg(long, global = true, value_name = "HOST[:PORT]|NETWORK")]
-    insecure_registry: Vec<String>,
+    #[command(flatten)]
+    registries: Registries,
     #[command(subcommand)]
     command: Command,
 }
@@ -311,7 +310,7 @@ fn main() -> ExitCode {
         failure::report(&Failure::new(format!("cannot use the ids of /etc/subuid and /etc/subgid: {error}")));
         return ExitCode::from(125);
     }
-    let done = App::new(cli.root, cli.insecure_registry, cleans_up(&cli.command)).and_then(|app| {
+    let done = App::new(cli.root, cli.registries, cleans_up(&cli.command)).and_then(|app| {
         let done = dispatch(&app, cli.command);
         app.settle();
         done
@@ -339,7 +338,8 @@ fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
         Command::Exec(_) | Command::Top(_) => true,
         Command::Container(ContainerCommand::Exec(_) | ContainerCommand::Top(_)) => true,
         Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) => {
-            App::new(root.cloned(), Vec::new(), false).is_ok_and(|app| archive::is_running(&app, args))
+            App::new(root.cloned(), Registries::default(), false)
+                .is_ok_and(|app| archive::is_running(&app, args))
         }
         _ => false,
     }

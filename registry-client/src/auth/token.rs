@@ -52,6 +52,10 @@ impl Inner {
         let addresses = self.check_url(endpoint, ask.realm, Purpose::Realm, cancel)?;
         let trusted = self.policy.trusts_realm(endpoint.name(), &api, ask.realm);
         let withheld = ask.credential.is_some() && !trusted;
+        // Without scopes the question is whether the login is right, which a token for nobody does not answer.
+        if withheld && ask.scopes.is_empty() {
+            return Err(refused(endpoint, ask.realm, &why(ask, 401, withheld), None));
+        }
         let credential = ask.credential.as_ref().filter(|_| trusted);
 
         let mut headers = Headers::new().with("accept", "application/json");
