@@ -6,6 +6,7 @@
     reason = "each test program uses its part; what is skipped is said"
 )]
 
+pub(crate) mod guard;
 pub(crate) mod registry;
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use guard::Guard;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -84,11 +86,17 @@ pub(crate) struct Longshore {
     program: PathBuf,
     /// Whom it runs as, if not as the test.
     pub(crate) user: Option<u32>,
+    guard: Guard,
 }
 
 impl Longshore {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, program: example("longshore"), user: None }
+        Self::of(root, example("longshore"), None)
+    }
+
+    fn of(root: PathBuf, program: PathBuf, user: Option<u32>) -> Self {
+        let guard = Guard::of_containers(&program, &root, user);
+        Self { root, program, user, guard }
     }
 
     /// As an ordinary user, with a directory below `dir` that is his; `None` where this user is one already.
@@ -105,7 +113,7 @@ impl Longshore {
         for path in [dir, &home] {
             std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("chown");
         }
-        Some(Self { root: home.join("root"), program, user: Some(USER) })
+        Some(Self::of(home.join("root"), program, Some(USER)))
     }
 
     /// The words before the arguments, for whoever is its user already.
@@ -162,17 +170,20 @@ impl Drop for Longshore {
             self.run(&[&["rm", "-fv"], ids.as_slice()].concat());
         }
         self.run(&["network", "prune", "-f"]);
+        self.guard.dismiss();
     }
 }
 
-/// A process with a process group of its own, ended when dropped.
-pub(crate) struct Server(Child);
+/// A process with a process group of its own, ended when dropped, or with the test's process.
+pub(crate) struct Server(Child, Guard);
 
 impl Server {
     pub(crate) fn start(command: &mut Command) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn();
-        Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
+        let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let guard = Guard::of_group(child.id());
+        Self(child, guard)
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -189,6 +200,7 @@ impl Drop for Server {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
+        self.1.dismiss();
     }
 }
 
