@@ -83,14 +83,18 @@ impl HostNetworks {
         Ok(Bridge::list(&self.state)?)
     }
 
-    /// Removes the networks that nothing is attached to; `bridge` too, which comes back when it is needed.
+    /// Removes the networks that nothing is attached to and that `goes` says yes to; `bridge` too, which comes back when it is needed.
     ///
     /// # Errors
     /// When one cannot be removed.
-    pub fn prune(&self) -> Result<Vec<String>, BoxError> {
+    pub fn prune(&self, goes: impl Fn(&Bridge) -> bool) -> Result<Vec<String>, BoxError> {
         let mut removed = Vec::new();
         for name in self.list()? {
-            match Bridge::as_is(&self.state, &name).and_then(Bridge::remove) {
+            let bridge = Bridge::as_is(&self.state, &name);
+            if bridge.as_ref().is_ok_and(|bridge| !goes(bridge)) {
+                continue;
+            }
+            match bridge.and_then(Bridge::remove) {
                 Ok(()) => removed.push(name),
                 // Another may have removed it just now.
                 Err(Error::NotFound { .. } | Error::NetworkInUse { .. }) => {}

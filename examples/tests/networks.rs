@@ -33,7 +33,7 @@ nft list ruleset
 const CONNECT: &str = r##"
 say() { sed -e 's/^longshore: //' -e 's/^Error response from daemon: //' -e 's/[0-9a-f]\{64\}/ID/g'; }
 ping() { $D exec $1 ping -c 1 -W 10 $2 2>/dev/null | grep -o '1 packets received\|bad address' || echo no answer; }
-reach() { busybox wget -T 10 -q -O - http://127.0.0.1:18080/text; $D port web | grep -c 0.0.0.0:18080; }
+reach() { curl -sm 20 http://127.0.0.1:18080/text; $D port web | grep -c 0.0.0.0:18080; }
 links() { $D exec $1 ls /sys/class/net | grep -c eth; }
 of() { $D inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' $1; }
 $D network create --subnet 10.88.0.0/24 back > $W/id; $D network create --subnet 10.89.0.0/24 front > $W/id
@@ -62,7 +62,32 @@ $D network ls -f type=custom --format '{{.Name}} {{.Driver}}' | sort
 $D rm -f web db lone; $D network prune -f | grep -c 'back\|front'
 "##;
 
-/// Runs [`CONNECT`] in a network namespace of its own.
+/// Played after [`CONNECT`]: addresses that are planned, labels, filters.
+const PLAN: &str = r##"
+echo planned; $D network create --subnet 10.90.0.0/16 --gateway 10.90.9.9 --ip-range 10.90.5.7/24 --aux-address a=10.90.5.1 --aux-address b=10.90.7.7 --label x=y --label z plan > $W/id
+$D network inspect -f '{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}} {{.AuxiliaryAddresses.a}} {{.AuxiliaryAddresses.b}} {{end}}{{json .Labels}} {{.Internal}} {{.EnableIPv6}} {{.Attachable}} {{.ConfigOnly}} {{.IPAM.Driver}}' plan
+$D run --rm --network plan bb sh -c 'ip route | grep -o "default via [0-9.]*"; ip addr show eth0 | grep -o "inet 10\.90\.5\."'
+$D run --rm --network plan --ip 10.90.200.1 bb ip addr show eth0 | grep -o 'inet [0-9./]*'
+for taken in 10.90.7.7 10.90.5.1 10.90.9.9; do $D run --rm --network plan --ip $taken bb true > $W/out 2>&1; echo $?; grep -ic 'already in use' $W/out; done
+try() { $D network create "$@" no > $W/out 2>&1; echo $?; head -1 $W/out | say; }
+try --gateway 10.91.0.1; try --ip-range 10.91.0.0/24
+try --subnet 10.91.0.0/16 --gateway 10.92.0.1; try --subnet 10.91.0.0/16 --ip-range 10.92.0.0/24; try --subnet 10.91.0.0/16 --aux-address a=10.92.0.5
+try --subnet 10.91.0.0/16 --gateway x; try --subnet 10.91.0.0/16 --ip-range x; try --subnet 10.91.0.0/16 --aux-address a
+try --subnet 10.91.0.0/16 --subnet 10.91.4.0/24; try --subnet 10.91.0.0/16 --subnet 10.92.0.0/16; try --label =a
+try --subnet 10.91.0.0/16 --gateway 10.91.0.1 --gateway 10.91.0.2; try --subnet 10.91.0.0/16 --ip-range 10.91.1.0/24 --ip-range 10.91.2.0/24
+echo labels; $D network create --internal --label x=n other > $W/id
+for filter in label=x label=x=y label=z label=no; do $D network ls -f $filter --format '{{.Name}} {{.Internal}} {{.IPv6}}' | sort | tr '\n' ';'; done; echo; $D network ls -f name=other --format '{{.Labels}}'
+$D network prune -f --filter label=x=no; $D network prune -f --filter label!=x --filter until=1h; $D network prune -f --filter label=x=n
+$D network prune -f --filter no=1 > $W/out 2>&1; echo $?; $D network prune -f --filter until=1h --filter label=x
+$D create --label keep=1 bb true > $W/id; $D create --label go=1 bb true > $W/id; $D volume create --label go=1 named > $W/id
+$D system prune -f --volumes --filter until=1h 2>&1 | say; $D system prune -f --filter no=1 > $W/out 2>&1; echo $?
+$D system prune -f --filter label=go=1 --filter label!=keep | sed 's/[0-9a-f]\{64\}/ID/; s/space: .*//'; $D ps -aq | wc -l
+$D system prune -f --filter label=x=y | sed 's/space: .*//'; $D network ls -q -f name=plan
+for filter in until=1h no=1; do $D volume prune -f --filter $filter > $W/out 2>&1; echo $?; done; $D volume prune -f --filter label=no | grep -c reclaimed; $D volume ls -q
+$D rm -f $($D ps -aq) > $W/out
+"##;
+
+/// Runs [`CONNECT`] and [`PLAN`] in a network namespace of its own.
 const AROUND: &str = r#"
 ip link set lo up; mkdir "$W"
 if test -n "$DOCKERD"; then
@@ -80,7 +105,7 @@ fn containers_come_and_go_as_with_docker() {
     if !common::root() {
         return skip("bridges need root");
     }
-    if !have(&["unshare", "ip", "busybox", "dockerd", "tar"]) {
+    if !have(&["unshare", "ip", "busybox", "curl", "dockerd", "tar"]) {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
@@ -93,7 +118,7 @@ fn containers_come_and_go_as_with_docker() {
             .env("D", program)
             .env("W", path(name))
             .env("TAR", &tar);
-        succeed(command.env("DOCKERD", daemon).env("SCENE", CONNECT), 240)
+        succeed(command.env("DOCKERD", daemon).env("SCENE", format!("{CONNECT}{PLAN}")), 240)
     };
     std::fs::write(path("daemon.json"), "{}").expect("daemon.json");
     let daemon = format!(

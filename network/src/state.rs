@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -34,12 +34,43 @@ pub(crate) struct Network {
     pub(crate) mtu: Option<u32>,
     #[serde(default)]
     pub(crate) tunnel: Option<Tunnel>,
+    /// Of subnets whose gateway is not the first address.
+    #[serde(default)]
+    pub(crate) gateways: Vec<IpAddr>,
+    /// Of subnets that give out addresses of a part of them only.
+    #[serde(default)]
+    pub(crate) ranges: Vec<IpNet>,
+    #[serde(default)]
+    pub(crate) reserved: BTreeMap<String, IpAddr>,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub(crate) created: u64,
 }
 
 impl Network {
+    /// The bridge's own address in a subnet.
+    pub(crate) fn gateway(&self, subnet: IpNet) -> IpAddr {
+        let own = self.gateways.iter().find(|gateway| subnet.contains(*gateway));
+        own.copied().unwrap_or_else(|| first(subnet))
+    }
+
+    /// The part of a subnet whose addresses are given out, if it is not all of it.
+    pub(crate) fn range(&self, subnet: IpNet) -> Option<IpNet> {
+        self.ranges.iter().find(|range| subnet.contains(*range)).copied()
+    }
+
     /// Whether it has its subnets, the chosen one too.
     pub(crate) fn is_settled(&self) -> bool {
         !self.chosen || self.subnets.iter().any(|subnet| subnet.addr().is_ipv4())
+    }
+}
+
+fn first(subnet: IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + 1).into(),
+        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + 1).into(),
     }
 }
 

@@ -254,3 +254,84 @@ fn repair_removes_what_died_and_mends_what_was_flushed() {
     assert_eq!(bridge.repair(&[]).unwrap().removed, ["live"]);
     assert_same(&empty, &lab.host.dump());
 }
+
+#[test]
+fn a_network_has_its_gateway_range_and_reserved_addresses() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let subnet: ipnet::Ipv4Net = "10.77.0.0/16".parse().unwrap();
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let options = BridgeOptions::new()
+        .subnet(subnet)
+        .gateway(address("10.77.9.9"))
+        .range("10.77.5.7/29".parse::<ipnet::Ipv4Net>().unwrap())
+        .reserve("router", address("10.77.5.1"))
+        .reserve("printer", address("10.77.0.1"))
+        .label("a", "b");
+    let bridge = lab.open("plan", &options);
+    assert_eq!(bridge.gateway(), Some(address("10.77.9.9")));
+    assert_eq!(bridge.ranges(), ["10.77.5.0/29".parse().unwrap()]);
+    assert_eq!(bridge.labels().get("a").map(String::as_str), Some("b"));
+    assert!(bridge.created().elapsed().unwrap() < Duration::from_secs(600));
+    let namespaces: Vec<Netns> = (0..7).map(|_| Netns::new()).collect();
+    let mut leases = Vec::new();
+    // .1 is the router's; the first and the last of the range are left out.
+    for (netns, wanted) in
+        namespaces.iter().zip(["10.77.5.2", "10.77.5.3", "10.77.5.4", "10.77.5.5", "10.77.5.6"])
+    {
+        let lease = bridge.attach(netns.as_fd(), &Endpoint::new()).unwrap();
+        assert_eq!(lease.address(), (address(wanted), 16));
+        leases.push(lease);
+    }
+    let full = bridge.attach(namespaces[5].as_fd(), &Endpoint::new()).unwrap_err();
+    assert!(
+        matches!(&full, Error::PoolExhausted { subnet } if subnet.to_string() == "10.77.5.0/29"),
+        "{full:?}"
+    );
+    for taken in ["10.77.5.1", "10.77.0.1", "10.77.9.9"] {
+        let refused =
+            bridge.attach(namespaces[5].as_fd(), &Endpoint::new().address(address(taken))).unwrap_err();
+        assert!(matches!(refused, Error::AddressInUse { .. }), "{taken}: {refused:?}");
+    }
+    // Others of the subnet may be asked for.
+    let own = bridge.attach(namespaces[5].as_fd(), &Endpoint::new().address(address("10.77.200.1"))).unwrap();
+    assert_eq!(own.gateway(), Some(address("10.77.9.9")));
+    let _server = lab.client.serve(80, "outside");
+    assert_eq!(namespaces[5].curl(&format!("http://{CLIENT}/")).as_deref(), Some("outside"));
+    // All of it is kept.
+    let again = lab.open("plan", &BridgeOptions::new());
+    assert_eq!((again.gateways(), again.reserved().len()), (vec![address("10.77.9.9")], 2));
+
+    // A range of one.
+    let one = BridgeOptions::new().subnet("10.78.0.0/24".parse().unwrap());
+    let one = lab.open("one", &one.range("10.78.0.5/32".parse::<ipnet::Ipv4Net>().unwrap()));
+    let lease = one.attach(namespaces[6].as_fd(), &Endpoint::new()).unwrap();
+    assert_eq!(lease.address().0, address("10.78.0.5"));
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let state = tempfile::tempdir().unwrap();
+    let base = || BridgeOptions::new().subnet("10.77.0.0/16".parse().unwrap());
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let net = |text: &str| text.parse::<ipnet::Ipv4Net>().unwrap();
+    for (options, words) in [
+        (base().gateway(ip("10.78.0.1")), "10.78.0.1 is in none of its subnets"),
+        (base().gateway(ip("10.77.0.1")).gateway(ip("10.77.0.2")), "more than one gateway in 10.77.0.0/16"),
+        (base().gateway(ip("10.77.0.0")), "10.77.0.0 is not usable"),
+        (base().range(net("10.78.0.0/24")), "10.78.0.0/24 is in none of its subnets"),
+        (base().range(net("10.77.0.0/24")).range(net("10.77.1.0/24")), "more than one range in 10.77.0.0/16"),
+        (base().reserve("a", ip("10.78.0.1")), "10.78.0.1 is in none of its subnets"),
+        (BridgeOptions::new().gateway(ip("10.77.0.1")), "10.77.0.1 is in none of its subnets"),
+    ] {
+        let said = lab.host.run(|| longshore_network::Bridge::open(state.path(), "n", &options)).unwrap_err();
+        assert!(said.to_string().contains(words), "{said}");
+        assert_eq!(longshore_network::Bridge::list(state.path()).unwrap(), [""; 0], "{words}");
+    }
+}

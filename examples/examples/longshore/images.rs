@@ -6,11 +6,11 @@ use clap::Args;
 use longshore_examples::find_image;
 use longshore_image::{Ctx, Image, ImageRecord, Store, VerifyOptions};
 use longshore_registry_client::Reference;
-use longshore_runtime::containers::parse;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::failure::{Failure, Result, each};
+use crate::filters::{PruneFilters, bad_filter, has_label};
 use crate::{output, registry};
 
 /// `images`
@@ -277,58 +277,18 @@ impl Filter {
             Self::Since(time) => created(&record.image).unwrap_or(0) > *time,
             // Picks names, not images.
             Self::Reference => true,
-            Self::Label(wanted) => has_label(&record.image, wanted),
+            Self::Label(wanted) => has_label(&|name| label(&record.image, name), wanted),
         }
     }
 }
 
-/// `--filter` of `image prune`.
-enum PruneFilter {
-    /// Made at this time (seconds since 1970) or before.
-    Until(i64),
-    Label(String),
-    NoLabel(String),
+fn label(image: &Image, name: &str) -> Option<String> {
+    image.config().oci.config().as_ref()?.labels().as_ref()?.get(name).cloned()
 }
 
-impl PruneFilter {
-    fn parse(text: &str) -> Result<Self> {
-        if let Some(label) = text.strip_prefix("label!=") {
-            return Ok(Self::NoLabel(label.to_owned()));
-        }
-        match text.split_once('=') {
-            Some(("label", label)) => Ok(Self::Label(label.to_owned())),
-            Some(("until", time)) => {
-                let time = parse::time(time, std::time::SystemTime::now())?;
-                let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                Ok(Self::Until(since.as_secs().cast_signed()))
-            }
-            Some((key, _)) => Err(Failure::new(format!("invalid filter '{key}'"))),
-            None => Err(bad_filter(text, "--filter")),
-        }
-    }
-
-    fn matches(&self, image: &Image) -> bool {
-        match self {
-            Self::Until(time) => created(image).unwrap_or(0) <= *time,
-            Self::Label(wanted) => has_label(image, wanted),
-            Self::NoLabel(unwanted) => !has_label(image, unwanted),
-        }
-    }
-}
-
-/// A flag that cannot be read.
-fn bad_filter(text: &str, flag: &str) -> Failure {
-    let why = "bad format of filter (expected name=value)";
-    Failure { code: 125, message: format!("invalid argument \"{text}\" for \"{flag}\" flag: {why}") }
-}
-
-/// `name` or `name=value`
-fn has_label(image: &Image, wanted: &str) -> bool {
-    let labels = image.config().oci.config().as_ref().and_then(|c| c.labels().as_ref());
-    labels.is_some_and(|labels| match wanted.split_once('=') {
-        Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
-        None => labels.contains_key(wanted),
-    })
+/// Whether an image may go.
+pub(crate) fn goes(filters: &PruneFilters, image: &Image) -> bool {
+    filters.matches(created(image).unwrap_or(0), &|name| label(image, name))
 }
 
 /// Seconds since 1970, if the image says when it was made.
@@ -513,9 +473,7 @@ pub(crate) fn inspect(app: &App, name: &str) -> Result<Value> {
 }
 
 pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
-    let filters = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<Vec<_>>>()?;
-    // Every one of them must agree.
-    let goes = |image: &Image| filters.iter().all(|filter| filter.matches(image));
+    let filters = PruneFilters::parse(&args.filter)?;
     let what = if args.all {
         "all images without at least one container associated to them"
     } else {
@@ -524,8 +482,11 @@ pub(crate) fn prune(app: &App, args: &ImagePruneArgs) -> Result<()> {
     if !args.force && !crate::system::confirmed(&format!("WARNING! This will remove {what}."))? {
         return Ok(());
     }
-    let (untagged, collected) =
-        app.host()?.store().prune(args.all, &goes, Ctx { progress: &|_| {}, cancel: app.cancel() })?;
+    let (untagged, collected) = app.host()?.store().prune(
+        args.all,
+        &|image| goes(&filters, image),
+        Ctx { progress: &|_| {}, cancel: app.cancel() },
+    )?;
     if !untagged.is_empty() || !collected.images.is_empty() {
         output::line("Deleted Images:");
     }

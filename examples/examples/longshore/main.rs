@@ -10,6 +10,7 @@ mod archive;
 mod build;
 mod create;
 mod failure;
+mod filters;
 mod images;
 mod lifecycle;
 mod login;

@@ -172,6 +172,11 @@ pub(crate) fn date(created: i64) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
 }
 
+/// `2026-01-02T03:04:05Z`
+pub(crate) fn timestamp(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+}
+
 /// RFC 3339 to seconds since 1970; 0 where it does not parse.
 pub(crate) fn seconds(time: &str) -> i64 {
     time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second)

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::failure::{Failure, Result, each};
-use crate::{images, output, ps};
+use crate::filters::PruneFilters;
+use crate::{images, network, output, ps};
 
 /// `volume`
 #[derive(Debug, Subcommand)]
@@ -172,29 +173,36 @@ pub(crate) struct SystemPruneArgs {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
+    /// Provide filter values (e.g. "label=<key>=<value>"): label, label!, until
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
     /// Prune anonymous volumes
     #[arg(long)]
     volumes: bool,
 }
 
 pub(crate) fn prune(app: &App, args: &SystemPruneArgs) -> Result<()> {
+    let filters = PruneFilters::parse(&args.filter)?;
+    if args.volumes && filters.has_until() {
+        return Err(Failure::new("ERROR: The \"until\" filter is not supported with \"--volumes\""));
+    }
     if !args.force && !confirmed(&warning(args))? {
         return Ok(());
     }
     let containers = app.containers()?;
-    let gone = containers.prune(&Filters::new())?;
+    let gone = containers.prune(&ps::filters(&args.filter)?)?;
     let mut bytes = gone.bytes;
     list("Deleted Containers:", &gone.removed);
     if args.volumes {
-        let gone = containers.volumes().prune(false, &Filters::new())?;
+        let gone = containers.volumes().prune(false, &ps::filters(&args.filter)?)?;
         bytes += gone.bytes;
         list("Deleted Volumes:", &gone.removed);
     }
     let host = app.host()?;
     host.sweep_builds().map_err(|e| Failure::from(&*e))?;
-    list("Deleted Networks:", &host.networks().prune().map_err(|e| Failure::from(&*e))?);
+    list("Deleted Networks:", &network::unused(app, &filters)?);
     let ctx = Ctx { progress: &|_| {}, cancel: app.cancel() };
-    let (untagged, collected) = host.store().prune(args.all, &|_| true, ctx)?;
+    let (untagged, collected) = host.store().prune(args.all, &|image| images::goes(&filters, image), ctx)?;
     let ids = collected.images.iter().map(|id| format!("deleted: {id}"));
     list(
         "Deleted Images:",
@@ -214,7 +222,12 @@ fn warning(args: &SystemPruneArgs) -> String {
         true => "  - all images without at least one container associated to them\n",
         false => "  - all dangling images\n",
     });
-    lines.join("\n")
+    let mut text = lines.join("\n");
+    if !args.filter.is_empty() {
+        text += "\n  Items to be pruned will be filtered with:\n";
+        text.extend(args.filter.iter().map(|filter| format!("  - {filter}\n")));
+    }
+    text
 }
 
 pub(crate) fn list(title: &str, lines: &[String]) {

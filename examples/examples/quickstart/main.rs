@@ -318,7 +318,7 @@ impl Traces {
         let mut result = Ok(());
         for host in &self.hosts {
             result = result.and(remove_containers(host));
-            result = result.and(host.networks().prune().map(drop));
+            result = result.and(host.networks().prune(|_| true).map(drop));
         }
         let removed = std::fs::remove_dir_all(&self.dir);
         result.and(removed.map_err(|e| format!("cannot remove {}: {e}", self.dir.display()).into()))

@@ -1,7 +1,7 @@
 //! What a bridge does under its lock.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -46,7 +46,7 @@ impl Inner {
     }
 
     pub(super) fn gateways(&self) -> Vec<IpAddr> {
-        self.network.subnets.iter().map(|subnet| gateway(*subnet)).collect()
+        self.network.subnets.iter().map(|subnet| self.network.gateway(*subnet)).collect()
     }
 
     /// Makes bridge and table what they should be.
@@ -68,7 +68,9 @@ impl Inner {
         let alias = format!("longshore {} {}", self.name, self.state.root().display());
         let mut batch =
             vec![link::set_alias(&network.link, longest(&alias, LONGEST_ALIAS)), link::set_up(index)];
-        batch.extend(network.subnets.iter().map(|s| link::add_address(index, with_address(*s, gateway(*s)))));
+        batch.extend(
+            network.subnets.iter().map(|s| link::add_address(index, with_address(*s, network.gateway(*s)))),
+        );
         sockets.route.apply(batch).map_err(|(_, e)| Error::kernel(doing())(e))?;
         let Some(tunnel) = network.tunnel else { return Ok(()) };
         let (name, end) = sockets.dig(&network.link, index, tunnel)?;
@@ -148,11 +150,31 @@ impl Inner {
         };
         for subnet in &self.network.subnets {
             let wanted = endpoint.address.filter(|a| a.is_ipv4() == subnet.addr().is_ipv4());
-            let address = self.ipam.allocate(*subnet, &self.gateways(), &endpoint.id, wanted)?;
+            let address = self.allocate(*subnet, &endpoint.id, wanted)?;
             record.addresses.push(with_address(*subnet, address));
         }
         record.mac = endpoint.mac.unwrap_or_else(|| mac(record.addresses[0].addr()));
         Ok(record)
+    }
+
+    /// An address of the subnet: the one that is wanted, or one of the range.
+    fn allocate(&self, subnet: IpNet, owner: &str, wanted: Option<IpAddr>) -> Result<IpAddr> {
+        let mut reserved = self.gateways();
+        reserved.extend(self.network.reserved.values());
+        match self.network.range(subnet).filter(|_| wanted.is_none()) {
+            None => self.ipam.allocate(subnet, &reserved, owner, wanted),
+            // A subnet of this size has no address to give but its first and its last.
+            Some(range) if range.max_prefix_len() - range.prefix_len() < 2 => {
+                for address in range.hosts() {
+                    match self.ipam.allocate(subnet, &reserved, owner, Some(address)) {
+                        Err(Error::AddressInUse { .. } | Error::AddressOutside { .. }) => {}
+                        done => return done,
+                    }
+                }
+                Err(Error::PoolExhausted { subnet: range })
+            }
+            Some(range) => self.ipam.allocate(range, &reserved, owner, None),
+        }
     }
 
     fn permit_ports(&self, ports: &[PortMapping]) -> Result<()> {
@@ -338,14 +360,6 @@ fn longest(text: &str, bytes: usize) -> &str {
 
 fn with_address(subnet: IpNet, address: IpAddr) -> IpNet {
     IpNet::new_assert(address, subnet.prefix_len())
-}
-
-/// The first address of the subnet is the bridge's.
-pub(crate) fn gateway(subnet: IpNet) -> IpAddr {
-    match subnet {
-        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + 1).into(),
-        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + 1).into(),
-    }
 }
 
 /// From the address: whoever has an address next has the same MAC, and no neighbour's cache is stale.

@@ -4,14 +4,16 @@ mod inner;
 mod settings;
 mod sockets;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::ipam::{DirIpam, Ipam};
+use crate::ipam::{self, DirIpam, Ipam};
 use crate::lease::Lease;
 use crate::netlink::nft;
 use crate::netns::Host;
@@ -34,6 +36,14 @@ pub struct BridgeOptions {
     pub internal: bool,
     /// MTU in bytes; `None` is the default route's.
     pub mtu: Option<u32>,
+    /// The bridge's own address in a subnet, at most one in each; else it is the subnet's first.
+    pub gateways: Vec<IpAddr>,
+    /// The part of a subnet whose addresses are given out, at most one of each; others are had by asking for them.
+    pub ranges: Vec<IpNet>,
+    /// Addresses of others in the subnets, by name; no endpoint gets them.
+    pub reserved: BTreeMap<String, IpAddr>,
+    /// Means nothing here.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl BridgeOptions {
@@ -59,6 +69,26 @@ impl BridgeOptions {
     /// Sets the MTU in bytes.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
+        self
+    }
+    /// Sets the bridge's own address in the subnet that holds it.
+    pub fn gateway(mut self, address: IpAddr) -> Self {
+        self.gateways.push(address);
+        self
+    }
+    /// Sets the part of its subnet whose addresses are given out.
+    pub fn range(mut self, range: impl Into<IpNet>) -> Self {
+        self.ranges.push(range.into().trunc());
+        self
+    }
+    /// Keeps an address from endpoints.
+    pub fn reserve(mut self, name: impl Into<String>, address: IpAddr) -> Self {
+        self.reserved.insert(name.into(), address);
+        self
+    }
+    /// Sets a label.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
         self
     }
 }
@@ -104,6 +134,7 @@ impl Bridge {
         ipam: impl FnOnce(&State) -> Result<Box<dyn Ipam>>,
     ) -> Result<Self> {
         check_name("network name", name)?;
+        options.map_or(Ok(()), |options| check(name, options))?;
         let state = State::open(state)?;
         let _lock = state.lock()?;
         let mut sockets = Sockets::open()?;
@@ -196,6 +227,36 @@ impl Bridge {
     /// The address of the bridge, by which endpoints reach the outside; none if the network is internal.
     pub fn gateway(&self) -> Option<IpAddr> {
         self.0.gateways().first().copied().filter(|_| !self.0.network.internal)
+    }
+
+    /// The bridge's own address in each of its [subnets](Self::subnets), also where it leads nowhere.
+    pub fn gateways(&self) -> Vec<IpAddr> {
+        self.0.gateways()
+    }
+
+    /// The parts of its subnets whose addresses are given out, where these are not all.
+    pub fn ranges(&self) -> &[IpNet] {
+        &self.0.network.ranges
+    }
+
+    /// The addresses that no endpoint gets, by name.
+    pub fn reserved(&self) -> &BTreeMap<String, IpAddr> {
+        &self.0.network.reserved
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.0.network.labels
+    }
+
+    /// Whether it has no route to the outside.
+    pub fn is_internal(&self) -> bool {
+        self.0.network.internal
+    }
+
+    /// When it was made.
+    pub fn created(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.network.created)
     }
 
     /// Puts the network namespace on the bridge: veth, address, routes, published ports.
@@ -302,6 +363,30 @@ fn files(state: &State, name: &str) -> Result<Box<dyn Ipam>> {
     Ok(Box::new(DirIpam::open(state.ip_dir(name))?))
 }
 
+/// Fails if the options contradict each other.
+fn check(name: &str, options: &BridgeOptions) -> Result<()> {
+    let subnets = asked(options);
+    let bad = |reason: String| Err(Error::InvalidOption { network: name.to_owned(), reason });
+    for subnet in &subnets {
+        if options.gateways.iter().filter(|gateway| subnet.contains(*gateway)).count() > 1 {
+            return bad(format!("more than one gateway in {subnet}"));
+        }
+        if options.ranges.iter().filter(|range| subnet.contains(*range)).count() > 1 {
+            return bad(format!("more than one range in {subnet}"));
+        }
+    }
+    for address in options.gateways.iter().chain(options.reserved.values()) {
+        let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(address)) else {
+            return bad(format!("{address} is in none of its subnets"));
+        };
+        ipam::check(*subnet, &[], *address)?;
+    }
+    match options.ranges.iter().find(|range| !subnets.iter().any(|subnet| subnet.contains(*range))) {
+        Some(range) => bad(format!("{range} is in none of its subnets")),
+        None => Ok(()),
+    }
+}
+
 /// Fails if the network is not what is asked for.
 fn fits(name: &str, network: &Network, options: &BridgeOptions, tunnel: Option<Tunnel>) -> Result<()> {
     match contradiction(network, options, tunnel) {
@@ -314,6 +399,14 @@ fn contradiction(network: &Network, options: &BridgeOptions, tunnel: Option<Tunn
     if let Some(subnet) = asked(options).into_iter().find(|subnet| !network.subnets.contains(subnet)) {
         let own: Vec<_> = network.subnets.iter().map(ToString::to_string).collect();
         return Some(format!("its subnets are {}, without {subnet}", own.join(" and ")));
+    }
+    if let Some(gateway) =
+        options.gateways.iter().find(|g| !network.subnets.iter().any(|s| network.gateway(*s) == **g))
+    {
+        return Some(format!("its gateway is another than {gateway}"));
+    }
+    if let Some(range) = options.ranges.iter().find(|range| !network.ranges.contains(range)) {
+        return Some(format!("its addresses are not of {range}"));
     }
     if tunnel != network.tunnel {
         return Some("it is another kind of network, or a tunnel with other ends".to_owned());
@@ -334,6 +427,11 @@ fn new_network(state: &State, name: &str, options: &BridgeOptions) -> Network {
         internal: options.internal,
         mtu: options.mtu,
         tunnel: None,
+        gateways: options.gateways.clone(),
+        ranges: options.ranges.clone(),
+        reserved: options.reserved.clone(),
+        labels: options.labels.clone(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
-use super::inner::{Inner, gateway, hosts, mac, rules};
+use super::inner::{Inner, hosts, mac, rules};
 use crate::firewall::{Firewall, NetworkRules};
 use crate::ipam;
 use crate::netlink::link::{self, Link};
@@ -145,7 +145,7 @@ impl Sockets {
             None if network.tunnel.is_some() => self.default_mtu()? - VXLAN_HEADERS,
             None => self.default_mtu()?,
         };
-        let message = link::create_bridge(&network.link, mac(gateway(network.subnets[0])), mtu);
+        let message = link::create_bridge(&network.link, mac(network.gateway(network.subnets[0])), mtu);
         match self.route.run(message) {
             Err(e) if errno(&e) == Some(Errno::EXIST.raw_os_error()) => Ok(()),
             other => other.map_err(Error::kernel(format!("create bridge {}", network.link))),
