@@ -129,6 +129,11 @@ pub(crate) fn own() -> u64 {
     (0..NAMES.len() as u32).filter(|n| permitted & 1 << n != 0).filter(bounding).fold(0, |m, n| m | 1 << n)
 }
 
+/// One of [`own`].
+pub(crate) fn has(number: u32) -> bool {
+    crate::sys::permitted_capabilities() & 1 << number != 0 && crate::sys::in_bounding_set(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

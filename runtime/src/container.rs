@@ -184,6 +184,21 @@ impl Container {
         }
     }
 
+    /// Changes the schemata of its class of cache and memory bandwidth (`linux.intelRdt`), also for others that are in it. That it has one,
+    /// and which, is settled when it is created.
+    pub fn update_intel_rdt(&self, rdt: &oci_spec::runtime::LinuxIntelRdt) -> Result<()> {
+        let record = self.record()?;
+        match (self.status(&record), &record.groups.class) {
+            (Status::Stopped, _) => {
+                Err(Error::WrongStatus { action: "update", status: Status::Stopped.as_str() })
+            }
+            (_, Some(class)) => class.set(rdt),
+            (_, None) => Err(Error::Unsupported {
+                what: "linux.intelRdt: the container was created without a class".to_owned(),
+            }),
+        }
+    }
+
     /// What it uses now.
     pub fn stats(&self) -> Result<Stats> {
         Ok(self.record()?.groups.stats())

@@ -89,7 +89,7 @@ pub fn features() -> Features {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "netDevices": {"enabled": true},
             "mountExtensions": {"idmap": {"enabled": true}},
         },

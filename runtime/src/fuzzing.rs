@@ -6,68 +6,88 @@ use oci_spec::runtime::Spec;
 
 use crate::caps;
 use crate::cgroup::{Hierarchy, Layout};
+use crate::error::{Error, Result};
 use crate::namespaces::Namespaces;
-use crate::plan::{Input, Mode, RootSource, compile};
+use crate::plan::{Input, Mode, Plan, RootSource, compile};
 use crate::seccomp::Filter;
 
 /// Compiles a `config.json` as `create` and `exec` would, as far as nothing is made or started.
 pub fn plan(json: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<Spec>(json) else { return };
-    let Some(process) = spec.process() else { return };
+    for (mode, user) in [(Mode::Init, false), (Mode::Init, true), (Mode::Exec, false)] {
+        let _ = compiled(&spec, mode, user);
+    }
+}
+
+fn compiled(spec: &Spec, mode: Mode, user: bool) -> Result<Plan> {
+    let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
     let linux = spec.linux().as_ref();
-    let Ok(filter) = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose() else {
-        return;
-    };
+    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
     // Paths of namespaces are opened, so those of the spec are left out.
-    let Ok(namespaces) = Namespaces::new(&Spec::default()) else { return };
+    let namespaces = Namespaces::new(&Spec::default())?;
     let hierarchy = |mount: &str, controller: &str| Hierarchy {
         mount: PathBuf::from(mount),
         controllers: vec![controller.to_owned()],
     };
     let v1 =
         vec![hierarchy("/sys/fs/cgroup/cpu", "cpu"), hierarchy("/sys/fs/cgroup/systemd", "name=systemd")];
-    let layout = Layout { v1, v2: None };
     let given = process.capabilities().clone().unwrap_or_else(crate::runtime::no_capabilities);
     let (sets, _) = caps::sets(&given, caps::all());
-    for (mode, user) in [(Mode::Init, false), (Mode::Init, true), (Mode::Exec, false)] {
-        let input = Input {
-            mode,
-            id: "fuzz",
-            spec: &spec,
-            process,
-            bundle: Path::new("/nonexistent"),
-            root: RootSource::Path(PathBuf::from("/nonexistent")),
-            stdio: [Some(10), None, Some(11)],
-            preserve: &[12],
-            layout: &layout,
-            cgroup_path: Path::new("/fuzz"),
-            cgroup_namespace: user,
-            new_namespaces: namespaces.new,
-            new_user: user,
-            time_offsets: None,
-            joins: &[],
-            in_user_namespace: user,
-            may_set_groups: !user,
-            oom_score_adj: process.oom_score_adj(),
-            caps: Some(sets),
-            available_caps: caps::all(),
-            filter: filter.as_ref(),
-            landlock: None,
-            sync_hooks: true,
-            listener: Some(13),
-            status: 14,
-            keep: &[10, 11, 12, 13, 14],
-            mount_subpaths: &[],
-            mount_sources: &[],
-            no_pivot: false,
-            extra_env: &[],
-        };
-        let _ = compile(&input);
-    }
+    compile(&Input {
+        mode,
+        id: "fuzz",
+        spec,
+        process,
+        bundle: Path::new("/nonexistent"),
+        root: RootSource::Path(PathBuf::from("/nonexistent")),
+        stdio: [Some(10), None, Some(11)],
+        preserve: &[12],
+        layout: &Layout { v1, v2: None, resctrl: None },
+        cgroup_path: Path::new("/fuzz"),
+        cgroup_namespace: user,
+        new_namespaces: namespaces.new,
+        new_user: user,
+        time_offsets: None,
+        joins: &[],
+        in_user_namespace: user,
+        may_set_groups: !user,
+        oom_score_adj: process.oom_score_adj(),
+        caps: Some(sets),
+        available_caps: caps::all(),
+        filter: filter.as_ref(),
+        landlock: None,
+        sync_hooks: true,
+        listener: Some(13),
+        status: 14,
+        keep: &[10, 11, 12, 13, 14],
+        mount_subpaths: &[],
+        mount_sources: &[],
+        no_pivot: false,
+        extra_env: &[],
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// Without SELinux no mount takes a label: which ones would be given it.
+    #[test]
+    fn mounts_with_a_label() {
+        let mut spec = crate::spec::default_spec(["true"]);
+        spec.root_mut().as_mut().unwrap().set_path("/".into());
+        let given = |spec: &Spec| {
+            let plan = compiled(spec, Mode::Init, false).unwrap().bytes;
+            let count = |text: &[u8]| plan.windows(text.len()).filter(|window| *window == text).count();
+            [&b"context\0"[..], b"security.selinux\0", b"some:label:s0:c1,c2\0"].map(count)
+        };
+        spec.linux_mut().as_mut().unwrap().set_mount_label(Some(String::new()));
+        assert_eq!(given(&spec), [0, 0, 0]);
+        spec.linux_mut().as_mut().unwrap().set_mount_label(Some("some:label:s0:c1,c2".to_owned()));
+        // /dev, /dev/pts, /dev/shm, the directories of the cgroup hierarchies, what hides masked ones; and /dev/mqueue.
+        assert_eq!(given(&spec), [5, 1, 6]);
+    }
+
     /// What a fuzzer does, for a moment: values of a real document exchanged for others of every kind.
     #[test]
     fn odd_documents() {

@@ -23,8 +23,8 @@ impl Maps {
         let flat = |maps: &[LinuxIdMapping]| {
             maps.iter().map(|m| [m.container_id(), m.host_id(), m.size()]).collect()
         };
-        let need = 1 << caps::SETGID | 1 << 7;
-        Self { uid: flat(uid), gid: flat(gid), privileged: caps::own() & need == need }
+        let privileged = caps::has(caps::SETGID) && caps::has(caps::SETUID);
+        Self { uid: flat(uid), gid: flat(gid), privileged }
     }
 
     /// One ID each, our own: what the kernel permits without any privilege.
@@ -89,7 +89,7 @@ pub(crate) fn is_inside() -> bool {
 /// `setgroups(2)` is permitted to this process.
 pub(crate) fn may_set_groups() -> bool {
     let denied = fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny");
-    !denied && caps::own() & 1 << caps::SETGID != 0
+    !denied && caps::has(caps::SETGID)
 }
 
 fn text(map: &[[u32; 3]]) -> String {

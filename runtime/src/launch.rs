@@ -80,10 +80,10 @@ impl Launched {
     }
 }
 
-/// Clones on a thread that has moved itself into the v1 groups, where there are any.
+/// Clones on a thread that has moved itself into the v1 groups and the class, where there are any.
 fn born_in(groups: &Groups, request: &Spawn<'_>) -> Result<(u32, OwnedFd)> {
     let clone = || sys::spawn(request).map_err(Error::os("clone3"));
-    if groups.v1.is_empty() {
+    if !groups.to_enter() {
         return clone();
     }
     std::thread::scope(|scope| {

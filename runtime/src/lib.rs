@@ -54,7 +54,7 @@
 //! | [`store`] | where records are kept: on disk, in memory, or where you like |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
-//! Not yet: the systemd cgroup driver, Intel RDT, checkpoints.
+//! Not yet: the systemd cgroup driver, checkpoints.
 #![deny(unsafe_code)]
 
 mod builder;

@@ -60,7 +60,7 @@ impl Namespaces {
     fn enter_owner(&mut self) -> Result<()> {
         if self.joins.is_empty()
             || self.joins.iter().any(|(_, flag)| *flag == libc::CLONE_NEWUSER as u64)
-            || caps::own() & 1 << caps::SYS_ADMIN != 0
+            || caps::has(caps::SYS_ADMIN)
         {
             return Ok(());
         }

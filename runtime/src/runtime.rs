@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::caps;
-use crate::cgroup::{Groups, Layout};
+use crate::cgroup::{Class, Groups, Layout};
 use crate::children::Children;
 use crate::container::Container;
 use crate::created::Created;
@@ -118,7 +119,7 @@ impl Runtime {
     /// The process is in a sealed helper program of its own: however long it waits, it shares no memory with the caller.
     pub fn create(&self, id: &str, spec: &Spec, options: CreateOptions<'_>) -> Result<Created> {
         hooks::check(spec)?;
-        refuse_unknown(spec)?;
+        refuse_unsupported(spec)?;
         check_id(id)?;
         let store = &*self.inner.store;
         let claim = match store.claim(id) {
@@ -272,13 +273,20 @@ impl Runtime {
         warnings: &mut Vec<String>,
     ) -> Result<PathBuf> {
         let path = cgroup_path(linux, making.id);
+        let rdt = linux.and_then(|l| l.intel_rdt().as_ref());
+        let class =
+            rdt.map(|rdt| Class::of(rdt, self.inner.layout.resctrl.as_deref(), making.id)).transpose()?;
         // For whoever has to remove them if the record is never published.
-        making.claim.note(path.as_os_str().as_bytes())?;
+        making.claim.note(&note(&path, class.as_ref()))?;
         making.groups = Groups::create(&self.inner.layout, &path, true, warnings)?;
+        making.groups.class = class;
+        if let Some((class, rdt)) = making.groups.class.as_ref().zip(rdt) {
+            class.create(rdt)?;
+        }
         let resources = linux.and_then(|l| l.resources().as_ref());
         if let Some(resources) = resources {
             // An ordinary user has what is delegated to it, which often is nothing.
-            let lenient = caps::own() & 1 << caps::SYS_ADMIN == 0;
+            let lenient = !caps::has(caps::SYS_ADMIN);
             making.groups.apply(resources, lenient.then_some(warnings))?;
         }
         if !in_user_namespace {
@@ -335,7 +343,8 @@ impl Runtime {
         let Some(claim) = self.inner.store.abandoned(id)? else { return Ok(false) };
         // Without a note no group was made yet.
         if let Some(note) = claim.noted()?.filter(|note| !note.is_empty()) {
-            let path = Path::new(OsStr::from_bytes(&note));
+            let mut noted = note.split(|byte| *byte == 0).map(|path| Path::new(OsStr::from_bytes(path)));
+            let path = noted.next().unwrap_or(Path::new("/"));
             let groups = Groups::existing(&self.inner.layout, path);
             // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -343,10 +352,24 @@ impl Runtime {
                 groups.kill()?;
             }
             groups.remove()?;
+            for class in noted {
+                match fs::remove_dir(class) {
+                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::os("remove a class")(e)),
+                    _ => {}
+                }
+            }
         }
         self.inner.store.remove(id)?;
         Ok(true)
     }
+}
+
+/// The path of the groups, then that of each directory of a class that is made, each after a zero.
+fn note(path: &Path, class: Option<&Class>) -> Vec<u8> {
+    let made = class.into_iter().flat_map(Class::made);
+    let paths: Vec<&[u8]> =
+        std::iter::once(path).chain(made).map(|path| path.as_os_str().as_bytes()).collect();
+    paths.join(&0)
 }
 
 /// A container in the making: unmade when it fails.
@@ -416,14 +439,12 @@ fn root_source<'a>(
     })
 }
 
-/// What this version cannot do, and must not seem to.
-fn refuse_unknown(spec: &Spec) -> Result<()> {
+/// What cannot be done here, and must not seem to be.
+fn refuse_unsupported(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
-    for (field, given) in [("linux.intelRdt", linux.intel_rdt().is_some()), ("linux.mountLabel", label)] {
-        if given {
-            return Err(Error::Unsupported { what: format!("{field}: this version cannot apply it") });
-        }
+    if label && !Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Error::Unsupported { what: "linux.mountLabel: SELinux is not enabled".to_owned() });
     }
     Ok(())
 }
@@ -469,7 +490,7 @@ fn may_adjust_oom(wanted: i32, warnings: &mut Vec<String>) -> bool {
         .ok()
         .and_then(|s| s.trim().parse::<i32>().ok())
         .unwrap_or(0);
-    let may = wanted >= own || caps::own() & 1 << caps::SYS_RESOURCE != 0;
+    let may = wanted >= own || caps::has(caps::SYS_RESOURCE);
     if !may {
         warnings.push(format!(
             "process.oomScoreAdj {wanted} is below {own}, and CAP_SYS_RESOURCE is missing: left as it is"

@@ -96,7 +96,7 @@ fn idmapped(
     else {
         return Err(Error::spec(field, "missing, as are linux.uidMappings and linux.gidMappings"));
     };
-    if caps::own() & 1 << caps::SYS_ADMIN == 0 {
+    if !caps::has(caps::SYS_ADMIN) {
         return Err(Error::Unsupported { what: format!("{field}: ID-mapped mounts are for root") });
     }
     let source =

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio as Std};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{World, also_unprivileged, id, is_root};
 use longshore_runtime::{CreateOptions, Stdio};
@@ -202,9 +202,16 @@ fn nothing_leaks() {
     let name = id("leak");
     run(format!("{name}-first"));
     let before = (entries("/proc/self/fd"), mounts());
+    let mut slowest = Duration::ZERO;
     for n in 0..count(40) {
+        let started = Instant::now();
         run(format!("{name}-{n}"));
+        slowest = slowest.max(started.elapsed());
     }
+    // A limit on time is for a long run on a machine of one's own.
+    let limit = Duration::from_secs(if std::env::var_os("LONGSHORE_STARTS").is_some() { 5 } else { 60 });
+    println!("slowest of {}: {slowest:?}", count(40));
+    assert!(slowest < limit, "{slowest:?}");
     std::thread::scope(|scope| {
         for n in 0..count(20).min(100) {
             let (run, name) = (&run, &name);

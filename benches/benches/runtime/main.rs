@@ -1,7 +1,8 @@
 //! Starting `/bin/true` in a container and waiting for its end, beside crun, runc, bubblewrap and the floor (`floor.rs`: the same system
 //! calls and nothing else): back to back, after a pause, and from a large host process; and exec beside nsenter.
 //!
-//! As root: `cargo build --release -p longshore-examples --example longshore-oci && cargo bench -p longshore-benches --bench runtime`.
+//! As root: `cargo rustc --release -p longshore-examples --example longshore-oci -- -C target-feature=+crt-static`, so that the program is
+//! static, then `cargo bench -p longshore-benches --bench runtime`.
 //! LONGSHORE_BENCH_ROUNDS sets the number of rounds, LONGSHORE_BENCH_GIB the size of the large host.
 
 use std::fs;

@@ -31,8 +31,9 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// A command.
+/// A command. Their arguments are set up for the one that is asked for: for all of them that takes a tenth of a container's start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Make a container, without starting its process.
     Create(Create),
@@ -125,7 +126,7 @@ pub(crate) enum Command {
     Features,
 }
 
-/// `create` and `run`.
+// `create` and `run`. (A doc comment would become the command's description.)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Create {
     /// Directory with config.json.
@@ -162,7 +163,7 @@ pub(crate) struct Create {
     pub(crate) id: String,
 }
 
-/// `exec`.
+// `exec`. (A doc comment would become the command's description.)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Exec {
     /// File with the process as in config.json.
@@ -223,7 +224,7 @@ pub(crate) struct Exec {
     pub(crate) command: Vec<String>,
 }
 
-/// `update`.
+// `update`. (A doc comment would become the command's description.)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Update {
     /// File with `linux.resources` as JSON; `-`: standard input.
@@ -253,6 +254,24 @@ pub(crate) struct Update {
     /// 1: run only when nothing else does.
     #[arg(long)]
     pub(crate) cpu_idle: Option<i64>,
+    /// Microseconds of real-time scheduling.
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// Microseconds in a period of real-time scheduling.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// Lines of cache for `schemata` of resctrl.
+    #[arg(long)]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// The line of memory bandwidth for `schemata` of resctrl.
+    #[arg(long)]
+    pub(crate) mem_bw_schema: Option<String>,
+    /// Bytes (accepted: the kernel has no such limit any more).
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) kernel_memory: Option<String>,
+    /// Bytes (accepted: the kernel has no such limit any more).
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) kernel_memory_tcp: Option<String>,
     /// Processors.
     #[arg(long)]
     pub(crate) cpuset_cpus: Option<String>,

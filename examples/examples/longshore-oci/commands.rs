@@ -108,7 +108,9 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         _ => {}
     }
     if args.systemd_cgroup {
-        return failed("--systemd-cgroup: the systemd cgroup driver is not supported");
+        return failed(
+            "--systemd-cgroup: the systemd cgroup driver is not supported; without it groups are made directly",
+        );
     }
     let runtime_root = root(args);
     let runtime = Runtime::new(&runtime_root)?;
@@ -480,6 +482,7 @@ fn update(container: &Container, arguments: &Update) -> Result<()> {
     let cpu = json!({
         "shares": arguments.cpu_share, "quota": arguments.cpu_quota, "period": arguments.cpu_period, "burst": arguments.cpu_burst,
         "idle": arguments.cpu_idle, "cpus": arguments.cpuset_cpus, "mems": arguments.cpuset_mems,
+        "realtimePeriod": arguments.cpu_rt_period, "realtimeRuntime": arguments.cpu_rt_runtime,
     });
     if cpu.as_object().is_some_and(|cpu| cpu.values().any(|v| !v.is_null())) {
         resources.set_cpu(Some(serde_json::from_value(cpu)?));
@@ -489,6 +492,10 @@ fn update(container: &Container, arguments: &Update) -> Result<()> {
     }
     if let Some(weight) = arguments.blkio_weight {
         resources.set_block_io(Some(serde_json::from_value(json!({"weight": weight}))?));
+    }
+    let class = json!({"l3CacheSchema": arguments.l3_cache_schema, "memBwSchema": arguments.mem_bw_schema});
+    if class.as_object().is_some_and(|class| class.values().any(|v| !v.is_null())) {
+        container.update_intel_rdt(&serde_json::from_value(class)?)?;
     }
     Ok(container.update(&resources)?)
 }

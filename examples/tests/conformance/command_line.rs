@@ -121,6 +121,16 @@ fn flags() -> Vec<Trial> {
             oci.fails(&["nonsense"]);
             oci.fails(&["list", "--nonsense"]);
         }),
+        trial(
+            "--systemd-cgroup where there is no systemd is an error that says so, and leaves nothing",
+            |oci| {
+                let bundle = Bundle::new(oci, &json!({"process": {"args": ["touch", "/ran"]}}));
+                let said = oci.fails(&["--systemd-cgroup", "run", "--bundle", &bundle.path(""), &bundle.id]);
+                assert!(said.contains("systemd"), "{said}");
+                assert!(!std::path::Path::new(&bundle.path("rootfs/ran")).exists());
+                oci.fails(&["state", &bundle.id]);
+            },
+        ),
     ]
 }
 
@@ -661,6 +671,9 @@ fn limits() -> Vec<Trial> {
             assert_eq!(group(&bundle, "pids", "pids.max"), "30");
             assert_eq!(group(&bundle, "cpu", "cpu.shares"), "300");
             assert_eq!(group(&bundle, "cpu", "cpu.cfs_quota_us"), "40000");
+            oci.ok(&["update", "--cpu-rt-period", "900000", &bundle.id]);
+            assert_eq!(group(&bundle, "cpu", "cpu.rt_period_us"), "900000");
+            oci.fails(&["update", "--l3-cache-schema", "L3:0=f", &bundle.id]);
             oci.ok(&["update", "--pids-limit", "-1", "--memory", "-1", &bundle.id]);
             assert_eq!(group(&bundle, "pids", "pids.max"), "max");
         }),

@@ -98,6 +98,14 @@ fn process() -> Vec<Case> {
             "pwd",
             Out("/made"),
         ),
+        program("process.args is required", json!({"process": {"args": null}}), Refused),
+        program("process.args without a program is an error", json!({"process": {"args": []}}), Refused),
+        program(
+            "process.args with an empty program is an error",
+            json!({"process": {"args": [""]}}),
+            Refused,
+        ),
+        program("a start needs a process", json!({"process": null}), Refused),
         case("process.cwd must be absolute", json!({"process": {"cwd": "tmp"}}), "pwd", Refused),
         case("process.cwd is required", json!({"process": {"cwd": null}}), "pwd", Refused),
         case(

@@ -77,6 +77,13 @@ fn devices() -> Vec<Case> {
             Out("600"),
         )
         .runc("its own rules do not let it open that /dev/null again"),
+        case(
+            "linux.devices: another file in its place is an error",
+            device(json!({"path": "/bin/busybox"})),
+            "true",
+            Refused,
+        )
+        .runc("it leaves the file as it is"),
         case("linux.devices: an unknown type is an error", device(json!({"type": "z"})), "true", Refused),
         case(
             "default devices are allowed",
@@ -249,6 +256,8 @@ fn kernel() -> Vec<Case> {
         case("linux.sysctl of the network namespace", sysctl("net.ipv4.ip_forward", "1"), "cat /proc/sys/net/ipv4/ip_forward", Out("1")),
         case("linux.sysctl with slashes", sysctl("net/ipv4/conf/lo/forwarding", "1"), "cat /proc/sys/net/ipv4/conf/lo/forwarding", Out("1")),
         case("linux.sysctl of the IPC namespace", sysctl("kernel.msgmax", "12345"), "cat /proc/sys/kernel/msgmax", Out("12345")),
+        case("linux.intelRdt without resctrl is an error", json!({"linux": {"intelRdt": {"closID": "longshore-nope"}}}), "true", Refused).runc("it ignores the section"),
+        case("linux.mountLabel without SELinux is an error", json!({"linux": {"mountLabel": "system_u:object_r:container_file_t:s0"}}), "true", Refused),
         case("linux.sysctl of the whole machine is an error", sysctl("kernel.panic", "0"), "true", Refused),
         case("linux.sysctl of a namespace that is not the container's is an error", json!({"linux": {"sysctl": {"net.ipv4.ip_forward": "1"},
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]}, "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}), "true", Refused),
@@ -373,6 +382,33 @@ fn seccomp() -> Vec<Case> {
             Out("not permitted"),
         ),
         case(
+            "seccomp: an error number for an action that has none is an error",
+            filter("SCMP_ACT_ALLOW", json!([{"names": mkdir, "action": "SCMP_ACT_KILL", "errnoRet": 5}])),
+            "true",
+            Refused,
+        )
+        .runc("it ignores the number"),
+        case(
+            "seccomp: a default error number for an action that has none is an error",
+            json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 5}}}),
+            "true",
+            Refused,
+        )
+        .runc("it ignores the number"),
+        case(
+            "seccomp: metadata for a listener that is not named is an error",
+            json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}}}),
+            "true",
+            Refused,
+        )
+        .runc("it ignores the metadata"),
+        case(
+            "seccomp: a listener that is not asked is ignored",
+            json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/nope", "listenerMetadata": "x"}}}),
+            "echo in",
+            Out("in"),
+        ),
+        case(
             "seccomp is inherited",
             filter("SCMP_ACT_ALLOW", json!([{"names": mkdir, "action": "SCMP_ACT_ERRNO"}])),
             "sh -c 'mkdir /tmp/x' 2>&1 | grep -o 'not permitted'",
@@ -442,6 +478,7 @@ fn users() -> Vec<Case> {
 fn scheduling() -> Vec<Case> {
     let old = "runtime-spec 1.1 and later brought it, runc 1.1.5 has 1.0";
     vec![
+        case("process.ioPriority of an unknown class is an error", json!({"process": {"ioPriority": {"class": "IOPRIO_CLASS_NOPE", "priority": 6}}}), "true", Refused).runc(old),
         case("process.ioPriority", json!({"process": {"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6}}}), "busybox ionice -p $$", Out("best-effort: prio 6")).runc(old),
         case("process.scheduler nice", json!({"process": {"scheduler": {"policy": "SCHED_OTHER", "nice": 7}}}), "cut -d' ' -f19 /proc/self/stat", Out("7")).runc(old),
         case("process.scheduler batch", json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "cut -d' ' -f41 /proc/self/stat", Out("3")).runc(old),

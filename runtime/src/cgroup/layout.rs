@@ -11,6 +11,8 @@ pub(crate) struct Layout {
     pub(crate) v1: Vec<Hierarchy>,
     /// Mount point of cgroup2.
     pub(crate) v2: Option<PathBuf>,
+    /// Mount point of resctrl.
+    pub(crate) resctrl: Option<PathBuf>,
 }
 
 /// A v1 hierarchy.
@@ -68,6 +70,7 @@ impl Layout {
             }
             match kind {
                 "cgroup2" if layout.v2.is_none() => layout.v2 = Some(mount.into()),
+                "resctrl" if layout.resctrl.is_none() => layout.resctrl = Some(mount.into()),
                 "cgroup" => {
                     let controllers: Vec<String> = options
                         .split(',')
@@ -100,9 +103,11 @@ mod tests {
             "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
              40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd\n\
              41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n\
+             42 31 0:39 / /sys/fs/resctrl rw,relatime - resctrl resctrl rw\n\
              50 31 0:29 /other /mnt/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n",
         );
         assert_eq!(layout.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(layout.resctrl.as_deref(), Some(Path::new("/sys/fs/resctrl")));
         assert_eq!(layout.v1.iter().map(Hierarchy::name).collect::<Vec<_>>(), ["cpu,cpuacct", "systemd"]);
     }
 }

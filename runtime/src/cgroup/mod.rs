@@ -8,10 +8,12 @@ mod devices;
 mod layout;
 mod limits;
 mod oom;
+mod rdt;
 mod stats;
 
 pub(crate) use layout::{Hierarchy, Layout, join};
 pub use oom::OomEvents;
+pub(crate) use rdt::Class;
 pub use stats::Stats;
 
 use std::fs;
@@ -35,6 +37,9 @@ pub(crate) struct Groups {
     /// Members that were killed for memory before the container was made: the spec may name groups that are there.
     #[serde(default)]
     oom_kills_before: u64,
+    /// The class of cache and memory bandwidth.
+    #[serde(default)]
+    pub(crate) class: Option<Class>,
 }
 
 impl Groups {
@@ -63,6 +68,7 @@ impl Groups {
             v1: layout.v1.iter().filter_map(|h| Some((h.controllers.clone(), there(&h.mount)?))).collect(),
             v2: layout.v2.as_deref().and_then(there),
             oom_kills_before: 0,
+            class: None,
         }
     }
 
@@ -117,12 +123,17 @@ impl Groups {
         devices::apply(self, resources)
     }
 
-    /// Moves the calling thread into the v1 groups.
+    /// There are such as a thread has to enter before it clones.
+    pub(crate) fn to_enter(&self) -> bool {
+        !self.v1.is_empty() || self.class.is_some()
+    }
+
+    /// Moves the calling thread into the v1 groups and the class.
     pub(crate) fn enter(&self) -> Result<()> {
         for (_, dir) in &self.v1 {
             write(&dir.join("tasks"), "0")?;
         }
-        Ok(())
+        self.class.iter().try_for_each(Class::enter)
     }
 
     /// The v2 group for `CLONE_INTO_CGROUP`.
@@ -236,7 +247,7 @@ impl Groups {
                 let _ = fs::remove_dir(parent);
             }
         }
-        Ok(())
+        self.class.iter().try_for_each(Class::remove)
     }
 }
 

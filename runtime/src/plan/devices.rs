@@ -19,6 +19,8 @@ struct Node {
     device: u64,
     uid: u32,
     gid: u32,
+    /// It is of `linux.devices`: nothing else may stand in its place.
+    listed: bool,
 }
 
 /// config-linux.md, "Default Devices".
@@ -57,7 +59,8 @@ pub(super) fn devices(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     for (path, major, minor) in DEFAULT {
         if !nodes.iter().any(|n| n.path == path) {
             let device = libc::makedev(major, minor);
-            nodes.push(Node { path: path.to_owned(), mode: libc::S_IFCHR | 0o666, device, uid: 0, gid: 0 });
+            let (path, mode) = (path.to_owned(), libc::S_IFCHR | 0o666);
+            nodes.push(Node { path, mode, device, uid: 0, gid: 0, listed: false });
         }
     }
     for node in nodes.iter().filter(|_| input.in_user_namespace) {
@@ -101,6 +104,7 @@ fn node(device: &oci_spec::runtime::LinuxDevice) -> Result<Node> {
         },
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        listed: true,
     })
 }
 
@@ -136,6 +140,15 @@ fn make_node(b: &mut Builder, node: &Node, open: &mut Option<String>) -> Result<
         );
     }
     b.skip_err_to_here(first);
+    if node.listed {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        b.call("openat", libc::SYS_openat, [Arg::Slot(slot::DIR), name.into(), flags.into()]).out(slot::A);
+        let kind = node.mode & libc::S_IFMT;
+        let (major, minor) = (libc::major(node.device), libc::minor(node.device));
+        let args = [Arg::Slot(slot::A), kind.into(), major.into(), minor.into()];
+        b.op("is the device that is wanted", op::IS_DEVICE, args);
+        b.close(slot::A);
+    }
     Ok(())
 }
 

@@ -60,8 +60,12 @@ fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
     }
     // Read-only only when all is in it.
     let later = if options.copy_up { options.set & attr::RDONLY } else { 0 };
-    let at_once = Options { set: options.set & !later, ..options.clone() };
+    let mut at_once = Options { set: options.set & !later, ..options.clone() };
+    at_once.data.extend(context(input, kind));
     create(b, kind, &source, &at_once, slot::A)?;
+    if kind == "mqueue" {
+        label_root(b, input)?;
+    }
     target(b, &path, false, resolve, slot::B)?;
     if !on_proc {
         not_on_proc(b, slot::B);
@@ -81,6 +85,33 @@ fn one(b: &mut Builder, input: &Input<'_>, mount: &Mount) -> Result<()> {
     propagate(b, slot::A, &options);
     b.close(slot::A);
     b.close(slot::B);
+    Ok(())
+}
+
+/// `linux.mountLabel` as a mount option. The kernel labels what is in a procfs, a sysfs and a cgroup itself, and lets nobody choose; an
+/// mqueue takes no option.
+fn context(input: &Input<'_>, kind: &str) -> Option<(String, Option<String>)> {
+    let labelled = !matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2");
+    mount_label(input).filter(|_| labelled).map(|label| ("context".to_owned(), Some(label.to_owned())))
+}
+
+fn mount_label<'a>(input: &Input<'a>) -> Option<&'a str> {
+    let label = input.spec.linux().as_ref()?.mount_label().as_deref();
+    label.filter(|label| !label.is_empty())
+}
+
+/// Labels the root directory of the mount in [`slot::A`].
+fn label_root(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let Some(label) = mount_label(input) else { return Ok(()) };
+    let about = b.last_label();
+    b.label(format!("{about}: linux.mountLabel"));
+    let (here, name, value) = (b.c(c"."), b.c(c"security.selinux"), b.text("linux.mountLabel", label)?);
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    b.call("openat", libc::SYS_openat, [Arg::Slot(slot::A), here.into(), flags.into()]).out(slot::B);
+    let args = [Arg::Slot(slot::B), name.into(), value.into(), (label.len() + 1).into(), 0.into()];
+    b.call("fsetxattr", libc::SYS_fsetxattr, args);
+    b.close(slot::B);
+    b.label(about);
     Ok(())
 }
 
@@ -384,7 +415,8 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
         b.close(slot::B);
         return Ok(());
     }
-    let tmpfs = Options::parse(&["nosuid", "nodev", "noexec", "mode=755", "size=64k"]);
+    let mut tmpfs = Options::parse(&["nosuid", "nodev", "noexec", "mode=755", "size=64k"]);
+    tmpfs.data.extend(context(input, "tmpfs"));
     // Made while it is attached nowhere: nobody else can reach into it.
     create(b, "tmpfs", "tmpfs", &tmpfs, slot::TMPFS)?;
     target(b, path, false, IN_ROOT, slot::B)?;
@@ -445,13 +477,9 @@ pub(super) fn masked_and_readonly(b: &mut Builder, input: &Input<'_>) -> Result<
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
     if !masked.is_empty() {
         b.label("linux.maskedPaths");
-        create(
-            b,
-            "tmpfs",
-            "tmpfs",
-            &Options::parse(&["ro", "nosuid", "nodev", "noexec", "nr_blocks=1", "nr_inodes=1"]),
-            slot::EMPTY,
-        )?;
+        let mut options = Options::parse(&["ro", "nosuid", "nodev", "noexec", "nr_blocks=1", "nr_inodes=1"]);
+        options.data.extend(context(input, "tmpfs"));
+        create(b, "tmpfs", "tmpfs", &options, slot::EMPTY)?;
     }
     for path in masked {
         b.label(format!("linux.maskedPaths {path}"));
@@ -517,5 +545,9 @@ pub(super) fn null_device(b: &mut Builder) {
     b.label("/dev/null");
     let path = b.c(c"/dev/null");
     open_path(b, path, libc::O_NOFOLLOW, slot::NULL);
-    b.op("is a null device", op::IS_DEVICE, [Arg::Slot(slot::NULL), 1.into(), 3.into()]);
+    b.op(
+        "is a null device",
+        op::IS_DEVICE,
+        [Arg::Slot(slot::NULL), libc::S_IFCHR.into(), 1.into(), 3.into()],
+    );
 }

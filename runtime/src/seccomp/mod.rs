@@ -95,6 +95,9 @@ impl Filter {
                 "the filter is longer than the kernel's 4096 instructions",
             ));
         }
+        if seccomp.listener_metadata().is_some() && seccomp.listener_path().is_none() {
+            return Err(Error::spec("linux.seccomp.listenerMetadata", "without listenerPath"));
+        }
         let mut flags = seccomp.flags().iter().flatten().fold(0, |all, f| all | flag(*f));
         let listener = seccomp.listener_path().clone().filter(|_| notifies);
         if notifies {
@@ -181,6 +184,9 @@ fn unknown(seccomp: &LinuxSeccomp, default: u32) -> u32 {
 }
 
 fn action(action: Action, errno: Option<u32>) -> Result<u32> {
+    if errno.is_some() && !matches!(action, Action::ScmpActErrno | Action::ScmpActTrace) {
+        return Err(Error::spec("linux.seccomp.errnoRet", format!("{action} has no error number")));
+    }
     let errno = errno.unwrap_or(libc::EPERM as u32);
     if errno > 4095 {
         return Err(Error::spec("linux.seccomp.errnoRet", "is above 4095"));

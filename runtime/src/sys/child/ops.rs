@@ -33,7 +33,7 @@ pub(crate) fn run(machine: &mut Machine, operation: u32, a: &[u64; 6]) -> i64 {
         op::FORK => fork(machine, a[0]),
         op::PARK => park(machine, a[0]),
         op::MASK => mask(machine, a[0], a[1], a[2], a[3]),
-        op::IS_DEVICE => is_device(a[0], a[1], a[2]),
+        op::IS_DEVICE => is_device(a[0], a[1] as u16, a[2], a[3]),
         op::CHDIR => chdir(a[0]),
         op::EXEC => exec(a[0] as *const u64, a[1], a[2]),
         op::RESET_SIGNALS => reset_signals(),
@@ -411,10 +411,11 @@ pub(crate) fn stat(fd: u64) -> Result<Stat, i64> {
     Ok(Stat { mode, uid: buffer[5], gid: buffer[6], major: buffer[32], minor: buffer[33] })
 }
 
-fn is_device(fd: u64, major: u64, minor: u64) -> i64 {
+/// It is a device, or a FIFO, of this type (`S_IFCHR`...) and these numbers.
+fn is_device(fd: u64, kind: u16, major: u64, minor: u64) -> i64 {
     match stat(fd) {
         Err(e) => e,
-        Ok(s) if s.mode & 0o170_000 == 0o020_000 && u64::from(s.major) == major && u64::from(s.minor) == minor => 0,
+        Ok(s) if s.mode & 0o170_000 == kind && u64::from(s.major) == major && u64::from(s.minor) == minor => 0,
         Ok(_) => -EINVAL,
     }
 }
