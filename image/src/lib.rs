@@ -50,7 +50,7 @@
 //! | [`Store::import`], [`BlobSource`] | an image from a registry or elsewhere: fetched, hashed, inflated, hashed again and unpacked in one pass, layers in parallel |
 //! | [`Store::adopt`] | what other tools write into the directory, which is an OCI layout to them |
 //! | [`Store::load`], [`Store::save`] | archives of `docker save` and of the OCI |
-//! | [`Store::snapshot`], [`Snapshot`] | writable root file systems: mounted detached, or as directories for an overlay in a user namespace |
+//! | [`Store::snapshot`], [`Snapshot`] | writable root file systems: mounted detached, or as directories for an overlay in a user namespace; or copies, where there is no overlay |
 //! | [`Store::commit_layer`], [`Store::add_layer`], [`Store::create_image`] | new layers and images |
 //! | [`Store::spec`], [`Store::rebase`], [`Store::squash`], [`Store::create_index`], [`Store::export`] | images from images |
 //! | [`Store::remove`], [`Store::collect`], [`Store::prune`] | taking away |

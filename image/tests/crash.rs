@@ -77,7 +77,7 @@ fn sound(store: &Store, what: &str) {
 #[test]
 fn a_store_that_stops_after_any_step_is_sound() {
     let (source, roots) = images();
-    for directories in [true, false] {
+    for (directories, copies) in [(true, false), (false, false), (true, true)] {
         let mut n = 0;
         loop {
             // Hundreds of stores: in memory, where that is possible.
@@ -88,6 +88,7 @@ fn a_store_that_stops_after_any_step_is_sound() {
             let left = Arc::new(AtomicI64::new(n));
             let count = Arc::clone(&left);
             let mut dying = options(directories, Durability::None);
+            dying.copies = copies;
             dying.fault = Some(FaultHook(Arc::new(move |_, _| {
                 if count.fetch_sub(1, Ordering::SeqCst) > 0 {
                     Ok(())
@@ -218,7 +219,9 @@ fn killed_at_any_time_it_is_sound() {
 /// Everything that a store can do, in any order; only the errors that others can cause are allowed.
 fn mob(dir: &Path, source: &Source, roots: &[Descriptor]) {
     let directories = std::env::var_os("LONGSHORE_MOB_DIRECTORIES").is_some();
-    let store = Store::open_with(dir, &options(directories, Durability::None)).unwrap();
+    let mut options = options(directories, Durability::None);
+    options.copies = std::env::var_os("LONGSHORE_MOB_COPIES").is_some();
+    let store = Store::open_with(dir, &options).unwrap();
     let seconds = std::env::var("LONGSHORE_MOB_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let end = Instant::now() + Duration::from_secs(seconds);
     let me = std::process::id();
@@ -307,6 +310,9 @@ fn many_processes_share_a_store() {
             let mut command = helper_command("mob", &dir);
             if n % 2 == 0 {
                 command.env("LONGSHORE_MOB_DIRECTORIES", "1");
+                if n % 4 == 0 {
+                    command.env("LONGSHORE_MOB_COPIES", "1");
+                }
                 if let Some(range) = std::env::var_os("LONGSHORE_MOB_RANGE") {
                     command = in_namespace(&command, range.to_str().unwrap());
                 }

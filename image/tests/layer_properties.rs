@@ -139,9 +139,10 @@ fn a_diff_applied_gives_what_it_was_made_of() {
     if !is_root() {
         return skip("needs root to mount what was unpacked");
     }
-    for directories in [false, true] {
+    for (directories, copies) in [(false, false), (true, false), (false, true), (true, true)] {
         let scratch = tempfile::tempdir().unwrap();
         let store = common::store(scratch.path(), directories);
+        let changing = if copies { common::copying(scratch.path(), directories) } else { store.clone() };
         let base = archive(&[
             dir("a"),
             dir("a/a"),
@@ -156,7 +157,7 @@ fn a_diff_applied_gives_what_it_was_made_of() {
         let base = add(&store, &base).unwrap();
         let changes = prop::collection::vec(change(), 1..25);
         proptest!(cases(), |(changes in changes)| {
-            let snapshot = common::writable(&store, "changing", &[&base]);
+            let snapshot = common::writable(&changing, "changing", &[&base]);
             let mount = snapshot.mount().unwrap();
             changes.iter().for_each(|change| apply(&path_of(&mount), change));
             drop(mount);
@@ -164,14 +165,25 @@ fn a_diff_applied_gives_what_it_was_made_of() {
             let mount = snapshot.mount().unwrap();
             let mut expected = describe(&path_of(&mount));
             drop(mount);
-            let layer = store.commit_layer(&snapshot, &Default::default(), Ctx::none()).unwrap();
-            store.remove_snapshot("changing").unwrap();
-            let mut seen = view(&store, &[&base, &layer]);
             // The time of the root directory is not part of a layer.
-            for tree in [&mut seen, &mut expected] {
-                tree.remove("/");
+            expected.remove("/");
+            let commit = |snapshot| {
+                let layer = store.commit_layer(snapshot, &Default::default(), Ctx::none()).unwrap();
+                let mut seen = view(&store, &[&base, &layer]);
+                seen.remove("/");
+                assert_same(&seen, &expected);
+            };
+            commit(&snapshot);
+            if copies && changes.len() % 4 == 0 {
+                // Elsewhere the kernel's notes of what has changed are lost: all is compared.
+                let all = scratch.path().join("snapshots");
+                let mut moved = std::process::Command::new("cp");
+                moved.arg("-a").args([all.join("changing"), all.join("moved")]);
+                assert!(moved.status().unwrap().success());
+                commit(&store.open_snapshot("moved").unwrap());
+                store.remove_snapshot("moved").unwrap();
             }
-            assert_same(&seen, &expected);
+            store.remove_snapshot("changing").unwrap();
         });
     }
 }
@@ -179,4 +191,38 @@ fn a_diff_applied_gives_what_it_was_made_of() {
 #[test]
 fn all_of_it_with_a_range_of_ids() {
     common::all_with_range("all_of_it_with_a_range_of_ids");
+}
+
+/// A copy is what the overlay shows.
+#[test]
+fn a_copy_is_like_the_mount() {
+    if !is_root() {
+        return skip("needs root to mount what was unpacked");
+    }
+    for directories in [false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = common::store(scratch.path(), directories);
+        let copying = common::copying(scratch.path(), directories);
+        let layers = prop::collection::vec(prop::collection::vec(entry(), 0..12), 1..4);
+        proptest!(cases(), |(layers in layers)| {
+            let tars: Vec<_> = layers.iter().map(|entries| archive(entries)).collect();
+            let layers: Result<Vec<_>, _> = tars.iter().map(|tar| add(&store, tar)).collect();
+            let Ok(layers) = layers else { return Ok(()) };
+            let layers: Vec<_> = layers.iter().collect();
+            let snapshot = common::writable(&copying, "copy", &layers);
+            let mut copied = describe(&snapshot.root().unwrap());
+            let mut nothing = Vec::new();
+            assert_eq!(snapshot.diff(&mut nothing, Ctx::none()).unwrap().entries, 0);
+            store.remove_snapshot("copy").unwrap();
+            let mut shown = view(&store, &layers);
+            // Overlay says how many names a file has in its layer, also where some are hidden.
+            for line in copied.values_mut().chain(shown.values_mut()) {
+                *line = line.split(" links, first").next().unwrap().to_owned();
+                if let Some(cut) = line.rfind(' ').filter(|cut| line[cut + 1..].bytes().all(|b| b.is_ascii_digit())) {
+                    line.truncate(cut);
+                }
+            }
+            assert_same(&copied, &shown);
+        });
+    }
 }

@@ -232,3 +232,25 @@ fn namespaces_are_there() {
         skip("no user namespaces");
     }
 }
+
+/// What denies its owner access is no damage.
+#[test]
+fn sealed_directories_verify() {
+    if is_root() {
+        return as_user("sealed_directories_verify");
+    }
+    let top = tempfile::tempdir().unwrap();
+    let store = common::store(&top.path().join("store"), false);
+    let layer = add(&store, &base()).unwrap();
+    let snapshot = common::writable(&store, "web", &[&layer]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let found = store.verify(&Default::default(), Ctx::none()).unwrap();
+                assert_eq!(found.problems, []);
+            });
+        }
+    });
+    let sealed = snapshot.overlay().unwrap().lower[0].join("sealed");
+    assert_eq!(std::fs::metadata(sealed).unwrap().mode() & 0o7777, 0);
+}

@@ -1,5 +1,6 @@
 //! Layer tars from what has changed on disk.
 
+pub(crate) mod trees;
 pub(crate) mod walk;
 pub(crate) mod writer;
 
@@ -33,16 +34,7 @@ pub(crate) struct Options {
 /// Writes overlay's upper directory as a layer: what was changed is there, what was removed is a whiteout. Each directory
 /// before what it holds, names in the order of their bytes.
 pub(crate) fn upper(dir: &Path, options: &Options, out: &mut dyn Write, ctx: Ctx<'_>) -> Result<DiffOutcome> {
-    let mut diff = Diff {
-        root: dir,
-        options,
-        out: BufWriter::with_capacity(128 << 10, out),
-        links: HashMap::new(),
-        outcome: DiffOutcome::default(),
-        unlocked: Vec::new(),
-        buffer: vec![0; 128 << 10],
-        ctx,
-    };
+    let mut diff = Diff::new(dir, options, out, ctx);
     let root = open_dir(dir)?;
     diff.root(&root)?;
     let mut todo = vec![Vec::new()];
@@ -58,6 +50,10 @@ pub(crate) fn upper(dir: &Path, options: &Options, out: &mut dyn Write, ctx: Ctx
         }
         todo[from..].reverse();
     }
+    finish(diff)
+}
+
+fn finish(mut diff: Diff<'_>) -> Result<DiffOutcome> {
     writer::end(&mut diff.out).and_then(|()| diff.out.flush()).map_err(at("write", "the layer's tar"))?;
     Ok(diff.outcome)
 }
@@ -72,6 +68,21 @@ struct Diff<'a> {
     unlocked: Vec<Unlocked>,
     buffer: Vec<u8>,
     ctx: Ctx<'a>,
+}
+
+impl<'a> Diff<'a> {
+    fn new(root: &'a Path, options: &'a Options, out: &'a mut dyn Write, ctx: Ctx<'a>) -> Self {
+        Self {
+            root,
+            options,
+            out: BufWriter::with_capacity(128 << 10, out),
+            links: HashMap::new(),
+            outcome: DiffOutcome::default(),
+            unlocked: Vec::new(),
+            buffer: vec![0; 128 << 10],
+            ctx,
+        }
+    }
 }
 
 impl Diff<'_> {
@@ -142,10 +153,7 @@ impl Diff<'_> {
     }
 
     fn directory(&mut self, dir: &OwnedFd, path: Vec<u8>, item: &Item) -> Result<Option<Vec<u8>>> {
-        if self.options.owner == Owner::User && item.stat.st_mode & 0o700 != 0o700 {
-            // Stays open until the end: everything below is reached through it.
-            self.unlocked.extend(walk::unlock(dir, item).map_err(at("chmod", self.at(&path)))?);
-        }
+        self.unlock(dir, &path, item)?;
         let Some(fd) = walk::open_below(dir, &item.name, &self.at(&path))? else { return Ok(None) };
         let found = xattrs(&fd, &self.at(&path))?;
         let name = [&path, &b"/"[..]].concat();
@@ -154,6 +162,14 @@ impl Diff<'_> {
             self.marker(&[&name, &b".wh..wh..opq"[..]].concat())?;
         }
         Ok(Some(path))
+    }
+
+    /// Opens up a directory that denies its owner access. It stays so until the end: everything below is reached through it.
+    fn unlock(&mut self, dir: &OwnedFd, path: &[u8], item: &Item) -> Result<()> {
+        if self.options.owner == Owner::User && item.stat.st_mode & 0o700 != 0o700 {
+            self.unlocked.extend(walk::unlock(dir, item).map_err(at("chmod", self.at(path)))?);
+        }
+        Ok(())
     }
 
     fn file(&mut self, dir: &OwnedFd, path: &[u8], item: &Item) -> Result<()> {

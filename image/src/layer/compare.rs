@@ -18,7 +18,7 @@ use super::directory::{Owner, lossy};
 use super::tar::{Data, TarReader};
 use super::tree::{Body, Id, Node, Placed, ROOT, Tree};
 use super::{Limits, place};
-use crate::diff::walk::{self, Item};
+use crate::diff::walk::{self, Item, Unlocked};
 use crate::error::at;
 use crate::{Ctx, Result};
 
@@ -51,7 +51,8 @@ pub(super) fn directory(
     contents: &Contents,
     ctx: Ctx<'_>,
 ) -> Result<Option<String>> {
-    let mut walk = Walk { path: root.to_owned(), owner, tree, contents, inodes: HashMap::new(), ctx };
+    let (inodes, unlocked) = (HashMap::new(), Vec::new());
+    let mut walk = Walk { path: root.to_owned(), owner, tree, contents, inodes, unlocked, ctx };
     let fd = walk::open_dir(root)?;
     let stat = rfs::fstat(&fd).map_err(at("stat", root))?;
     // Depth is bounded by the limit on a path's length; descriptors are not, so directories are opened by path.
@@ -71,6 +72,8 @@ struct Walk<'a> {
     contents: &'a Contents,
     /// Names of one file must lead to one inode.
     inodes: HashMap<Id, u64>,
+    /// Directories that deny their owner access, opened up until this is dropped.
+    unlocked: Vec<Unlocked>,
     ctx: Ctx<'a>,
 }
 
@@ -109,6 +112,9 @@ impl Walk<'_> {
             if self.tree.dir(*child).is_some() {
                 if FileType::from_raw_mode(item.stat.st_mode) != FileType::Directory {
                     return Ok(Some(format!("{} is no directory", below.display())));
+                }
+                if self.owner == Owner::User && item.stat.st_mode & 0o700 != 0o700 {
+                    self.unlocked.extend(walk::unlock(&fd, &item).map_err(at("chmod", &full))?);
                 }
                 todo.push((*child, item, below));
             } else if let Some(what) = self.other(&fd, *child, &item, &below)? {

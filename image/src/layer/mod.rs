@@ -292,6 +292,19 @@ impl Layers {
         self.dir.lock(&format!("layer-{}-{}", diff_id.algorithm(), diff_id.digest()))
     }
 
+    /// Held by who reads directories of an ordinary user: what denies its owner access is opened up for that long, and nobody else should
+    /// see it so, nor close it too early.
+    pub(crate) fn alone(&self, layers: &[Digest], owner: Owner) -> Result<Vec<crate::dir::Lock>> {
+        if owner != Owner::User {
+            return Ok(Vec::new());
+        }
+        // In one order for all, lest two wait for each other.
+        let mut sorted: Vec<&Digest> = layers.iter().collect();
+        sorted.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        sorted.dedup();
+        sorted.into_iter().map(|diff_id| self.lock(diff_id)).collect()
+    }
+
     /// Whether the kernel mounts such layers, tried once for each kernel: the trial's unmounting takes milliseconds, more than the
     /// start of a container does without it.
     fn mounts_erofs(&self) -> bool {

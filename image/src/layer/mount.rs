@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 use super::directory::Owner;
@@ -31,6 +31,12 @@ pub(crate) fn erofs(path: &Path) -> Result<OwnedFd> {
         create(&fs, MountAttrFlags::MOUNT_ATTR_RDONLY)
     };
     mount().map_err(at("mount", path))
+}
+
+/// A detached mount of a directory that lies on a file system already.
+pub(crate) fn tree(path: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).map_err(at("mount", path))
 }
 
 /// Opens a directory as a layer of an overlay.

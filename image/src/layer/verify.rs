@@ -32,6 +32,7 @@ impl Layers {
     ///
     /// `tar` gives that tar, for directories, from the first blob that has it, the second...; an EROFS file holds it, and a hash of the rest.
     pub(crate) fn verify(&self, diff_id: &Digest, tar: Tars<'_>, ctx: Ctx<'_>) -> Result<Verdict> {
+        let _alone = self.alone(std::slice::from_ref(diff_id), self.owner())?;
         let mut verdict = None;
         let file = self.path(diff_id, ".erofs");
         if file.exists() {

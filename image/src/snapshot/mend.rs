@@ -5,7 +5,7 @@
 //! it says is put on top of all layers.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
@@ -86,26 +86,36 @@ pub(super) fn mend(to: &Path, layers: &[Opened], root: RootMeta, owner: Owner) -
 
 fn describe(path: &Path, said: &Said, owner: Owner) -> rustix::io::Result<()> {
     let dir = rfs::open(path, rfs::OFlags::DIRECTORY | rfs::OFlags::CLOEXEC, Mode::empty())?;
-    own(&dir, said.stat.st_uid, said.stat.st_gid, said.stat.st_mode & 0o7777, owner)?;
-    for (name, value) in &said.kept {
-        match rfs::fsetxattr(&dir, name.as_slice(), value, XattrFlags::empty()) {
+    dress(&dir, &said.stat, &said.kept, owner)
+}
+
+/// Gives a file owner, mode, attributes and time, in the one order in which none undoes another (chown clears setuid and capabilities).
+pub(super) fn dress(
+    file: impl AsFd,
+    stat: &Stat,
+    kept: &[(Vec<u8>, Vec<u8>)],
+    owner: Owner,
+) -> rustix::io::Result<()> {
+    own(&file, stat.st_uid, stat.st_gid, stat.st_mode & 0o7777, owner)?;
+    for (name, value) in kept {
+        match rfs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(e) => return Err(e),
         }
     }
-    keep_time(&dir, &said.stat)
+    keep_time(file, stat)
 }
 
-fn keep_time(dir: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
+fn keep_time(file: impl AsFd, stat: &Stat) -> rustix::io::Result<()> {
     let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as i64 };
-    rfs::futimens(dir, &Timestamps { last_access: time, last_modification: time })
+    rfs::futimens(file, &Timestamps { last_access: time, last_modification: time })
 }
 
-fn own(dir: &OwnedFd, uid: u32, gid: u32, mode: u32, owner: Owner) -> rustix::io::Result<()> {
+fn own(file: impl AsFd, uid: u32, gid: u32, mode: u32, owner: Owner) -> rustix::io::Result<()> {
     if owner.keeps_ids() {
-        rfs::fchown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        rfs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
-    rfs::fchmod(dir, Mode::from_raw_mode(mode))
+    rfs::fchmod(file, Mode::from_raw_mode(mode))
 }
 
 /// The topmost word on a directory; where the layers only imply it, what that is; `None` where they do not have it.

@@ -6,8 +6,10 @@
 //! snapshots/KEY/work            overlay's own
 //! snapshots/KEY/mend            directories that layers only imply, with the owner and mode that others give them
 //! snapshots/KEY/empty/{a,b}     stand in for layers where overlay wants more of them
+//! snapshots/KEY/fs              instead of all these: a whole copy, of what is not mounted
 //! ```
 
+mod copy;
 mod mend;
 
 use std::collections::HashSet;
@@ -17,10 +19,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::copy::{Merged, ROOT, same_content};
+use crate::diff::trees::{self, Made};
 use crate::diff::walk;
 use crate::dir::{StoreDir, own};
 use crate::error::at;
@@ -58,6 +63,9 @@ struct Record {
     /// Whether it goes when nobody holds its lock.
     #[serde(default)]
     temporary: bool,
+    /// When it was made, if it is a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied: Option<Made>,
 }
 
 /// The directories of an overlay mount, for whoever mounts it in a user namespace of its own.
@@ -101,8 +109,15 @@ impl Snapshot {
     pub fn layers(&self) -> &[Digest] {
         &self.0.record.layers
     }
-    /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`].
+    /// The directory that is the root file system, of a [copy](crate::StoreOptions::copies); others must be mounted: `None`.
+    pub fn root(&self) -> Option<PathBuf> {
+        self.0.record.copied.map(|_| self.0.path.join("fs"))
+    }
+    /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`]. A copy has none.
     pub fn overlay(&self) -> Option<OverlayDirs> {
+        if self.0.record.copied.is_some() {
+            return None;
+        }
         let owner = self.owner().ok()?;
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         lower.extend(self.mended());
@@ -123,9 +138,17 @@ impl Snapshot {
     }
     /// Mounts it detached: visible nowhere, gone with the last descriptor. Needs `CAP_SYS_ADMIN` in the user namespace of the mount namespace.
     ///
-    /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time.
+    /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time. Of a copy it is its
+    /// directory, which is not protected from writes: a read-only one is refused.
     pub fn mount(&self) -> Result<OwnedFd> {
         let owner = self.owner()?;
+        if let Some(root) = self.root() {
+            if self.0.record.read_only {
+                let reason = "it is a copy; use its directory".to_owned();
+                return Err(Error::Unsupported { what: "mounting a read-only snapshot", reason });
+            }
+            return mount::tree(&root);
+        }
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         if let Some(path) = self.mended() {
             lower.push(mount::directory(&path)?);
@@ -152,22 +175,32 @@ impl Snapshot {
         if self.0.record.read_only {
             return Ok(DiffOutcome::default());
         }
-        let options =
-            diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner: self.owner()? };
+        let owner = self.owner()?;
+        let options = diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner };
+        if let Some(made) = self.0.record.copied {
+            let told: Vec<_> =
+                self.layers().iter().map(|l| self.0.layers.record(l)).collect::<Result<_>>()?;
+            let layers = opened(&self.0.layers, self.layers(), &told, owner)?;
+            let _alone = self.0.layers.alone(self.layers(), owner)?;
+            let copy = self.0.path.join("fs");
+            let left = Merged::new(layers, self.0.record.root, owner, &copy)?;
+            return trees::trees(&left, &copy, made, &options, out, ctx);
+        }
         diff::upper(&self.0.path.join("upper"), &options, out, ctx)
     }
-    /// Bytes and inodes of the writable layer.
+    /// Bytes and inodes of the writable layer; of a copy, of all of it.
     pub fn usage(&self) -> Result<(u64, u64)> {
-        if self.0.record.read_only {
+        let copied = self.0.record.copied.is_some();
+        if self.0.record.read_only && !copied {
             return Ok((0, 0));
         }
-        let (bytes, inodes) = usage_of(&self.0.path.join("upper"))?;
+        let (bytes, inodes) = usage_of(&self.0.path.join(if copied { "fs" } else { "upper" }))?;
         // The root itself is there from the start, unless all is gone by now.
         Ok((bytes, inodes.saturating_sub(1)))
     }
 
     /// Whose its files are. Outside of their user namespace those of a range have other ids, and some cannot be read.
-    fn owner(&self) -> Result<Owner> {
+    pub(crate) fn owner(&self) -> Result<Owner> {
         let record = &self.0.record;
         match (record.ids, record.userxattr) {
             (true, _) if self.0.layers.owner() != Owner::Range => Err(Error::Unsupported {
@@ -227,13 +260,18 @@ impl Snapshots {
             root: told.iter().rev().find_map(|told| told.root).unwrap_or(plain),
             mended: false,
             temporary: options.temporary,
+            copied: None,
         };
         let staging = self.dir.staging("snapshot")?;
         let draft = staging.path().join("snapshot");
         self.dir.step("mkdir", &draft)?;
         fs::create_dir(&draft).map_err(at("create", &draft))?;
-        record.mended = self.mend(&draft.join("mend"), layers, &told, &record)?;
-        self.draft(&draft, &record)?;
+        if self.dir.options().copies {
+            self.copy(&draft, layers, &told, &mut record)?;
+        } else {
+            record.mended = self.mend(&draft.join("mend"), layers, &told, &record)?;
+            self.draft(&draft, &record)?;
+        }
         // Locked before anybody else can see it.
         let owner = if options.temporary { own(&draft)? } else { None };
         self.dir.step("rename", &path)?;
@@ -331,18 +369,42 @@ impl Snapshots {
             return Ok(false);
         }
         let owner = self.layers.owner();
-        let mut opened = Vec::with_capacity(layers.len());
-        for layer in distinct(layers) {
-            let told = &told[layers.iter().rposition(|l| l == layer).expect("it is one of them")];
-            // A mount is opened by path only; its root is what the layer holds.
-            let root = walk::reopen(&open_layer(&self.layers, layer, owner)?)?;
-            opened.push(mend::Opened {
-                root,
-                implied: told.implied.iter().cloned().collect(),
-                says: told.root,
-            });
-        }
-        mend::mend(to, &opened, record.root, owner)
+        mend::mend(to, &opened(&self.layers, layers, told, owner)?, record.root, owner)
+    }
+
+    /// A whole copy of the layers instead of an overlay's directories.
+    fn copy(
+        &self,
+        draft: &Path,
+        layers: &[Digest],
+        told: &[layer::Record],
+        record: &mut Record,
+    ) -> Result<()> {
+        self.dir.step("mkdir", draft)?;
+        let fs = draft.join("fs");
+        fs::create_dir(&fs).map_err(at("create", &fs))?;
+        let now = |path: &Path| {
+            let meta = fs::metadata(path).map_err(at("stat", path))?;
+            Ok::<_, Error>((meta.ctime(), meta.ctime_nsec()))
+        };
+        let from = now(&fs)?;
+        let owner = self.layers.owner();
+        let _alone = self.layers.alone(layers, owner)?;
+        Merged::new(opened(&self.layers, layers, told, owner)?, record.root, owner, &fs)?.copy(&fs)?;
+        // By the kernel's clock, as it is for this file system; it ticks every few milliseconds, and all that was made is to be older.
+        let (json, last) = (draft.join("snapshot.json"), now(&fs)?);
+        let until = loop {
+            fs::write(&json, "").map_err(at("create", &json))?;
+            match now(&json)? {
+                until if until > last => break until,
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        record.copied = Some(Made { from, until });
+        let text = serde_json::to_vec(record).expect("a snapshot's record has only string keys");
+        fs::write(&json, text).map_err(at("write", json))?;
+        // Its name must not outlive its files.
+        self.dir.sync_fs(draft)
     }
 
     fn draft(&self, draft: &Path, record: &Record) -> Result<()> {
@@ -371,6 +433,22 @@ impl Snapshots {
 fn distinct(layers: &[Digest]) -> impl Iterator<Item = &Digest> {
     let lasts = layers.iter().enumerate().rev().filter(|(i, layer)| !layers[i + 1..].contains(layer));
     lasts.map(|(_, layer)| layer)
+}
+
+/// The layers, opened for reading, top first.
+fn opened(
+    layers: &Layers,
+    stack: &[Digest],
+    told: &[layer::Record],
+    owner: Owner,
+) -> Result<Vec<mend::Opened>> {
+    let open = |layer| {
+        let told = &told[stack.iter().rposition(|l| l == layer).expect("it is one of them")];
+        // A mount is opened by path only; its root is what the layer holds.
+        let root = walk::reopen(&open_layer(layers, layer, owner)?)?;
+        Ok(mend::Opened { root, implied: told.implied.iter().cloned().collect(), says: told.root })
+    };
+    distinct(stack).map(open).collect()
 }
 
 fn open_layer(layers: &Layers, layer: &Digest, owner: Owner) -> Result<OwnedFd> {

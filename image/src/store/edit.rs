@@ -54,7 +54,7 @@ impl Store {
         Ok(spec)
     }
 
-    /// The image with all its layers made into one. Needs the right to mount.
+    /// The image with all its layers made into one. Needs the right to mount, or [copies](crate::StoreOptions::copies).
     pub fn squash(&self, image: &Image, options: &LayerOptions, ctx: Ctx<'_>) -> Result<ImageSpec> {
         let mut spec = self.spec(image)?;
         let view = self.view(image)?;
@@ -72,7 +72,7 @@ impl Store {
         Ok(spec)
     }
 
-    /// Writes a container's whole root file system as one tar, as `docker export` does. Needs the right to mount.
+    /// Writes a container's whole root file system as one tar, as `docker export` does. Needs the right to mount, or [copies](crate::StoreOptions::copies).
     pub fn export(&self, snapshot: &Snapshot, out: &mut dyn Write, ctx: Ctx<'_>) -> Result<DiffOutcome> {
         self.write_root(snapshot, None, out, ctx)
     }
@@ -132,6 +132,10 @@ impl Store {
         out: &mut dyn Write,
         ctx: Ctx<'_>,
     ) -> Result<DiffOutcome> {
+        if let Some(path) = snapshot.root() {
+            let options = Options { clamp_mtime, root: None, owner: snapshot.owner()? };
+            return diff::upper(&path, &options, out, ctx);
+        }
         let mount = snapshot.mount()?;
         let path = format!("/proc/self/fd/{}/.", mount.as_raw_fd());
         let options = Options { clamp_mtime, root: None, owner: Owner::Root };

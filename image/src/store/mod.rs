@@ -82,6 +82,10 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// Keep new layers as directories even where EROFS files could be mounted.
     pub directories: bool,
+    /// Make new snapshots as whole copies of their layers, for where no overlay can be mounted (or the kernel of another machine is to see
+    /// a plain directory): [`Snapshot::root`]. File systems that can share blocks between files do; on others each takes room and time for
+    /// all it holds.
+    pub copies: bool,
     /// Budgets against hostile layers.
     pub limits: Limits,
     /// For crash tests only.

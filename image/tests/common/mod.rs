@@ -150,14 +150,15 @@ impl Read for Broken {
     }
 }
 
-/// A store in a directory of its own, with each driver.
+/// A store in a directory of its own, with each driver: of layers, and of snapshots.
 pub fn stores() -> Vec<(tempfile::TempDir, Store)> {
-    [false, true]
+    [(false, false), (true, false), (true, true)]
         .into_iter()
-        .map(|directories| {
+        .map(|(directories, copies)| {
             let temp = tempfile::tempdir().unwrap();
             let mut options = StoreOptions::default();
             options.directories = directories;
+            options.copies = copies;
             let store = Store::open_with(temp.path().join("store"), &options).unwrap();
             (temp, store)
         })

@@ -86,6 +86,15 @@ pub(crate) fn store(dir: &Path, directories: bool) -> Store {
     Store::open_with(dir, &options).unwrap()
 }
 
+/// A store whose snapshots are copies, of layers of one driver or the other.
+pub(crate) fn copying(dir: &Path, directories: bool) -> Store {
+    let mut options = StoreOptions::default();
+    options.durability = Durability::None;
+    options.directories = directories;
+    options.copies = true;
+    Store::open_with(dir, &options).unwrap()
+}
+
 pub(crate) fn add(store: &Store, mut tar: &[u8]) -> longshore_image::Result<Layer> {
     let mut options = LayerOptions::default();
     options.compression = Compression::None;
@@ -98,9 +107,10 @@ pub(crate) fn view(store: &Store, layers: &[&Layer]) -> Tree {
     let mut options = SnapshotOptions::default();
     options.read_only = true;
     let snapshot = store.snapshot_layers("view", &ids, &options).unwrap();
-    let mount = snapshot.mount().unwrap();
-    let seen = describe(&path_of(&mount));
-    drop(mount);
+    let seen = match snapshot.root() {
+        Some(copy) => describe(&copy),
+        None => describe(&path_of(&snapshot.mount().unwrap())),
+    };
     store.remove_snapshot("view").unwrap();
     seen
 }
