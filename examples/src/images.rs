@@ -1,7 +1,8 @@
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_build::local_name;
-use longshore_image::{Ctx, Image, Snapshot, SnapshotOptions, Store};
+use longshore_image::{Ctx, Image, SharedLayers, Snapshot, SnapshotOptions, Store};
 use longshore_registry_client::Reference;
 use longshore_runtime::containers::{BoxError, HealthConfig, ImageInfo, Images, RootfsSource};
 
@@ -24,17 +25,30 @@ pub fn find_image(store: &Store, name: &str) -> longshore_image::Result<Image> {
 pub struct StoreImages {
     store: Store,
     rootless: bool,
+    /// Of the containers that this process has started, for others of the same images.
+    layers: Arc<Mutex<SharedLayers>>,
 }
 
 impl StoreImages {
     /// Over this store. `rootless`: the container's own user namespace mounts the overlay.
     pub fn new(store: Store, rootless: bool) -> Self {
-        Self { store, rootless }
+        Self { store, rootless, layers: Arc::default() }
+    }
+
+    fn snapshot(&self, container_id: &str, image_id: &str) -> Result<Snapshot, BoxError> {
+        match self.store.open_snapshot(container_id) {
+            Err(error) if error.is_not_found() => {
+                Ok(self.store.snapshot(container_id, &self.store.image(image_id)?)?)
+            }
+            found => Ok(found?),
+        }
     }
 
     fn source(&self, snapshot: &Snapshot) -> Result<RootfsSource, BoxError> {
         if !self.rootless {
-            return Ok(RootfsSource::Detached(snapshot.mount()?));
+            let mounted = snapshot.mount_shared()?;
+            self.layers.lock().unwrap_or_else(PoisonError::into_inner).extend(mounted.layers);
+            return Ok(RootfsSource::Detached(mounted.root));
         }
         let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
         let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
@@ -65,14 +79,12 @@ impl Images for StoreImages {
         }))
     }
 
+    fn keep(&self, container_id: &str, image_id: &str) -> Result<(), BoxError> {
+        self.snapshot(container_id, image_id).map(drop)
+    }
+
     fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError> {
-        let snapshot = match self.store.open_snapshot(container_id) {
-            Err(error) if error.is_not_found() => {
-                self.store.snapshot(container_id, &self.store.image(image_id)?)?
-            }
-            found => found?,
-        };
-        self.source(&snapshot)
+        self.source(&self.snapshot(container_id, image_id)?)
     }
 
     fn look_at(

@@ -80,6 +80,31 @@ fn names_conflict_and_images_in_use_stay() {
     assert_eq!(longshore.ok(&["image", "ls", "-q"]), "");
 }
 
+/// What several containers of an image run is in memory once; the one that brought it there may end, or be killed.
+#[test]
+fn containers_of_an_image_share_its_pages() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let start = |name: &str| {
+        longshore.ok(&["run", "-d", "--name", name, "--network", "none", "bb", "sleep", "600"]);
+        let pid = longshore.ok(&["inspect", "-f", "{{.State.Pid}}", name]);
+        let path = format!("/proc/{}/smaps_rollup", pid.trim());
+        move || {
+            let text = std::fs::read_to_string(&path).expect("a container's memory");
+            let line = text.lines().find(|line| line.starts_with("Shared_Clean:")).expect("it is told");
+            line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("kB")
+        }
+    };
+    let (first, second) = (start("first"), start("second"));
+    assert!(first() > 200 && second() > 200, "{} kB and {} kB are shared", first(), second());
+    longshore.ok(&["kill", "first"]);
+    let third = start("third");
+    let fourth = start("fourth");
+    assert!(third() > 200 && fourth() > 200, "{} kB and {} kB are shared", third(), fourth());
+    longshore.ok(&["rm", "-f", "first", "second", "third", "fourth"]);
+    longshore.ok(&["run", "--rm", "--network", "none", "bb", "true"]);
+}
+
 #[test]
 fn an_image_goes_through_a_file() {
     let dir = tempfile::tempdir().expect("a directory");

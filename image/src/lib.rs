@@ -106,7 +106,7 @@ pub use ctx::{Ctx, Event};
 pub use error::{Error, Result};
 pub use layer::Limits;
 pub use model::{DockerConfig, Healthcheck, Image, ImageConfig, host_platform, parse_platform};
-pub use snapshot::{DiffOutcome, OverlayDirs, Snapshot, SnapshotOptions};
+pub use snapshot::{DiffOutcome, OverlayDirs, SharedLayers, SharedMount, Snapshot, SnapshotOptions};
 #[doc(hidden)]
 pub use store::FaultHook;
 pub use store::{

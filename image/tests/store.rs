@@ -649,6 +649,75 @@ fn layers_of_the_other_driver_serve() {
     directories.tag(&image, "b").unwrap();
 }
 
+/// Containers of one image have its layers mounted once, as long as somebody keeps them; nobody believes what is not that mount.
+#[test]
+fn layers_are_mounted_once_for_all() {
+    if !common::mounts() {
+        return;
+    }
+    let (temp, store) = stores().remove(0);
+    let other = Store::open(temp.path().join("store")).unwrap();
+    let mut source = Source::default();
+    let root = source.image(&two_layers());
+    let image = import(&store, &source, &root, "a").image;
+    let reads = |mount: &std::os::fd::OwnedFd| {
+        let below = rustix::fs::openat(mount, "etc/motd", rustix::fs::OFlags::RDONLY, 0.into()).unwrap();
+        let mut text = String::new();
+        fs::File::from(below).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "changed\n");
+    };
+    let first = store.snapshot("1", &image).unwrap().mount_shared().unwrap();
+    let second = other.snapshot("2", &image).unwrap().mount_shared().unwrap();
+    assert_eq!((first.layers.len(), second.layers.len()), (2, 0));
+    reads(&second.root);
+    // Others stay mounted when the holder goes; the next holds for itself.
+    drop(first);
+    reads(&second.root);
+    let third = other.snapshot("3", &image).unwrap().mount_shared().unwrap();
+    assert_eq!(third.layers.len(), 2);
+    // What a killed holder leaves: a descriptor that is something else by now.
+    let links = || {
+        let files = fs::read_dir(store.path().join("layers")).unwrap().map(|e| e.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "held")).collect::<Vec<_>>()
+    };
+    let [one, two] = &links()[..] else { panic!("{:?}", links()) };
+    let (text, wrong) = (fs::read_link(one).unwrap(), fs::read_link(two).unwrap());
+    for lie in
+        [wrong.to_str().unwrap(), "1 0 1 x", "", " ", "x", &text.to_str().unwrap().replacen(' ', " 9", 2)]
+    {
+        let _ = fs::remove_file(one);
+        if !lie.is_empty() {
+            std::os::unix::fs::symlink(lie, one).unwrap();
+        }
+        let snapshot = store.snapshot("4", &image).unwrap();
+        let fourth = snapshot.mount_shared().unwrap();
+        reads(&fourth.root);
+        assert_eq!(fourth.layers.len(), 1, "{lie}");
+        drop(fourth);
+        store.remove_snapshot("4").unwrap();
+    }
+    // A layer that was unpacked anew is another file, whatever is still mounted.
+    let _ = fs::remove_file(one);
+    std::os::unix::fs::symlink(&text, one).unwrap();
+    let file = one.with_extension("erofs");
+    let copy = temp.path().join("copy");
+    fs::copy(&file, &copy).unwrap();
+    fs::rename(&copy, &file).unwrap();
+    assert_eq!(store.snapshot("5", &image).unwrap().mount_shared().unwrap().layers.len(), 1);
+    drop(third);
+    // Nothing is left of it, nor when the image goes.
+    let _ = fs::remove_file(one);
+    assert_eq!(links(), [] as [std::path::PathBuf; 0]);
+    std::os::unix::fs::symlink(&text, one).unwrap();
+    for key in ["1", "2", "3", "5"] {
+        store.remove_snapshot(key).unwrap();
+    }
+    store.remove("a", false).unwrap();
+    drop(image);
+    store.collect(Ctx::none()).unwrap();
+    assert_eq!(links(), [] as [std::path::PathBuf; 0]);
+}
+
 /// An image that was found, removed and collected comes back piece by piece: until it is complete it takes no name.
 #[test]
 fn an_image_that_is_only_half_here_is_not_tagged() {

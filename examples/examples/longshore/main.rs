@@ -12,6 +12,7 @@ mod create;
 mod failure;
 mod filters;
 mod images;
+mod later;
 mod lifecycle;
 mod login;
 mod network;
@@ -32,6 +33,7 @@ use longshore_runtime::containers::shim_main;
 
 use app::{App, Registries};
 use failure::{Failure, Result};
+use later::Later;
 
 /// Containers without a daemon, in docker's words
 #[derive(Debug, Parser)]
@@ -51,7 +53,7 @@ enum Command {
     /// Attach local standard input, output, and error streams to a running container
     Attach(run::AttachArgs),
     /// Build an image from a Dockerfile
-    Build(build::BuildArgs),
+    Build(Later<build::BuildArgs>),
     /// Create a new image from a container's changes
     Commit(archive::CommitArgs),
     /// Generate the autocompletion script for the specified shell
@@ -61,12 +63,12 @@ enum Command {
     },
     /// Manage containers
     #[command(subcommand)]
-    Container(ContainerCommand),
+    Container(Later<ContainerCommand>),
     /// Copy files/folders between a container and the local filesystem
     Cp(archive::CpArgs),
     /// Create a new container
     #[command(disable_help_flag = true)]
-    Create(create::CreateArgs),
+    Create(Later<create::CreateArgs>),
     /// Inspect changes to files or directories on a container's filesystem
     Diff(Name),
     /// Get real time events
@@ -79,7 +81,7 @@ enum Command {
     History(images::HistoryArgs),
     /// Manage images
     #[command(subcommand)]
-    Image(ImageCommand),
+    Image(Later<ImageCommand>),
     /// List images
     Images(images::ImagesArgs),
     /// Import the contents from a tarball to create a filesystem image
@@ -103,7 +105,7 @@ enum Command {
     Manifest(ManifestCommand),
     /// Manage networks
     #[command(subcommand)]
-    Network(network::NetworkCommand),
+    Network(Later<network::NetworkCommand>),
     /// Pause all processes within one or more containers
     Pause(Names),
     /// List port mappings or a specific mapping for the container
@@ -124,7 +126,7 @@ enum Command {
     Rmi(images::RmiArgs),
     /// Create and run a new container from an image
     #[command(disable_help_flag = true)]
-    Run(run::RunArgs),
+    Run(Later<run::RunArgs>),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
     Save(archive::SaveArgs),
     /// Search Docker Hub for images
@@ -145,7 +147,7 @@ enum Command {
     /// Unpause all processes within one or more containers
     Unpause(Names),
     /// Update configuration of one or more containers
-    Update(lifecycle::UpdateArgs),
+    Update(Later<lifecycle::UpdateArgs>),
     /// Show the version information
     Version {
         /// Format output using a custom template
@@ -337,8 +339,8 @@ fn enter_user_namespace(root: Option<&PathBuf>, command: &Command) -> longshore_
 fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
     match command {
         Command::Exec(_) | Command::Top(_) => true,
-        Command::Container(ContainerCommand::Exec(_) | ContainerCommand::Top(_)) => true,
-        Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) => {
+        Command::Container(Later(ContainerCommand::Exec(_) | ContainerCommand::Top(_))) => true,
+        Command::Cp(args) | Command::Container(Later(ContainerCommand::Cp(args))) => {
             App::new(root.cloned(), Registries::default(), false)
                 .is_ok_and(|app| archive::is_running(&app, args))
         }
@@ -349,7 +351,7 @@ fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
 /// Whether a command has something to put in order when it is interrupted; the others only wait and look.
 fn cleans_up(command: &Command) -> bool {
     // Standard input may never come.
-    if let Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) = command
+    if let Command::Cp(args) | Command::Container(Later(ContainerCommand::Cp(args))) = command
         && args.reads_stdin()
     {
         return false;
@@ -365,7 +367,7 @@ fn cleans_up(command: &Command) -> bool {
             | Command::Stop(_)
             | Command::Wait(_)
             | Command::System(SystemCommand::Events(_))
-            | Command::Container(
+            | Command::Container(Later(
                 ContainerCommand::Attach(_)
                     | ContainerCommand::Exec(_)
                     | ContainerCommand::Logs(_)
@@ -373,7 +375,7 @@ fn cleans_up(command: &Command) -> bool {
                     | ContainerCommand::Stats(_)
                     | ContainerCommand::Stop(_)
                     | ContainerCommand::Wait(_)
-            )
+            ))
     )
 }
 
@@ -401,19 +403,19 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
     match command {
         Command::Attach(args) => return run::attach(app, &args),
         Command::Exec(args) => return run::exec(app, &args),
-        Command::Run(args) => return run::run(app, &args),
+        Command::Run(Later(args)) => return run::run(app, &args),
         Command::Start(args) => return run::start(app, &args),
-        Command::Container(command) => return container(app, command),
-        Command::Build(args) => build::build(app, &args)?,
+        Command::Container(Later(command)) => return container(app, command),
+        Command::Build(Later(args)) => build::build(app, &args)?,
         Command::Commit(args) => archive::commit(app, &args)?,
         Command::Completion { shell } => completion(shell),
         Command::Cp(args) => archive::cp(app, &args)?,
-        Command::Create(args) => run::create(app, &args)?,
+        Command::Create(Later(args)) => run::create(app, &args)?,
         Command::Diff(args) => archive::diff(app, &args.name)?,
         Command::Events(args) | Command::System(SystemCommand::Events(args)) => ps::events(app, &args)?,
         Command::Export(args) => archive::export(app, &args)?,
         Command::History(args) => images::history(app, &args)?,
-        Command::Image(command) => image(app, command)?,
+        Command::Image(Later(command)) => image(app, command)?,
         Command::Images(args) => images::images(app, &args)?,
         Command::Import(args) => archive::import(app, &args)?,
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => system::info(app, &args)?,
@@ -424,7 +426,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Logout(args) => login::logout(&args)?,
         Command::Logs(args) => ps::logs(app, &args)?,
         Command::Manifest(ManifestCommand::Inspect { name }) => registry::manifest(app, &name)?,
-        Command::Network(command) => network::network(app, &command)?,
+        Command::Network(Later(command)) => network::network(app, &command)?,
         Command::Pause(args) => lifecycle::pause(app, &args.names)?,
         Command::Port(args) => ps::port(app, &args)?,
         Command::Ps(args) => ps::ps(app, &args)?,
@@ -443,7 +445,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Tag(args) => images::tag(app, &args)?,
         Command::Top(args) => ps::top(app, &args.name)?,
         Command::Unpause(args) => lifecycle::unpause(app, &args.names)?,
-        Command::Update(args) => lifecycle::update(app, &args)?,
+        Command::Update(Later(args)) => lifecycle::update(app, &args)?,
         Command::Version { format } => system::version(format.as_deref())?,
         Command::Volume(command) => system::volume(app, &command)?,
         Command::Wait(args) => run::wait(app, &args.names)?,
@@ -458,7 +460,7 @@ fn container(app: &App, command: ContainerCommand) -> Result<u8> {
         ContainerCommand::Commit(args) => Command::Commit(args),
         ContainerCommand::Diff(args) => Command::Diff(args),
         ContainerCommand::Cp(args) => Command::Cp(args),
-        ContainerCommand::Create(args) => Command::Create(args),
+        ContainerCommand::Create(args) => Command::Create(Later(args)),
         ContainerCommand::Exec(args) => Command::Exec(args),
         ContainerCommand::Export(args) => Command::Export(args),
         ContainerCommand::Inspect(args) => Command::Inspect(args.of("container")),
@@ -470,13 +472,13 @@ fn container(app: &App, command: ContainerCommand) -> Result<u8> {
         ContainerCommand::Rename(args) => Command::Rename(args),
         ContainerCommand::Restart(args) => Command::Restart(args),
         ContainerCommand::Rm(args) => Command::Rm(args),
-        ContainerCommand::Run(args) => Command::Run(args),
+        ContainerCommand::Run(args) => Command::Run(Later(args)),
         ContainerCommand::Start(args) => Command::Start(args),
         ContainerCommand::Stats(args) => Command::Stats(args),
         ContainerCommand::Stop(args) => Command::Stop(args),
         ContainerCommand::Top(args) => Command::Top(args),
         ContainerCommand::Unpause(args) => Command::Unpause(args),
-        ContainerCommand::Update(args) => Command::Update(args),
+        ContainerCommand::Update(args) => Command::Update(Later(args)),
         ContainerCommand::Wait(args) => Command::Wait(args),
         ContainerCommand::Prune(args) => return lifecycle::prune(app, &args).map(|()| 0),
     };
@@ -535,9 +537,9 @@ mod tests {
             "--rm",
         ]);
         assert!(
-            matches!(cli.unwrap().command, Command::Run(args) if args.command() == ["sh", "-c", "x", "--rm"])
+            matches!(cli.unwrap().command, Command::Run(Later(args)) if args.command() == ["sh", "-c", "x", "--rm"])
         );
         let cli = Cli::try_parse_from(["longshore", "run", "-h", "me", "img", "--help"]);
-        assert!(matches!(cli.unwrap().command, Command::Run(args) if args.command() == ["--help"]));
+        assert!(matches!(cli.unwrap().command, Command::Run(Later(args)) if args.command() == ["--help"]));
     }
 }

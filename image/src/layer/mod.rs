@@ -5,6 +5,7 @@
 //! layers/sha256-HEX/fs         or a directory tree, with whiteouts as overlay wants them
 //! layers/sha256-HEX/layer.json and what is known about it
 //! layers/sha256-HEX.ids/       the same of an ordinary user who has a range of ids: its files have the image's owners
+//! layers/sha256-HEX.held       who has the first form mounted
 //! layers/erofs                 the kernel that was seen to mount the first form
 //! ```
 //! One strict reader ([`tar`]) and one tree in memory ([`tree`]) serve both forms; an image's paths are resolved there.
@@ -17,6 +18,7 @@ mod header;
 mod ids;
 pub(crate) mod mount;
 mod pax;
+pub(crate) mod share;
 mod source;
 mod tar;
 mod tree;
@@ -235,6 +237,7 @@ impl Layers {
     /// Takes it out of sight at once; `false` when it was not there.
     pub(crate) fn remove(&self, diff_id: &Digest) -> Result<bool> {
         let _single = self.lock(diff_id)?;
+        let _ = fs::remove_file(self.path(diff_id, share::HELD));
         let mut removed = false;
         for (path, mark) in self.forms(diff_id) {
             if path.exists() {

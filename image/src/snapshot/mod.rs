@@ -29,7 +29,7 @@ use crate::diff::trees::{self, Made};
 use crate::diff::walk;
 use crate::dir::{StoreDir, own};
 use crate::error::at;
-use crate::layer::{self, Form, Layers, Owner, RootMeta, mount};
+use crate::layer::{self, Form, Layers, Owner, RootMeta, mount, share};
 use crate::{Ctx, Error, Result, diff};
 
 /// A container's writable root file system over an image's layers: kept on disk until removed, mounted only where asked.
@@ -96,6 +96,35 @@ pub struct SnapshotOptions {
     pub temporary: bool,
 }
 
+/// What [`Snapshot::mount_shared`] returns.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SharedMount {
+    /// The root, as [`Snapshot::mount`] returns it.
+    pub root: OwnedFd,
+    /// The layers that nobody had mounted before.
+    pub layers: SharedLayers,
+}
+
+/// Mounts of layers that others share while this lives.
+#[derive(Debug, Default)]
+pub struct SharedLayers(Vec<share::Held>);
+
+impl SharedLayers {
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// Whether others have mounted all layers before, or nobody can share.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Takes these, too.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+}
+
 impl Snapshot {
     /// The key that it was made with.
     pub fn key(&self) -> &str {
@@ -141,6 +170,32 @@ impl Snapshot {
     /// The kernel does not define what a second writable mount of the same snapshot sees; mount it once at a time. Of a copy it is its
     /// directory, which is not protected from writes: a read-only one is refused.
     pub fn mount(&self) -> Result<OwnedFd> {
+        self.mount_over(&mut |path| mount::erofs(path))
+    }
+    /// [`Snapshot::mount`], over the same mounts of its layers as other processes that have called this: what several of them read is in
+    /// memory once, and a layer that is in use costs no mount. Who is the first mounts it, and shares it as long as it keeps
+    /// [`SharedMount::layers`]; dropping them harms nobody.
+    pub fn mount_shared(&self) -> Result<SharedMount> {
+        let mut layers = SharedLayers::default();
+        let mut found = false;
+        let shared = self.mount_over(&mut |path| {
+            if let Some(mount) = share::find(path) {
+                found = true;
+                return Ok(mount);
+            }
+            let mount = mount::erofs(path)?;
+            layers.0.extend(mount.try_clone().ok().and_then(|mount| share::hold(path, mount)));
+            Ok(mount)
+        });
+        let root = match shared {
+            // The holder may have let go of it in between, or live in another mount namespace.
+            Err(_) if found => self.mount()?,
+            other => other?,
+        };
+        Ok(SharedMount { root, layers })
+    }
+
+    fn mount_over(&self, erofs: MountErofs<'_>) -> Result<OwnedFd> {
         let owner = self.owner()?;
         if let Some(root) = self.root() {
             if self.0.record.read_only {
@@ -154,7 +209,7 @@ impl Snapshot {
             lower.push(mount::directory(&path)?);
         }
         for layer in distinct(self.layers()) {
-            lower.push(open_layer(&self.0.layers, layer, owner)?);
+            lower.push(open_layer(&self.0.layers, layer, owner, erofs)?);
         }
         for path in self.stand_ins() {
             lower.push(mount::directory(&path)?);
@@ -445,16 +500,19 @@ fn opened(
     let open = |layer| {
         let told = &told[stack.iter().rposition(|l| l == layer).expect("it is one of them")];
         // A mount is opened by path only; its root is what the layer holds.
-        let root = walk::reopen(&open_layer(layers, layer, owner)?)?;
+        let root = walk::reopen(&open_layer(layers, layer, owner, &mut |path| mount::erofs(path))?)?;
         Ok(mend::Opened { root, implied: told.implied.iter().cloned().collect(), says: told.root })
     };
     distinct(stack).map(open).collect()
 }
 
-fn open_layer(layers: &Layers, layer: &Digest, owner: Owner) -> Result<OwnedFd> {
+/// How a layer's file is mounted.
+type MountErofs<'a> = &'a mut dyn FnMut(&Path) -> Result<OwnedFd>;
+
+fn open_layer(layers: &Layers, layer: &Digest, owner: Owner, erofs: MountErofs<'_>) -> Result<OwnedFd> {
     match layers.find_for(layer, owner) {
         None => Err(Error::NoSuchLayer { diff_id: layer.clone() }),
-        Some(Form::Erofs(path)) => mount::erofs(&path),
+        Some(Form::Erofs(path)) => erofs(&path),
         Some(Form::Directory(path)) => mount::directory(&path),
     }
 }

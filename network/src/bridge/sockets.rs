@@ -22,13 +22,12 @@ pub(crate) struct Sockets {
     pub(super) filter: Netlink,
 }
 
-/// Who closes a netfilter socket waits until what was deleted a moment ago is no longer in use anywhere, 5 to 10 ms; a thread does.
+/// Who closes a netfilter socket waits until what was deleted a moment ago is no longer in use anywhere, 5 to 10 ms. A thread that did
+/// would keep its process from ending, so the kernel does.
 impl Drop for Sockets {
     fn drop(&mut self) {
-        if let Ok(last) = self.filter.duplicate() {
-            // Without a thread it is closed here.
-            let _ = std::thread::Builder::new().spawn(move || drop(last));
-        }
+        // If it cannot, the socket is closed here.
+        let _ = self.filter.leave_behind();
     }
 }
 

@@ -6,10 +6,15 @@ pub(crate) mod message;
 pub(crate) mod neighbour;
 pub(crate) mod nft;
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 
 use netlink_sys::{Socket, SocketAddr};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
+    socketpair,
+};
 
 pub(crate) use message::Message;
 use message::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, Reply};
@@ -38,9 +43,22 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, buffer: vec![0; 64 << 10] })
     }
 
-    /// The socket once more; it is closed when both are.
-    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.socket.as_fd().try_clone_to_owned()
+    /// Makes the kernel close the socket some time after its last descriptor is closed, in a thread of its own.
+    ///
+    /// A message that holds it lies unread in a socket that only the same message holds: garbage, as unix(7) has it, which the kernel
+    /// collects in the background.
+    pub(crate) fn leave_behind(&self) -> io::Result<()> {
+        let (sender, receiver) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let held = [receiver.as_fd(), self.socket.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&held));
+        sendmsg(&sender, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL)?;
+        // Closing the sender makes the kernel look for garbage: the receiver has to be it by then.
+        drop(receiver);
+        drop(sender);
+        Ok(())
     }
 
     /// Sends the messages in one datagram and waits for each acknowledgement. The kernel goes on after an error; the first one is
@@ -173,5 +191,32 @@ impl Netlink {
             }
         };
         message::replies(&self.buffer[..length.min(self.buffer.len())]).try_for_each(&mut each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's list of the sockets of this network namespace: the inode is the last column.
+    fn is_open(inode: u64) -> bool {
+        let list = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("a list of sockets");
+        list.lines().any(|line| line.split_whitespace().next_back() == Some(&inode.to_string()))
+    }
+
+    #[test]
+    fn what_is_left_behind_is_closed() {
+        let mut socket = Netlink::open(NETLINK_ROUTE).expect("a socket");
+        let inode = rustix::fs::fstat(socket.socket.as_fd()).expect("a file").st_ino;
+        socket.leave_behind().expect("a message that holds it");
+        // Until it is closed it works as before.
+        assert!(socket.link("lo").expect("an answer").is_some());
+        assert!(is_open(inode));
+        drop(socket);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while is_open(inode) {
+            assert!(std::time::Instant::now() < end, "the kernel keeps it");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }

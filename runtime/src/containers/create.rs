@@ -57,7 +57,7 @@ impl Containers {
         self.publish(&mut record, request.name.as_deref())?;
         drop(kept);
         // From now on the image stays, also before the first start.
-        if let Err(source) = inner.images.rootfs(&record.id, &record.image_id) {
+        if let Err(source) = inner.images.keep(&record.id, &record.image_id) {
             // The first error is the one to tell.
             let _ = inner.remove_now(&record, true);
             return Err(Error::Images { doing: "make the root file system", source });

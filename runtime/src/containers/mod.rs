@@ -97,8 +97,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Images: Send + Sync {
     /// The image by name or ID: its ID, and the config that a container takes defaults from. `Ok(None)`: there is no such image.
     fn config(&self, image: &str) -> Result<Option<ImageInfo>, BoxError>;
-    /// Makes or opens the container's writable root file system. Called at `create`, so that the image cannot go before the first start,
-    /// and at each start.
+    /// Sees to it that the image stays for the container: called when that is created.
+    fn keep(&self, container_id: &str, image_id: &str) -> Result<(), BoxError> {
+        self.rootfs(container_id, image_id).map(drop)
+    }
+    /// Makes or opens the container's writable root file system. Called at each start, and by operations that look into a container
+    /// that does not run.
     fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError>;
     /// Removes it. One that is not there is no error.
     fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError>;
