@@ -1,7 +1,7 @@
 //! One more process in a running container.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,15 @@ pub struct ExecOptions {
     pub stdio: [Stdio; 3],
     /// Descriptors that the process gets as 3, 4, 5...
     pub preserve_fds: Vec<OwnedFd>,
+    /// Groups below the container's own that it is born in, which are there: the v1 controllers concerned (none: every hierarchy, v2 too),
+    /// and the path.
+    pub subgroups: Vec<(Vec<String>, PathBuf)>,
 }
 
 impl Container {
     /// Runs one more process in it, and returns when its `execve` has succeeded. Where `process` names no capabilities it gets those of
-    /// the container's own process; seccomp, namespaces and cgroups are always the container's.
+    /// the container's own process; seccomp, namespaces and cgroups are always the container's. Where processes are in groups below the
+    /// container's v2 group, which then takes none, it joins that of the container's own process.
     pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<ExecProcess> {
         let record = self.record()?;
         let Some(init) = record.pidfd() else {
@@ -95,11 +99,16 @@ impl Container {
             extra_env: &[],
         };
         let plan = compile(&input)?;
+        let groups = options
+            .subgroups
+            .iter()
+            .try_fold(record.groups.clone(), |groups, (of, path)| groups.below(of, path))?;
         let request = Launch {
             helper: &self.runtime.inner.helper,
             plan: &plan,
             namespaces: 0,
-            groups: &record.groups,
+            groups: &groups,
+            instead: &|| self.runtime.inner.layout.v2_group_of(record.pid),
             keep: &keep,
             maps: None,
             on_namespaces: &mut |_| Ok(()),

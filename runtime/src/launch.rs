@@ -23,6 +23,8 @@ pub(crate) struct Launch<'a> {
     /// Namespaces of the first process: none where an outer process forks init.
     pub(crate) namespaces: u64,
     pub(crate) groups: &'a Groups,
+    /// Another v2 group, for when that of `groups` takes no process.
+    pub(crate) instead: &'a dyn Fn() -> Option<OwnedFd>,
     pub(crate) keep: &'a [RawFd],
     pub(crate) maps: Option<&'a Maps>,
     /// Called with the PID when the namespaces exist.
@@ -60,7 +62,13 @@ pub(crate) fn launch(mut launch: Launch<'_>, status: &OwnedFd, theirs: OwnedFd) 
         cgroup: cgroup.as_ref().map(AsFd::as_fd),
         keep: launch.keep,
     };
-    let (pid, pidfd) = born_in(launch.groups, &request)?;
+    let (pid, pidfd) = match born_in(launch.groups, &request) {
+        Err(Error::Os { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+            let group = (launch.instead)().ok_or_else(|| Error::os("clone3")(source))?;
+            born_in(launch.groups, &Spawn { cgroup: Some(group.as_fd()), ..request })?
+        }
+        born => born?,
+    };
     drop((theirs, memory));
     let mut launched = Launched { pid, pidfd, console: None, netns: None, listener: None };
     match converse(&mut launch, status, &mut launched) {

@@ -229,6 +229,7 @@ impl Runtime {
                 plan: &plan,
                 namespaces: if input.has_outer() { 0 } else { namespaces.new },
                 groups: &making.groups,
+                instead: &|| None,
                 keep: &keep,
                 maps: maps.as_ref(),
                 on_namespaces: &mut |pid| {

@@ -30,6 +30,7 @@ type Case = (&'static str, fn(&World));
 const LAYOUT: &[Case] = &[
     ("born in its group", born_in_its_group),
     ("exec joins the group", exec_joins),
+    ("exec where the processes are in groups below", exec_below),
     ("freeze and thaw", freeze),
     ("kill reaches every process", kill_all),
     ("device rules", devices),
@@ -222,6 +223,26 @@ fn exec_joins(world: &World) {
     assert_eq!(running.container().processes().unwrap(), both);
     other.kill(9).unwrap();
     other.wait(None).unwrap();
+}
+
+/// As under systemd or dockerd in a container: a group whose controllers are given to those below it takes no process itself.
+fn exec_below(world: &World) {
+    let script = "cd /sys/fs/cgroup; mkdir init; echo 1 >init/cgroup.procs; for c in $(cat cgroup.controllers); do echo +$c >cgroup.subtree_control; done; \
+                  cat cgroup.subtree_control >/given; exec sleep 1000";
+    let mut spec = world.spec(&["sh", "-c", script]);
+    for mount in
+        spec.mounts_mut().iter_mut().flatten().filter(|m| m.destination() == Path::new("/sys/fs/cgroup"))
+    {
+        mount.set_options(Some(["nosuid", "noexec", "nodev", "rw"].map(str::to_owned).to_vec()));
+    }
+    spec.root_mut().as_mut().unwrap().set_readonly(Some(false));
+    let running = start(world, &spec);
+    let given = world.rootfs().join("given");
+    assert!(wait_for(|| fs::read_to_string(&given).is_ok_and(|text| text.ends_with('\n'))));
+    assert_ne!(fs::read_to_string(&given).unwrap().trim(), "", "a controller is given to the group below");
+    let (code, out) = exec(world, running.container(), &["cat", "/proc/self/cgroup"]);
+    assert_eq!(code, 0);
+    assert!(out.lines().any(|line| line == "0::/init"), "{out}");
 }
 
 fn freeze(world: &World) {

@@ -214,7 +214,7 @@ pub(crate) struct Exec {
     /// In a frozen container too (accepted).
     #[arg(long)]
     pub(crate) ignore_paused: bool,
-    /// Sub-group (accepted: the container's own is used).
+    /// `[CONTROLLER,...:]PATH` of a group below the container's.
     #[arg(long)]
     pub(crate) cgroup: Vec<String>,
     /// Container ID.

@@ -309,6 +309,7 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     }
     let mut options = ExecOptions::default();
     options.preserve_fds = inherited(arguments.preserve_fds)?;
+    options.subgroups = arguments.cgroup.iter().map(|text| subgroup(text)).collect();
     if !terminal {
         options.stdio = streams()?;
     }
@@ -326,6 +327,14 @@ fn execute(container: &Container, arguments: &Exec) -> Result<u8> {
     let console = console.filter(|_| arguments.console_socket.is_none());
     attend(signals, &running, console, |signal| running.kill(signal))?;
     Ok(code(running.wait(None)?))
+}
+
+/// `cpu,memory:/a/b`, `/a/b`.
+fn subgroup(text: &str) -> (Vec<String>, PathBuf) {
+    match text.split_once(':') {
+        Some((controllers, path)) => (controllers.split(',').map(str::to_owned).collect(), path.into()),
+        None => (Vec::new(), text.into()),
+    }
 }
 
 fn process(container: &Container, arguments: &Exec) -> Result<Process> {

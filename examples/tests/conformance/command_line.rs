@@ -261,6 +261,20 @@ fn exec() -> Vec<Trial> {
             let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("groups");
             assert_eq!(oci.ok(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]), groups);
         }),
+        trial("exec --cgroup: a group below the container's, which must be there", |oci| {
+            let bundle = sleeper(oci);
+            let pid = oci.state(&bundle.id)["pid"].to_string();
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("groups");
+            let path = groups.lines().find_map(|line| line.split_once(":pids:")).expect("a group of pids").1;
+            fs::create_dir(format!("/sys/fs/cgroup/pids{path}/below")).expect("a group below");
+            let said = oci.ok(&["exec", "--cgroup", "pids:/below", &bundle.id, "cat", "/proc/self/cgroup"]);
+            for (line, own) in said.lines().zip(groups.lines()) {
+                let below = if own.contains(":pids:") { "/below" } else { "" };
+                assert_eq!(line, format!("{own}{below}"));
+            }
+            oci.fails(&["exec", "--cgroup", "pids:/nope", &bundle.id, "true"]);
+            oci.fails(&["exec", "--cgroup", "nope:/below", &bundle.id, "true"]);
+        }),
         trial("exec in a created one", |oci| {
             let bundle = Bundle::new(oci, &json!({"process": {"args": ["sleep", "60"]}}));
             bundle.create();

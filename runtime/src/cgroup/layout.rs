@@ -1,7 +1,10 @@
 //! Which hierarchies are mounted where.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
 
@@ -85,6 +88,16 @@ impl Layout {
             }
         }
         layout
+    }
+}
+
+impl Layout {
+    /// The v2 group that a process is in.
+    pub(crate) fn v2_group_of(&self, pid: u32) -> Option<OwnedFd> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(join(self.v2.as_deref()?, Path::new(path)), flags, Mode::empty()).ok()
     }
 }
 

@@ -143,6 +143,24 @@ impl Groups {
         fd.map(Some).map_err(|e| Error::Cgroup { path: dir.clone(), action: "open", source: e.into() })
     }
 
+    /// The groups at `path` below these, of the hierarchies of these v1 controllers, or of all and v2.
+    pub(crate) fn below(mut self, controllers: &[String], path: &Path) -> Result<Self> {
+        let below = crate::plan::inside(path)?;
+        if let Some(unknown) = controllers.iter().find(|c| self.controller(c).is_none()) {
+            return Err(Error::Unsupported { what: format!("the container has no group of {unknown}") });
+        }
+        let of = |all: &[String]| controllers.is_empty() || all.iter().any(|c| controllers.contains(c));
+        let v1 = self.v1.iter_mut().filter(|(all, _)| of(all)).map(|(_, dir)| dir);
+        for dir in v1.chain(self.v2.as_mut().filter(|_| controllers.is_empty())) {
+            dir.push(&below);
+            if !dir.is_dir() {
+                let source = io::ErrorKind::NotFound.into();
+                return Err(Error::Cgroup { path: dir.clone(), action: "enter", source });
+            }
+        }
+        Ok(self)
+    }
+
     /// There are no groups: nothing was delegated.
     pub(crate) fn is_empty(&self) -> bool {
         self.v1.is_empty() && self.v2.is_none()
