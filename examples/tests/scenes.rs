@@ -233,6 +233,45 @@ EOF
         $D rename inner outer; $D top outer -o pid,comm > /dev/null 2>&1; $D update --restart always outer; $D inspect -f '{{.HostConfig.RestartPolicy.Name}}' outer; $D rm -f outer"##,
     ),
     (
+        "top with the options of ps",
+        r##"
+        $D run -d $n --name busy bb sh -c 'echo up; sleep 1000; true' > $W/id; until $D logs busy | grep -q up; do sleep 0.1; done
+        same() { sed -e 's/  *$//' -e 's/[0-9][0-9]*/N/g'; }
+        $D top busy | head -1; $D top busy -ef | head -1; $D top busy aux | head -1; $D top busy -eo pid,ppid,comm,args | same; $D top busy -o pid,comm | same
+        $D top busy -o pid=X,comm 2>&1 | grep -o "Couldn't find PID field in ps output"; $D top busy -o comm > /dev/null 2>&1; echo $?
+        $D top busy -o pid,nope 2>&1 | grep -o 'unknown user-defined format specifier "nope"'; $D top busy -o user:20,pid | head -1; $D top busy axo pid,stat,tty,ni,nlwp,pgid,cmd | same
+        $D top busy o pid,sid,rss,vsz,etime,time,%cpu,%mem,uid,gid,ppid,s,tt | head -1; $D top nobody > /dev/null 2>&1; echo $?; $D rm -f busy; $D top busy > /dev/null 2>&1; echo $?"##,
+    ),
+    (
+        "stats once, in a format, and as a stream",
+        r##"
+        $D run -d $n --name one bb sleep 1000 > $W/one; $D run -d $n --name two bb sleep 1000 > $W/two; $D create $n --name off bb true > $W/off
+        id() { cut -c1-12 $W/$1; }; row='{{.Name}} {{.PIDs}} {{.NetIO}} {{.Container}} {{.ID}}'
+        $D stats --no-stream two one > $W/1 & $D stats --no-stream --format "$row" two one > $W/2 & $D stats --no-stream --no-trunc --format 'table {{.Name}}\t{{.PIDs}}\t{{.ID}}' > $W/3 &
+        $D stats --no-stream --format '{{json .}}' one > $W/4 & $D stats --no-stream -a --format '{{.Name}} {{.PIDs}} {{.CPUPerc}} {{.MemPerc}}' > $W/5 & wait
+        head -1 $W/1 | tr -s ' '; sed '1d; s/ .*//' $W/1 > $W/ids; { id two; id one; } | cmp - $W/ids && echo in order; sed -e "s/$(id one)/ONE/g" -e "s/$(id two)/TWO/g" $W/2
+        sed -e "s/$(cat $W/one)/ONE/" -e "s/$(cat $W/two)/TWO/" $W/3 | sort; tr ',' '\n' < $W/4 | grep -o '"[A-Za-z]*":' | tr '\n' ' '; echo; sed 's/[0-9.]*%/P/g' $W/5 | sort
+        $D stats --no-stream one nope > $W/out 2>&1; echo $?; grep -o 'No such container: nope' $W/out
+        $D stats --format '{{.Name}} {{.PIDs}}' one > $W/stream & pid=$!; for i in $(seq 600); do test $(grep -c one $W/stream) -ge 3 && break; sleep 0.1; done; kill $pid; wait $pid 2> /dev/null
+        grep -o 'one 1' $W/stream | sort -u; $D rm -f one two off"##,
+    ),
+    (
+        "events by their filters, in a format, and as they come",
+        r##"
+        $D events --filter type=container --filter event=create --filter event=destroy --format '{{.Action}} {{.Actor.Attributes.name}}' > $W/live & pid=$!
+        until test -s $W/live; do $D create $n --name canary bb true > $W/id; $D rm canary > $W/id; sleep 0.1; done; sleep 1.1; since=$(date +%s)
+        $D run $n --name told -l k=v bb sh -c 'exit 3'; $D run -d $n --name other bb sleep 1000 > $W/id; $D rename told renamed; $D restart -t 0 other; $D kill other > /dev/null; $D volume create vol > $W/id; $D volume rm vol > $W/id
+        $D rm -f renamed; $D rm -f other; for i in $(seq 600); do grep -q 'destroy other' $W/live && break; sleep 0.1; done; kill $pid; wait $pid 2> /dev/null; grep -v canary $W/live
+        sleep 1; until=$(date +%s); ev() { echo "-- $*"; $D events --since $since --until $until "$@" 2>&1 | sed -e 's/[0-9a-f]\{64\}/ID/g' -e 's/^20[^ ]*Z/TIME/' -e 's/"\(time\|timeNano\)":[0-9]*/"\1":N/g'; }
+        few='--filter event=create --filter event=start --filter event=die --filter event=rename --filter event=restart --filter event=destroy'
+        ev $few --format '{{.Type}} {{.Action}}'; ev --filter event=die --filter type=container --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}} {{.From}} {{.Status}} {{.Scope}}'
+        ev $few --filter container=renamed --format '{{.Action}}'; ev $few --filter container=told --format '{{.Action}}'; ev $few --filter label=k=v --format '{{.Action}}'
+        ev --filter label=k --filter event=start --filter event=create --format '{{.Action}} {{.Actor.Attributes.name}}'; ev --filter label=k=no --format '{{.Action}}'
+        ev --filter type=volume --format '{{.Type}} {{.Action}} {{.Actor.ID}}'; ev --filter volume=vol --format '{{.Action}}'; ev --filter image=bb --filter event=create --format '{{.Action}} {{.From}}'
+        ev --filter type=nope --format '{{.Action}}'; ev --filter scope=local --filter event=create --format '{{.Type}}'; ev --filter scope=swarm --format '{{.Type}}'; ev --filter event=die
+        ev --filter event=rename --filter event=kill --format '{{json .}}' | tr -d '}' | tr ',{' '\n\n' | sort; $D events --filter foo > /dev/null 2>&1; echo $?"##,
+    ),
+    (
         "namespaces of another container",
         r##"
         $D run -d $n --name host --ipc shareable bb sleep 1000 > $W/id
@@ -404,6 +443,7 @@ const ROOT_ALONE: &[(&str, &str)] = &[
     ("cp both ways", "not into a container that does not run"),
     ("exec in all its forms", "there is no other user, and no freezer cgroup"),
     ("namespaces of another container", "a user namespace of its own"),
+    ("stats once, in a format, and as a stream", "no cgroups"),
     ("info in a format", "no freezer cgroup"),
 ];
 

@@ -22,6 +22,7 @@ mod ps;
 mod registry;
 mod run;
 mod system;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -143,7 +144,7 @@ enum Command {
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::TagArgs),
     /// Display the running processes of a container
-    Top(Name),
+    Top(top::TopArgs),
     /// Unpause all processes within one or more containers
     Unpause(Names),
     /// Update configuration of one or more containers
@@ -210,7 +211,7 @@ enum ContainerCommand {
     /// Stop one or more running containers
     Stop(lifecycle::StopArgs),
     /// Display the running processes of a container
-    Top(Name),
+    Top(top::TopArgs),
     /// Unpause all processes within one or more containers
     Unpause(Names),
     /// Update configuration of one or more containers
@@ -443,7 +444,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::System(SystemCommand::Df(args)) => system::df(app, &args)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
         Command::Tag(args) => images::tag(app, &args)?,
-        Command::Top(args) => ps::top(app, &args.name)?,
+        Command::Top(args) => top::top(app, &args)?,
         Command::Unpause(args) => lifecycle::unpause(app, &args.names)?,
         Command::Update(Later(args)) => lifecycle::update(app, &args)?,
         Command::Version { format } => system::version(format.as_deref())?,

@@ -70,13 +70,13 @@ fn by_format<'a>(text: &'a str, format: Option<&str>) -> Cow<'a, str> {
     if format.is_some_and(own) { text.into() } else { plain(text) }
 }
 
-/// Aligns tab-separated cells: at least 10 wide, 3 apart, the last one as it is.
-pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
+/// Aligns cells: at least so wide, 3 apart, the last one as it is.
+pub(crate) fn aligned(lines: &[Vec<String>], least: usize) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let widths =
             lines.iter().filter(|row| column + 1 < row.len()).map(|row| row[column].chars().count() + 3);
-        widths.max().unwrap_or_default().max(10)
+        widths.max().unwrap_or_default().max(least)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
@@ -241,6 +241,6 @@ mod tests {
     fn columns_align() {
         let lines = [vec!["A", "IMAGE", "NAMES"], vec!["0123456789ab", "x", "web"]];
         let lines = lines.map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(aligned(&lines), "A              IMAGE     NAMES\n0123456789ab   x         web\n");
+        assert_eq!(aligned(&lines, 10), "A              IMAGE     NAMES\n0123456789ab   x         web\n");
     }
 }

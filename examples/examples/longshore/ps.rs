@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use longshore_runtime::containers::{
-    EventsOptions, Filters, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
+    EventLine, EventsOptions, Filters, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
 };
 use serde_json::{Value, json};
 
@@ -322,8 +322,10 @@ pub(crate) fn stats(app: &App, args: &StatsArgs) -> Result<()> {
         }
         Ok(containers.list(args.all, &Filters::new(), false)?.into_iter().map(|summary| summary.id).collect())
     };
-    let mut before: HashMap<String, Stats> =
-        chosen()?.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect();
+    let read_all = || -> Result<Vec<(String, Stats)>> {
+        Ok(chosen()?.into_iter().filter_map(|name| read(&name).map(|stats| (name, stats))).collect())
+    };
+    let mut before: HashMap<String, Stats> = read_all()?.into_iter().collect();
     let table = "table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}";
     let titles = [
         ("ID", "CONTAINER ID"),
@@ -339,10 +341,9 @@ pub(crate) fn stats(app: &App, args: &StatsArgs) -> Result<()> {
     let clear = !args.no_stream && std::io::stdout().is_terminal();
     while !app.cancelled() {
         std::thread::sleep(Duration::from_secs(1));
-        let now: HashMap<String, Stats> =
-            chosen()?.iter().filter_map(|name| Some((name.clone(), read(name)?))).collect();
+        let now = read_all()?;
         let rows: Vec<Value> =
-            now.iter().map(|(name, stats)| stats_row(before.get(name), stats, args.no_trunc)).collect();
+            now.iter().map(|(name, stats)| stats_row(before.get(name), name, stats, args)).collect();
         if clear {
             output::bytes(b"\x1b[H\x1b[J");
         }
@@ -350,32 +351,27 @@ pub(crate) fn stats(app: &App, args: &StatsArgs) -> Result<()> {
         if args.no_stream {
             break;
         }
-        before = now;
+        before = now.into_iter().collect();
     }
     Ok(())
 }
 
-fn stats_row(before: Option<&Stats>, now: &Stats, no_trunc: bool) -> Value {
+/// `name` is what the container was asked for by.
+fn stats_row(before: Option<&Stats>, name: &str, now: &Stats, args: &StatsArgs) -> Value {
     let passed = before.map_or(0, |b| now.read_at.saturating_sub(b.read_at));
     let used = before.map_or(0, |b| now.cpu_nanos.saturating_sub(b.cpu_nanos));
     let percent = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
-    let id = if no_trunc { now.id.clone() } else { output::short_id(&now.id) };
+    let id = if args.no_trunc { now.id.clone() } else { output::short_id(&now.id) };
+    // Without names docker looks for IDs.
+    let asked = if args.containers.is_empty() { &id } else { name };
     json!({
-        "ID": id, "Container": id, "Name": now.name, "CPUPerc": format!("{:.2}%", percent(used, passed)),
+        "ID": id, "Container": asked, "Name": now.name, "CPUPerc": format!("{:.2}%", percent(used, passed)),
         "MemUsage": format!("{} / {}", output::binary_size(now.memory), output::binary_size(now.memory_limit)),
         "MemPerc": format!("{:.2}%", percent(now.memory, now.memory_limit)),
         "NetIO": format!("{} / {}", output::size(now.net_rx), output::size(now.net_tx)),
         "BlockIO": format!("{} / {}", output::size(now.block_read), output::size(now.block_write)),
         "PIDs": now.pids.to_string(),
     })
-}
-
-/// `top`
-pub(crate) fn top(app: &App, container: &str) -> Result<()> {
-    let top = app.containers()?.top(container)?;
-    let lines: Vec<_> = std::iter::once(top.titles).chain(top.processes).collect();
-    output::text(&output::aligned(&lines));
-    Ok(())
 }
 
 /// `events`
@@ -386,10 +382,9 @@ pub(crate) fn events(app: &App, args: &EventsArgs) -> Result<()> {
     options.until = time(args.until.as_deref())?;
     let mut failed = Ok(());
     app.containers()?.events(&options, &mut |event| {
-        let value = serde_json::to_value(&event).unwrap_or_default();
-        failed = match &args.format {
-            Some(format) if format != "json" => output::rows(&[], format, Some(format), &[value]),
-            Some(_) => output::rows(&[], "json", Some("json"), &[value]),
+        failed = match args.format.as_deref() {
+            Some("json" | "{{json .}}") => output::rows(&[], "json", Some("json"), &[event_as_json(&event)]),
+            Some(format) => output::rows(&[], format, Some(format), &[event_as_go(&event)]),
             None => {
                 let attributes: Vec<String> =
                     event.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -407,4 +402,33 @@ pub(crate) fn events(app: &App, args: &EventsArgs) -> Result<()> {
         failed.is_ok() && !app.cancelled()
     })?;
     failed
+}
+
+/// As docker's API gives it; its first four fields are older than `Actor`, and containers' and images' alone.
+fn event_as_json(event: &EventLine) -> Value {
+    let mut value = json!({
+        "Type": event.kind, "Action": event.action, "Actor": actor(event), "scope": "local", "time": event.time,
+        "timeNano": event.time_nano,
+    });
+    if event.kind == "container" {
+        value["status"] = event.action.clone().into();
+        value["id"] = event.id.clone().into();
+        value["from"] = event.attributes.get("image").cloned().unwrap_or_default().into();
+    }
+    value
+}
+
+/// With the names that a template knows.
+fn event_as_go(event: &EventLine) -> Value {
+    let container = event.kind == "container";
+    let old = |text: &str| if container { text.to_owned() } else { String::new() };
+    let image = event.attributes.get("image").map(String::as_str).unwrap_or_default();
+    json!({
+        "Type": event.kind, "Action": event.action, "Actor": actor(event), "Scope": "local", "Time": event.time,
+        "TimeNano": event.time_nano, "Status": old(&event.action), "ID": old(&event.id), "From": old(image),
+    })
+}
+
+fn actor(event: &EventLine) -> Value {
+    json!({"ID": event.id, "Attributes": event.attributes})
 }

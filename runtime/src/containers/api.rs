@@ -339,17 +339,6 @@ pub struct Summary {
     pub size: Option<u64>,
 }
 
-/// `docker top`.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-#[serde(rename_all = "PascalCase")]
-pub struct Top {
-    /// Column titles.
-    pub titles: Vec<String>,
-    /// A row per process.
-    pub processes: Vec<Vec<String>>,
-}
-
 /// What `update` changes; `None` leaves it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

@@ -65,7 +65,16 @@ impl Inner {
 impl Containers {
     /// What happens to containers and volumes, until `event` returns false or `until` has come.
     pub fn events(&self, options: &EventsOptions, event: &mut dyn FnMut(EventLine) -> bool) -> Result<()> {
-        options.filters.only(&["container", "event", "image", "label", "network", "type", "volume"])?;
+        options.filters.only(&[
+            "container",
+            "event",
+            "image",
+            "label",
+            "network",
+            "scope",
+            "type",
+            "volume",
+        ])?;
         let nanos = |t: SystemTime| {
             t.duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
@@ -122,6 +131,7 @@ fn matches(e: &EventLine, filters: &Filters) -> bool {
     };
     let name = e.attributes.get("name").map(String::as_str).unwrap_or_default();
     any("type", &|t| t == e.kind)
+        && any("scope", &|scope| scope == "local")
         && any("event", &|a| a == e.action || e.action.split(':').next() == Some(a))
         && any("container", &|c| e.kind == "container" && (name == c || e.id.starts_with(c)))
         && any("network", &|n| e.kind == "network" && e.id == n)

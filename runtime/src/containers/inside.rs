@@ -1,8 +1,7 @@
-//! What is done with a running container: `exec`, `logs`, `top`, `stats`, `update`.
+//! What is done with a running container: `exec`, `logs`, `stats`, `update`.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::inotify;
@@ -12,7 +11,7 @@ use super::proto::Request;
 use super::record::Record;
 use super::rootview::RootView;
 use super::{
-    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Top, Update, compile,
+    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Update, compile,
     passwd, shim,
 };
 use crate::{Container, ExecOptions, ExecProcess, Stdio};
@@ -92,21 +91,6 @@ impl Containers {
             Ok(Wake::End)
         };
         log::read(&path, options, &mut wait, line)
-    }
-
-    /// Its processes as the host's `ps -ef` would show them.
-    pub fn top(&self, key: &str) -> Result<Top> {
-        let id = self.id(key)?;
-        let (_, state) = self.load(&id)?;
-        if !state.shown.running {
-            return Err(Error::NotRunning(id));
-        }
-        let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(String::from).to_vec();
-        let pids = self.0.runtime.open(&id)?.processes()?;
-        Ok(Top {
-            titles,
-            processes: pids.into_iter().filter_map(|pid| process_row(pid, &state.shown.started_at)).collect(),
-        })
     }
 
     /// Reads its counters. One that does not run has none: all zero.
@@ -237,34 +221,4 @@ fn wait_for_change(watch: &OwnedFd, longest: Duration) {
     let _ = poll(&mut fds, Some(&timeout));
     let mut buffer = [0u8; 4096];
     while rustix::io::read(watch, &mut buffer).is_ok_and(|n| n > 0) {}
-}
-
-/// One line of `ps -ef`.
-fn process_row(pid: u32, started_at: &str) -> Option<Vec<String>> {
-    let proc = Path::new("/proc").join(pid.to_string());
-    let stat = fs::read_to_string(proc.join("stat")).ok()?;
-    let status = fs::read_to_string(proc.join("status")).ok()?;
-    let (open, close) = (stat.find('(')?, stat.rfind(')')?);
-    let fields: Vec<&str> = stat[close + 1..].split_ascii_whitespace().collect();
-    let number = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    let ticks = rustix::param::clock_ticks_per_second().max(1);
-    let (used, started) = ((number(11) + number(12)) / ticks, number(19) / ticks);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec as u64;
-    let uid = status
-        .lines()
-        .find_map(|l| l.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1).map(String::from))?;
-    let command = fs::read(proc.join("cmdline")).unwrap_or_default();
-    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
-    let command = if command.is_empty() { format!("[{}]", &stat[open + 1..close]) } else { command };
-    let wall = jiff::Timestamp::now().as_second() - (now.saturating_sub(started)) as i64;
-    let stime =
-        jiff::Timestamp::from_second(wall).map(|t| t.to_string()).unwrap_or_else(|_| started_at.into());
-    let tty = match number(4) {
-        0 => "?".to_owned(),
-        device => format!("pts/{}", (device & 0xff) | ((device >> 12) & 0xfff00)),
-    };
-    let time = format!("{:02}:{:02}:{:02}", used / 3600, used / 60 % 60, used % 60);
-    let share = used * 100 / now.saturating_sub(started).max(1);
-    let clock = stime.get(11..16).unwrap_or("").to_owned();
-    Some(vec![uid, pid.to_string(), fields.get(1)?.to_string(), share.to_string(), clock, tty, time, command])
 }

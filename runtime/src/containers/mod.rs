@@ -58,6 +58,7 @@ mod network;
 mod ops;
 pub mod parse;
 mod passwd;
+mod process;
 mod proto;
 mod query;
 mod record;
@@ -72,7 +73,7 @@ mod volumes;
 pub use api::{
     AttachOptions, Change, ChangeKind, CreateOutcome, EventLine, EventsOptions, ExecRequest, Filters,
     LogLine, LogOptions, LogStream, OpenOptions, PruneOutcome, RemoveOptions, StartOptions, Stats,
-    StopOptions, Summary, Top, Update, WaitFor,
+    StopOptions, Summary, Update, WaitFor,
 };
 pub use config::{
     BindOptions, Config, CreateRequest, DeviceMapping, Empty, HealthConfig, HostConfig, LogConfig, Mount,
@@ -85,6 +86,7 @@ pub use inspect::{
     ContainerState, EndpointSettings, GraphDriver, Health, HealthResult, Inspect, MountPoint, NetworkSettings,
 };
 pub use ops::Frozen;
+pub use process::Process;
 pub use shim::shim_main;
 pub use stream::{Output, Stream};
 pub use terminal::{DetachKeys, Ended, Terminal};

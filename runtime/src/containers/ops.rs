@@ -187,7 +187,9 @@ impl Containers {
     pub fn restart(&self, key: &str, options: &StopOptions) -> Result<()> {
         let id = self.id(key)?;
         self.stop(&id, options)?;
-        self.start(&id, &StartOptions::default()).map(drop)
+        self.start(&id, &StartOptions::default())?;
+        self.0.emit("restart", &self.load(&id)?.0, &[]);
+        Ok(())
     }
 
     /// Freezes all its processes.

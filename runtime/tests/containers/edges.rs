@@ -142,11 +142,8 @@ fn init_reaps_and_forwards() {
     world.run("tree", &["sh", "-c", script], |r| r.host.init = Some(true));
     until("it is at work", || world.log("tree").contains("/sbin/docker-init -- sh"));
     // The orphan has ended and is nobody's zombie.
-    let zombies = || {
-        let rows = world.all.top("tree").unwrap().processes;
-        rows.iter().filter(|row| row.last().is_some_and(|command| command.starts_with('['))).count()
-    };
-    until("its orphan is reaped", || zombies() == 0 && world.all.top("tree").unwrap().processes.len() <= 3);
+    let zombies = || world.all.processes("tree").unwrap().iter().filter(|p| p.arguments.is_empty()).count();
+    until("its orphan is reaped", || zombies() == 0 && world.all.processes("tree").unwrap().len() <= 3);
     world.all.stop("tree", &StopOptions::timeout(20)).unwrap();
     assert_eq!(world.all.inspect("tree").unwrap().state.exit_code, 5);
     assert!(world.log("tree").ends_with("got it\n"));

@@ -137,7 +137,7 @@ fn limits_change_while_it_runs() {
     world.all.update("box", &update).unwrap();
     let stats = world.all.stats("box").unwrap();
     assert_eq!((stats.memory_limit, stats.pids), (32 << 20, 1));
-    assert_eq!(world.all.top("box").unwrap().processes[0].last().unwrap(), "sleep 100");
+    assert_eq!(world.all.processes("box").unwrap()[0].arguments, ["sleep", "100"]);
     // Not by hand, which would end it for good.
     let pid = rustix::process::Pid::from_raw(world.all.inspect("box").unwrap().state.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
