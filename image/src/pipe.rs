@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 
@@ -80,15 +81,17 @@ impl Read for Receive {
 }
 
 /// Collects small writes into pieces and hands each to all senders.
-#[derive(Debug)]
 pub(crate) struct Fan {
     senders: Vec<Sender>,
-    buffer: Vec<u8>,
+    pool: Pool,
+    piece: Piece,
 }
 
 impl Fan {
     pub(crate) fn new(senders: Vec<Sender>) -> Self {
-        Self { senders, buffer: Vec::with_capacity(PIECE) }
+        let pool = Pool::default();
+        let piece = pool.take();
+        Self { senders, pool, piece }
     }
 
     /// Hands over the rest and tells all that this was all.
@@ -98,16 +101,18 @@ impl Fan {
     }
 
     fn pass_on(&mut self) -> io::Result<()> {
-        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE)));
+        let piece = Bytes::from_owner(std::mem::replace(&mut self.piece, self.pool.take()));
         self.senders.iter().try_for_each(|s| s.send(piece.clone()))
     }
 }
 
 impl Write for Fan {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = buf.len().min(PIECE - self.buffer.len());
-        self.buffer.extend_from_slice(&buf[..n]);
-        if self.buffer.len() == PIECE {
+        let piece = &mut self.piece;
+        let n = buf.len().min(PIECE - piece.filled);
+        piece.memory[piece.filled..piece.filled + n].copy_from_slice(&buf[..n]);
+        piece.filled += n;
+        if piece.filled == PIECE {
             self.pass_on()?;
         }
         Ok(n)
@@ -118,18 +123,48 @@ impl Write for Fan {
     }
 }
 
-/// Fills a piece as far as the reader gives; empty at its end.
-pub(crate) fn read_piece(from: &mut dyn Read) -> io::Result<Bytes> {
-    let mut piece = vec![0; PIECE];
-    let mut filled = 0;
-    while filled < PIECE {
-        match from.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+/// Memory of pieces that are used again: fresh memory costs the kernel as much as hashing it would, and threads that free what others
+/// have allocated make a heap grow.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    /// Fills a piece as far as the reader gives; empty at its end.
+    pub(crate) fn read(&self, from: &mut dyn Read) -> io::Result<Bytes> {
+        let mut piece = self.take();
+        while piece.filled < PIECE {
+            match from.read(&mut piece.memory[piece.filled..]) {
+                Ok(0) => break,
+                Ok(n) => piece.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
+        Ok(if piece.filled == 0 { Bytes::new() } else { Bytes::from_owner(piece) })
     }
-    piece.truncate(filled);
-    Ok(piece.into())
+
+    fn take(&self) -> Piece {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Piece { memory: spare.unwrap_or_else(|| vec![0; PIECE]), filled: 0, pool: self.clone() }
+    }
+}
+
+/// Goes back to its pool when nobody needs it any more.
+struct Piece {
+    memory: Vec<u8>,
+    filled: usize,
+    pool: Pool,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
 }

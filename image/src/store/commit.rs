@@ -10,7 +10,7 @@ use crate::compress::{self, Compression};
 use crate::content::{ContentWrite, Ingest};
 use crate::layer::Unpacked;
 use crate::lease::{Lease, STORE};
-use crate::pipe::{Fan, Receive, Sender, pipe, read_piece};
+use crate::pipe::{Fan, Pool, Receive, Sender, pipe};
 use crate::{Ctx, Error, Image, Result, Snapshot};
 
 /// A layer that the store can mount and push. While the value (or a clone) lives, no collection takes it away.
@@ -75,9 +75,10 @@ impl Store {
         let kind = Compression::sniff(&head)?;
         let mut whole = io::Cursor::new(head).chain(tar);
         let mut copy = |out: &mut dyn Write| {
+            let pool = Pool::default();
             loop {
                 ctx.check()?;
-                let piece = read_piece(&mut whole).map_err(Error::from_io)?;
+                let piece = pool.read(&mut whole).map_err(Error::from_io)?;
                 if piece.is_empty() {
                     return Ok(());
                 }
@@ -193,9 +194,9 @@ impl Store {
 
     fn inflate(&self, from: &mut Receive, to: &Sender) -> Result<()> {
         let (_, mut reader) = compress::decoder(from)?;
-        let mut plain = 0;
+        let (mut plain, pool) = (0, Pool::default());
         loop {
-            let piece = read_piece(&mut reader).map_err(Error::from_io)?;
+            let piece = pool.read(&mut reader).map_err(Error::from_io)?;
             if piece.is_empty() {
                 return to.finish().map_err(Error::from_io);
             }

@@ -11,7 +11,7 @@ use crate::compress;
 use crate::content::{ContentRead, Ingest};
 use crate::digest::{HashSink, Hasher};
 use crate::layer::{Limits, Unpacked};
-use crate::pipe::{Receive, Sender, pipe, read_piece};
+use crate::pipe::{Pool, Receive, Sender, pipe};
 use crate::{Ctx, Error, Event, Result};
 
 /// What a layer cost.
@@ -168,13 +168,13 @@ impl Flow<'_> {
         // One that is here already may have come from another tool.
         let mut hasher = if ingest.is_none() { Some(Hasher::for_digest(digest)?) } else { None };
         let (mut ingest, stored) = ingest.map_or((None, u64::MAX), |(i, at)| (Some(i), at));
-        let mut done = 0;
+        let (mut done, pool) = (0, Pool::default());
         loop {
             self.job.ctx.check()?;
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            let piece = read_piece(&mut from).map_err(Error::from_io)?;
+            let piece = pool.read(&mut from).map_err(Error::from_io)?;
             if piece.is_empty() {
                 break;
             }
@@ -212,9 +212,9 @@ impl Flow<'_> {
     fn inflate(&self, from: &mut Receive, to: &Sender) -> Result<()> {
         let limits = &self.job.store.0.limits;
         let (_, mut reader) = compress::decoder(Counting { inner: from, count: &self.compressed })?;
-        let mut plain = 0_u64;
+        let (mut plain, pool) = (0_u64, Pool::default());
         loop {
-            let piece = read_piece(&mut reader).map_err(Error::from_io)?;
+            let piece = pool.read(&mut reader).map_err(Error::from_io)?;
             if piece.is_empty() {
                 return to.finish().map_err(Error::from_io);
             }
