@@ -25,12 +25,14 @@ fn compiled(spec: &Spec, mode: Mode, user: bool) -> Result<Plan> {
     let filter = linux.and_then(|l| l.seccomp().as_ref()).map(Filter::compile).transpose()?;
     // Paths of namespaces are opened, so those of the spec are left out.
     let namespaces = Namespaces::new(&Spec::default())?;
-    let hierarchy = |mount: &str, controller: &str| Hierarchy {
+    let hierarchy = |mount: &str, controllers: &[&str]| Hierarchy {
         mount: PathBuf::from(mount),
-        controllers: vec![controller.to_owned()],
+        controllers: controllers.iter().map(ToString::to_string).collect(),
     };
-    let v1 =
-        vec![hierarchy("/sys/fs/cgroup/cpu", "cpu"), hierarchy("/sys/fs/cgroup/systemd", "name=systemd")];
+    let v1 = vec![
+        hierarchy("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"]),
+        hierarchy("/sys/fs/cgroup/systemd", &["name=systemd"]),
+    ];
     let given = process.capabilities().clone().unwrap_or_else(crate::runtime::no_capabilities);
     let (sets, _) = caps::sets(&given, caps::all());
     compile(&Input {
@@ -86,6 +88,16 @@ mod tests {
         spec.linux_mut().as_mut().unwrap().set_mount_label(Some("some:label:s0:c1,c2".to_owned()));
         // /dev, /dev/pts, /dev/shm, the directories of the cgroup hierarchies, what hides masked ones; and /dev/mqueue.
         assert_eq!(given(&spec), [5, 1, 6]);
+    }
+
+    /// A hierarchy of several controllers is found by each one's name: once as an option of its mount, once as a link.
+    #[test]
+    fn links_to_a_hierarchy() {
+        let mut spec = crate::spec::default_spec(["true"]);
+        spec.root_mut().as_mut().unwrap().set_path("/".into());
+        let plan = compiled(&spec, Mode::Init, true).unwrap().bytes;
+        let count = |text: &[u8]| plan.windows(text.len()).filter(|window| *window == text).count();
+        assert_eq!([&b"\0cpu\0"[..], b"\0cpuacct\0", b"\0systemd\0"].map(count), [2, 2, 2]);
     }
 
     /// What a fuzzer does, for a moment: values of a real document exchanged for others of every kind.

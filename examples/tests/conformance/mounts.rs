@@ -112,6 +112,14 @@ fn file_systems() -> Vec<Case> {
             "ls /sys/fs/cgroup | wc -l | grep -qv '^0$' && ! mkdir /sys/fs/cgroup/x 2>/dev/null && echo hi",
             Out("hi"),
         ),
+        case(
+            "a cgroup mount that may be written",
+            mounts(
+                json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime"]}]),
+            ),
+            "cd /sys/fs/cgroup/pids && mkdir x && rmdir x && echo hi",
+            Out("hi"),
+        ),
         case("mqueue", json!({}), "grep -c ' /dev/mqueue mqueue ' /proc/mounts", Out("1")),
         case("tmpcopyup", mounts(json!([tmpfs("/etc", &["tmpcopyup"])])), "ls /etc | wc -l", Out("0")),
     ]

@@ -436,10 +436,16 @@ fn cgroup_mount(b: &mut Builder, input: &Input<'_>, kind: &str, options: &Option
             }
             let source = b.text("cgroup", source.as_os_str().as_encoded_bytes())?;
             open_tree(b, libc::AT_FDCWD.into(), source, false, slot::A);
-            set_attributes(b, slot::A, options.set | attr::RDONLY, 0, 0, false);
+            set_attributes(b, slot::A, options.set, 0, 0, false);
         }
-        let name = b.text("cgroup", name)?;
         let dir = Arg::Slot(slot::TMPFS);
+        let text = b.text("cgroup", &name)?;
+        // Programs look for a controller by its own name.
+        for controller in hierarchy.controllers.iter().filter(|c| **c != name && !c.starts_with("name=")) {
+            let link = b.text("cgroup", controller)?;
+            b.call("symlinkat", libc::SYS_symlinkat, [text.into(), dir, link.into()]).forgive(libc::EEXIST);
+        }
+        let name = text;
         b.call("mkdirat", libc::SYS_mkdirat, [dir, name.into(), 0o755.into()]);
         // MOVE_MOUNT_F_EMPTY_PATH
         b.call(
