@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,8 +26,8 @@ pub fn find_image(store: &Store, name: &str) -> longshore_image::Result<Image> {
 pub struct StoreImages {
     store: Store,
     rootless: bool,
-    /// Of the containers that this process has started, for others of the same images.
-    layers: Arc<Mutex<SharedLayers>>,
+    /// Of each container that this process has started, for others of the same images.
+    layers: Arc<Mutex<HashMap<String, SharedLayers>>>,
 }
 
 impl StoreImages {
@@ -44,17 +45,16 @@ impl StoreImages {
         }
     }
 
-    fn source(&self, snapshot: &Snapshot) -> Result<RootfsSource, BoxError> {
+    fn source(&self, snapshot: &Snapshot) -> Result<(RootfsSource, SharedLayers), BoxError> {
         if !self.rootless {
             let mounted = snapshot.mount_shared()?;
-            self.layers.lock().unwrap_or_else(PoisonError::into_inner).extend(mounted.layers);
-            return Ok(RootfsSource::Detached(mounted.root));
+            return Ok((RootfsSource::Detached(mounted.root), mounted.layers));
         }
         let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
         let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
             return Err("the snapshot is read-only".into());
         };
-        Ok(RootfsSource::Overlay { lower: dirs.lower, upper, work })
+        Ok((RootfsSource::Overlay { lower: dirs.lower, upper, work }, SharedLayers::default()))
     }
 }
 
@@ -84,7 +84,10 @@ impl Images for StoreImages {
     }
 
     fn rootfs(&self, container_id: &str, image_id: &str) -> Result<RootfsSource, BoxError> {
-        self.source(&self.snapshot(container_id, image_id)?)
+        let (source, layers) = self.source(&self.snapshot(container_id, image_id)?)?;
+        let mut held = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        held.entry(container_id.to_owned()).or_default().extend(layers);
+        Ok(source)
     }
 
     fn look_at(
@@ -99,11 +102,13 @@ impl Images for StoreImages {
         let mut options = SnapshotOptions::default();
         options.temporary = true;
         let snapshot = self.store.snapshot_layers(key, image.diff_ids(), &options)?;
-        look(&self.source(&snapshot)?);
+        look(&self.source(&snapshot)?.0);
         Ok(self.store.remove_snapshot(key)?)
     }
 
     fn remove_rootfs(&self, container_id: &str) -> Result<(), BoxError> {
+        // What is mounted takes space, also when it was removed.
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner).remove(container_id);
         match self.store.remove_snapshot(container_id) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),

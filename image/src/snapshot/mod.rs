@@ -119,8 +119,9 @@ impl SharedLayers {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-    /// Takes these, too.
+    /// Takes these, too, in the place of mounts of the same layers, which nobody can find any more.
     pub fn extend(&mut self, others: Self) {
+        self.0.retain(|held| !others.0.iter().any(|other| held.is_like(other)));
         self.0.extend(others.0);
     }
 }
@@ -183,8 +184,8 @@ impl Snapshot {
                 found = true;
                 return Ok(mount);
             }
-            let mount = mount::erofs(path)?;
-            layers.0.extend(mount.try_clone().ok().and_then(|mount| share::hold(path, mount)));
+            let (mount, held) = share::mount(path, mount::erofs)?;
+            layers.0.extend(held);
             Ok(mount)
         });
         let root = match shared {
