@@ -77,6 +77,19 @@ fn tells_what_cannot_be_executed() {
     also_unprivileged("tells_what_cannot_be_executed");
 }
 
+/// Engines clean up after a `create` that fails, not all of them after a `start`.
+#[test]
+fn a_directory_that_cannot_be_entered_shows_at_creation() {
+    let Some(world) = World::new() else { return };
+    fs::write(world.rootfs().join("file"), "").unwrap();
+    let mut spec = world.spec(&["sh", "-c", "pwd"]);
+    spec.process_mut().as_mut().unwrap().set_cwd("/file".into());
+    let error = world.runtime.create(&id("cwd"), &spec, CreateOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("process.cwd /file"), "{error}");
+    assert!(world.runtime.list().unwrap().is_empty());
+    also_unprivileged("a_directory_that_cannot_be_entered_shows_at_creation");
+}
+
 #[test]
 fn exec_in_a_running_one() {
     let Some(world) = World::new() else { return };

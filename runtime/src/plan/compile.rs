@@ -413,6 +413,7 @@ fn program(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     // The terminal takes the place of the creator's streams now: whoever reads those waits for their end.
     process::session(b, input);
     if input.mode == Mode::Init {
+        process::try_cwd(b, input)?;
         process::look_up(b, input)?;
         b.label("start");
         b.op(super::PARK, op::PARK, [input.listener.unwrap_or(-1).into()]);

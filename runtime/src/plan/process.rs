@@ -7,7 +7,7 @@ use super::mounts::{IN_ROOT, inside, target};
 use super::{Arg, Builder, StepExt, slot};
 use crate::caps;
 use crate::error::{Error, Result};
-use crate::sys::wire::{ANY, op};
+use crate::sys::wire::{ANY, Step, op};
 
 /// Standard streams, for a process without a terminal of its own.
 pub(super) fn stdio(b: &mut Builder, input: &Input<'_>) {
@@ -191,16 +191,24 @@ pub(super) fn make_cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Before a created container waits: engines clean up after `create` where `process.cwd` cannot be entered. One that only the
+/// container's own user may enter shows later.
+pub(super) fn try_cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+    cwd(b, input)?.forgive(libc::EACCES);
+    let slash = b.c(c"/");
+    b.call("chdir", libc::SYS_chdir, [slash.into()]);
+    Ok(())
+}
+
 /// `process.cwd`.
-pub(super) fn cwd(b: &mut Builder, input: &Input<'_>) -> Result<()> {
+pub(super) fn cwd<'a>(b: &'a mut Builder, input: &Input<'_>) -> Result<&'a mut Step> {
     let cwd = input.process.cwd();
     b.label(format!("process.cwd {}", cwd.display()));
     if !cwd.is_absolute() {
         return Err(Error::spec("process.cwd", "is not an absolute path"));
     }
     let path = b.text("process.cwd", cwd.as_os_str().as_encoded_bytes())?;
-    b.op("chdir", op::CHDIR, [path.into()]);
-    Ok(())
+    Ok(b.op("chdir", op::CHDIR, [path.into()]))
 }
 
 /// The sets themselves; after this the process has no more than its program will.
