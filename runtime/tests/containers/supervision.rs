@@ -10,13 +10,15 @@ use longshore_runtime::containers::{
 use crate::harness::Test;
 use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 9] = [
+pub(crate) const TESTS: [Test; 11] = [
     ("supervision::limits_change_while_it_runs", limits_change_while_it_runs),
     ("supervision::many_at_once", many_at_once),
     ("supervision::three_tries_are_three", three_tries_are_three),
     ("supervision::always_until_stopped", always_until_stopped),
     ("supervision::health_comes_and_goes", health_comes_and_goes),
     ("supervision::volumes_outlive_containers", volumes_outlive_containers),
+    ("supervision::ends_though_others_write_on", ends_though_others_write_on),
+    ("supervision::patience_without_end", patience_without_end),
     ("supervision::removes_itself", removes_itself),
     ("supervision::pause_and_kill", pause_and_kill),
     ("supervision::the_same_as_an_ordinary_user", the_same_as_an_ordinary_user),
@@ -46,6 +48,33 @@ fn always_until_stopped() {
     assert_eq!(world.log("always").lines().count(), lines);
     assert_eq!(world.all.restore().unwrap().len(), 1);
     world.all.remove("always", &RemoveOptions::new(true, false)).unwrap();
+}
+
+/// Without a PID namespace of its own, what it has started outlives its first process. An ordinary user's containers have one.
+fn ends_though_others_write_on() {
+    let Some(world) = World::new().filter(|_| rustix::process::geteuid().is_root()) else { return };
+    let id = world.run("left", &["sh", "-c", "yes & sleep 1; exit 3"], |r| {
+        r.host.pid_mode = "host".into();
+        // The log is what takes longer to write than the lines.
+        r.host.log_config.options = [("max-size".to_owned(), "1m".to_owned())].into();
+    });
+    until("it has ended", || world.status("left") == "exited");
+    assert_eq!(world.all.inspect("left").unwrap().state.exit_code, 3);
+    let left = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        all.filter(|p| std::fs::read_link(p.path().join("root")).is_ok_and(|root| root.ends_with(&id)))
+            .count()
+    };
+    until("nothing of it runs", || left() == 0);
+}
+
+fn patience_without_end() {
+    let Some(world) = World::new() else { return };
+    let program = "trap 'sleep 0.5; exit 3' TERM; echo ready; while true; do sleep 0.1; done";
+    world.run("slow", &["sh", "-c", program], |_| {});
+    until("it is ready", || world.log("slow") == "ready\n");
+    world.all.stop("slow", &StopOptions::timeout(i64::MAX)).unwrap();
+    assert_eq!(world.all.inspect("slow").unwrap().state.exit_code, 3);
 }
 
 fn health_comes_and_goes() {

@@ -26,6 +26,11 @@ pub(super) fn read(fd: &OwnedFd, buffer: &mut [u8]) -> Read {
     }
 }
 
+/// Bytes that may be on their way in a stream; in a terminal it is less than that.
+pub(super) fn capacity(fd: &OwnedFd) -> usize {
+    rustix::pipe::fcntl_getpipe_size(fd).unwrap_or(1 << 20)
+}
+
 /// Bytes on their way to standard input.
 #[derive(Debug, Default)]
 pub(super) struct Input {

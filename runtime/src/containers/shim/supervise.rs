@@ -243,32 +243,32 @@ impl Shim<'_> {
         Ok(tokens.into_iter().zip(fds.iter().map(PollFd::revents)).filter(|(_, f)| !f.is_empty()).collect())
     }
 
-    /// One read of a stream, to the log and the attached.
-    fn pump(&mut self, life: &mut Life, n: usize) -> bool {
-        let Some(fd) = &life.outputs[n] else { return false };
+    /// One read of a stream, to the log and the attached. How many bytes it gave.
+    fn pump(&mut self, life: &mut Life, n: usize) -> usize {
+        let Some(fd) = &life.outputs[n] else { return 0 };
         self.buffer.resize(CHUNK, 0);
         let mut buffer = std::mem::take(&mut self.buffer);
         let stream = if n == 0 { LogStream::Stdout } else { LogStream::Stderr };
-        let more = match io::read(fd, &mut buffer) {
+        let got = match io::read(fd, &mut buffer) {
             io::Read::Bytes(got) => {
                 self.output(stream, &buffer[..got]);
                 // A quiet container's shim should not sit on memory that it needed once.
                 if got < CHUNK / 8 {
                     buffer = Vec::new();
                 }
-                true
+                got
             }
-            io::Read::Later => false,
+            io::Read::Later => 0,
             io::Read::End => {
                 life.outputs[n] = None;
                 if let Some(log) = &mut self.log {
                     let _ = log.finish(stream);
                 }
-                false
+                0
             }
         };
         self.buffer = buffer;
-        more
+        got
     }
 
     fn output(&mut self, stream: LogStream, bytes: &[u8]) {
@@ -286,11 +286,17 @@ impl Shim<'_> {
         }
     }
 
-    /// What was written before the end is still in the pipes.
+    /// What was written before the end is still in the pipes. Where others can see its processes they may still be there, writing: no
+    /// more is read than a pipe can hold.
     fn drain(&mut self, life: &mut Life) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(5);
         for n in 0..2 {
-            while self.pump(life, n) {
+            let mut left = life.outputs[n].as_ref().map_or(0, io::capacity);
+            while left > 0 {
+                match self.pump(life, n) {
+                    0 => break,
+                    got => left = left.saturating_sub(got),
+                }
                 // A client that does not read must not lose the end of the output, nor keep the container for ever.
                 while self.clients.iter().any(Client::holds_up) && Instant::now() < end {
                     for (token, flags) in self.poll(None, Some(Duration::from_millis(100)))? {
@@ -393,7 +399,9 @@ impl Shim<'_> {
         self.by_hand = true;
         self.state.stopped_by_hand = true;
         let patience = if signal == 9 { None } else { u64::try_from(timeout).ok() };
-        self.stop = Some(Stop { kill_at: patience.map(|s| Instant::now() + Duration::from_secs(s)) });
+        // Longer than the clock can tell is for ever.
+        let kill_at = patience.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+        self.stop = Some(Stop { kill_at });
         if let Some(life) = life {
             let _ = self.signal(signal, life);
         }
