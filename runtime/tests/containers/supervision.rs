@@ -171,6 +171,8 @@ fn limits_change_while_it_runs() {
     let pid = rustix::process::Pid::from_raw(world.all.inspect("box").unwrap().state.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     until("the new policy starts it again", || world.all.inspect("box").unwrap().restart_count == 1);
+    until("it runs again", || world.status("box") == "running");
+    assert_eq!(world.all.stats("box").unwrap().memory_limit, 32 << 20);
     // A limit that is really one.
     let (code, _) = world.run_to_end("greedy", "tail /dev/zero", |r| {
         (r.host.memory, r.host.memory_swap) = (16 << 20, 16 << 20);

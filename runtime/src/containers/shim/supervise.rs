@@ -122,10 +122,20 @@ impl Shim<'_> {
             sys::trim_memory();
             self.live(&mut life)?;
             match self.end(life)? {
-                Some(pause) if self.sleep(pause)? => {}
+                Some(pause) if self.sleep(pause)? => self.read_again(),
                 Some(_) => return self.give_up(),
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// Limits and names may have changed since the last start. Its networks are as we were told.
+    fn read_again(&mut self) {
+        if let Ok(now) = self.all.0.dir.record(&self.record.id) {
+            let old = std::mem::replace(&mut self.record, now);
+            let name = std::mem::take(&mut self.record.network.name);
+            (self.record.network, self.record.more, self.record.left) = (old.network, old.more, old.left);
+            self.record.network.name = name;
         }
     }
 
