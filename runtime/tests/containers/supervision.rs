@@ -10,7 +10,7 @@ use longshore_runtime::containers::{
 use crate::harness::Test;
 use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 11] = [
+pub(crate) const TESTS: [Test; 12] = [
     ("supervision::limits_change_while_it_runs", limits_change_while_it_runs),
     ("supervision::many_at_once", many_at_once),
     ("supervision::three_tries_are_three", three_tries_are_three),
@@ -19,6 +19,7 @@ pub(crate) const TESTS: [Test; 11] = [
     ("supervision::volumes_outlive_containers", volumes_outlive_containers),
     ("supervision::ends_though_others_write_on", ends_though_others_write_on),
     ("supervision::patience_without_end", patience_without_end),
+    ("supervision::signals_between_two_lives", signals_between_two_lives),
     ("supervision::removes_itself", removes_itself),
     ("supervision::pause_and_kill", pause_and_kill),
     ("supervision::the_same_as_an_ordinary_user", the_same_as_an_ordinary_user),
@@ -66,6 +67,21 @@ fn ends_though_others_write_on() {
             .count()
     };
     until("nothing of it runs", || left() == 0);
+}
+
+fn signals_between_two_lives() {
+    let Some(world) = World::new() else { return };
+    world.run("again", &["false"], |r| r.host.restart_policy = "unless-stopped".parse().unwrap());
+    let count = || world.all.inspect("again").unwrap().restart_count;
+    // By now it rests for longer than it takes to say something to it.
+    let rests = || world.status("again") == "restarting";
+    until("it rests", || count() >= 4 && rests());
+    let before = count();
+    let _ = world.all.kill("again", "USR1");
+    until("no signal that ends nothing has ended it", || count() > before && rests());
+    world.all.kill("again", "TERM").unwrap();
+    until("it is over", || world.status("again") == "exited");
+    assert_eq!(world.all.restore().unwrap(), [] as [String; 0]);
 }
 
 fn patience_without_end() {

@@ -381,8 +381,8 @@ impl Shim<'_> {
             }
             (Request::Kill { signal }, Some(life)) => (Role::Leaving, self.signal(signal, life)),
             // Between two lives there is nobody to kill, but the next life.
-            (Request::Kill { .. }, None) => {
-                self.by_hand = true;
+            (Request::Kill { signal }, None) if self.ends(signal) => {
+                (self.by_hand, self.state.stopped_by_hand) = (true, true);
                 (Role::Leaving, Ok(()))
             }
             (Request::Pause, Some(life)) => (Role::Leaving, self.pause(life)),
@@ -397,9 +397,14 @@ impl Shim<'_> {
             (Request::Disconnect(network), life) => {
                 (Role::Leaving, self.disconnect(&network, life.is_some()))
             }
-            (Request::Attach(_) | Request::Pause | Request::Unpause | Request::Freeze, None) => {
-                (Role::Leaving, Err(not_running()))
-            }
+            (
+                Request::Attach(_)
+                | Request::Kill { .. }
+                | Request::Pause
+                | Request::Unpause
+                | Request::Freeze,
+                None,
+            ) => (Role::Leaving, Err(not_running())),
         };
         self.clients[n].role = if result.is_ok() { role } else { Role::Leaving };
         self.clients[n].answer(result.as_ref().copied());
@@ -417,14 +422,17 @@ impl Shim<'_> {
         }
     }
 
-    /// Sends a signal. A frozen container gets it when it thaws; SIGKILL thaws it.
-    fn signal(&mut self, signal: i32, life: &mut Life) -> Result<()> {
-        // As Docker: the stop signal, or any that ends most programs where the image names none, is meant to end it for good.
-        let ends = match self.record.config.stop_signal.as_str() {
+    /// As Docker: the stop signal, or any that ends most programs where the image names none, is meant to end it for good.
+    fn ends(&self, signal: i32) -> bool {
+        match self.record.config.stop_signal.as_str() {
             "" => matches!(signal, 1 | 2 | 3 | 9 | 15),
             own => signal == 9 || parse::signal(own).is_ok_and(|s| s == signal),
-        };
-        if ends {
+        }
+    }
+
+    /// Sends a signal. A frozen container gets it when it thaws; SIGKILL thaws it.
+    fn signal(&mut self, signal: i32, life: &mut Life) -> Result<()> {
+        if self.ends(signal) {
             self.by_hand = true;
             self.state.stopped_by_hand = true;
         }
