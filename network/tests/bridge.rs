@@ -329,6 +329,10 @@ fn options_that_contradict_each_other_are_refused() {
         (base().range(net("10.77.0.0/24")).range(net("10.77.1.0/24")), "more than one range in 10.77.0.0/16"),
         (base().reserve("a", ip("10.78.0.1")), "10.78.0.1 is in none of its subnets"),
         (BridgeOptions::new().gateway(ip("10.77.0.1")), "10.77.0.1 is in none of its subnets"),
+        (BridgeOptions::new().subnet(net("255.255.255.255/32")), "255.255.255.255/32 is one address"),
+        (BridgeOptions::new().subnet6("fd00::1/128".parse().unwrap()), "fd00::1/128 is one address"),
+        // There is a route to a part of it already, which only the kernel tells.
+        (BridgeOptions::new().subnet(net("0.0.0.0/0")), "overlaps with the route to"),
     ] {
         let said = lab.host.run(|| longshore_network::Bridge::open(state.path(), "n", &options)).unwrap_err();
         assert!(said.to_string().contains(words), "{said}");

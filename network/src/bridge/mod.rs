@@ -139,6 +139,7 @@ impl Bridge {
         let _lock = state.lock()?;
         let mut sockets = Sockets::open()?;
         let known = state.network(name)?;
+        let fresh = known.is_none();
         // What stands is not to fall by a route that came later.
         let stands = match &known {
             Some(network) => network.is_settled() && sockets.link(&network.link)?.is_some(),
@@ -158,7 +159,14 @@ impl Bridge {
             (None, None) => return Err(Error::NotFound { name: name.to_owned() }),
         };
         state.forget_other_boots(name)?;
-        let network = if stands { network } else { sockets.settle(&state, name, network)? };
+        let network = match if stands { Ok(network) } else { sockets.settle(&state, name, network) } {
+            Err(error) if fresh => {
+                // It has never been, and the first error is the one to tell.
+                let _ = state.remove_network(name);
+                return Err(error);
+            }
+            settled => settled?,
+        };
         let bridge = Self::new(&state, name, network, ipam(&state)?, sockets)?;
         bridge.0.ensure(&mut bridge.0.sockets())?;
         Ok(bridge)
@@ -368,6 +376,9 @@ fn check(name: &str, options: &BridgeOptions) -> Result<()> {
     let subnets = asked(options);
     let bad = |reason: String| Err(Error::InvalidOption { network: name.to_owned(), reason });
     for subnet in &subnets {
+        if subnet.prefix_len() == subnet.max_prefix_len() {
+            return bad(format!("{subnet} is one address, and the bridge itself needs one"));
+        }
         if options.gateways.iter().filter(|gateway| subnet.contains(*gateway)).count() > 1 {
             return bad(format!("more than one gateway in {subnet}"));
         }
