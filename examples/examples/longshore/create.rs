@@ -222,7 +222,7 @@ struct LimitArgs {
     #[arg(long, value_parser = parse::bytes, value_name = "bytes")]
     memory_reservation: Option<i64>,
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
-    #[arg(long, value_parser = parse::bytes, value_name = "bytes", allow_negative_numbers = true)]
+    #[arg(long, value_parser = parse::memory_swap, value_name = "bytes", allow_negative_numbers = true)]
     memory_swap: Option<i64>,
     /// Tune container memory swappiness (0 to 100)
     #[arg(long, value_name = "int", allow_negative_numbers = true)]

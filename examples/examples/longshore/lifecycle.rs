@@ -94,7 +94,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "bytes", value_parser = parse::bytes)]
     memory_reservation: Option<i64>,
     /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
-    #[arg(long, value_name = "bytes", value_parser = parse::bytes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "bytes", value_parser = parse::memory_swap, allow_negative_numbers = true)]
     memory_swap: Option<i64>,
     /// Tune container pids limit (set -1 for unlimited)
     #[arg(long, value_name = "int", allow_negative_numbers = true)]

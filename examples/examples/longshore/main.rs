@@ -543,4 +543,18 @@ mod tests {
         let cli = Cli::try_parse_from(["longshore", "run", "-h", "me", "img", "--help"]);
         assert!(matches!(cli.unwrap().command, Command::Run(Later(args)) if args.command() == ["--help"]));
     }
+
+    #[test]
+    fn minus_one_is_a_value() {
+        for line in [
+            "run --memory 10m --memory-swap -1 img",
+            "update --memory-swap -1 box",
+            "logs --tail -1 box",
+            "logs -n -1 box",
+            "run --pids-limit -1 --stop-timeout -1 --memory-swappiness -1 img",
+        ] {
+            let parsed = Cli::try_parse_from(["longshore"].into_iter().chain(line.split(' ')));
+            assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
+        }
+    }
 }

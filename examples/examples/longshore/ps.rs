@@ -59,7 +59,7 @@ pub(crate) struct LogsArgs {
     #[arg(long)]
     until: Option<String>,
     /// Number of lines to show from the end of the logs
-    #[arg(short = 'n', long, default_value = "all")]
+    #[arg(short = 'n', long, default_value = "all", allow_negative_numbers = true)]
     tail: String,
     /// Show timestamps
     #[arg(short, long)]
