@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -275,6 +276,45 @@ fn an_artifact_is_not_pulled() {
     assert_eq!(longshore.ok(&["images", "-aq"]), "");
 }
 
+/// The same image in docker's format: the same config, by another manifest.
+fn convert(home: &Path, from: &str, to: &str) {
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "-q", "--insecure-policy", "--format", "v2s2"]).env("HOME", home);
+    skopeo.args(["--src-tls-verify=false", "--dest-tls-verify=false"]);
+    succeed(skopeo.args([format!("docker://{from}"), format!("docker://{to}")]), 60);
+}
+
+#[test]
+fn each_repository_is_known_by_its_own_digest() {
+    if !have(&["docker-registry", "tar", "skopeo"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    let (image, converted) = (format!("{address}/app:1"), format!("{address}/other:1"));
+    import(&longshore, dir.path(), &image, 1000);
+    longshore.ok(&["push", &image]);
+    convert(dir.path(), &image, &converted);
+    longshore.ok(&["pull", &converted]);
+    let id = |name: &str| longshore.ok(&["inspect", "-f", "{{.Id}}", name]);
+    assert_eq!(id(&image), id(&converted));
+    let mut wanted: Vec<String> = [("app", &image), ("other", &converted)]
+        .map(|(repository, name)| {
+            let said =
+                succeed(Command::new(example("registry")).args(["manifest", "--descriptor", name]), 30);
+            format!("{address}/{repository}@{}", said.split_whitespace().nth(2).expect("a digest"))
+        })
+        .into();
+    wanted.sort();
+    for name in [&image, &converted] {
+        let shown = longshore.ok(&["inspect", "-f", "{{json .RepoDigests}}", name]);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).expect("JSON"), wanted, "{name}");
+    }
+    // They can be pulled.
+    wanted.iter().for_each(|name| drop(longshore.ok(&["pull", "-q", name])));
+}
+
 #[test]
 fn manifests_are_shown_as_docker_shows_them() {
     if !have(&["docker-registry", "tar", "skopeo", "curl", "docker"]) {
@@ -291,11 +331,7 @@ fn manifests_are_shown_as_docker_shows_them() {
     assert!(shown.starts_with("{\n\t\"") && shown.ends_with("\n}\n"), "{shown}");
 
     // Docker 20.10 knows only its own formats.
-    let mut skopeo = Command::new("skopeo");
-    skopeo.args(["copy", "-q", "--insecure-policy", "--format", "v2s2"]).env("HOME", dir.path());
-    skopeo.args(["--src-tls-verify=false", "--dest-tls-verify=false"]);
-    skopeo.args([format!("docker://{image}"), format!("docker://{converted}")]);
-    succeed(&mut skopeo, 60);
+    convert(dir.path(), &image, &converted);
     let descriptor =
         succeed(Command::new(example("registry")).args(["manifest", "--descriptor", &converted]), 30);
     let [media_type, size, digest] = descriptor.split_whitespace().collect::<Vec<_>>()[..] else {

@@ -162,23 +162,30 @@ fn row(args: &ImagesArgs, record: &ImageRecord, repository: &str, tag: &str, dig
 }
 
 /// `REPOSITORY@DIGEST` for each repository that a registry is known to have the image in, sorted: it was pulled or pushed by a name in
-/// there, or has a name by digest.
-fn digests(image: &Image, names: &[String], published: &[String]) -> Vec<String> {
-    let target = image.target().digest();
-    let known = names.iter().filter_map(|name| {
+/// there, or has a name by digest. Repositories may have it by different manifests.
+fn digests(store: &Store, image: &Image) -> Result<Vec<String>> {
+    let records = store.images()?;
+    let same = records.iter().filter(|record| record.image.id() == image.id());
+    let known: BTreeSet<String> = same.flat_map(digests_of).collect();
+    Ok(known.into_iter().collect())
+}
+
+/// Those that one manifest is known by.
+fn digests_of(record: &ImageRecord) -> BTreeSet<String> {
+    let target = record.image.target().digest();
+    let known = record.names.iter().filter_map(|name| {
         let reference: Reference = name.parse().ok()?;
-        let digest = reference.digest().or(published.contains(name).then_some(target))?;
+        let digest = reference.digest().or(record.published.contains(name).then_some(target))?;
         Some(format!("{}@{digest}", repository(&reference)))
     });
-    let known: BTreeSet<String> = known.collect();
-    known.into_iter().collect()
+    known.collect()
 }
 
 /// Repository, tag and digest of each line that docker shows for an image: one for each tag; for a repository that the image
 /// has only a digest of, one without a tag, or with `digests` one for each.
 fn names(record: &ImageRecord, digests: bool) -> Vec<(String, String, String)> {
     let none = || "<none>".to_owned();
-    let known = self::digests(&record.image, &record.names, &record.published);
+    let known = digests_of(record);
     let mut rows: Vec<(String, String, String)> = Vec::new();
     let mut untagged = Vec::new();
     for name in &record.names {
@@ -319,7 +326,7 @@ fn remove(app: &App, name: &str, force: bool) -> Result<()> {
     let known = full.filter(|full| !matches!(store.image(full), Err(e) if e.is_not_found()));
     let found = image(store, name)?;
     let before = store.names_of(&found)?;
-    let digests = digests(&found, &before, &store.published_names(&found)?);
+    let digests = digests(store, &found)?;
     let mut names = vec![known.clone().unwrap_or_else(|| name.to_owned())];
     if let Some(known) = &known {
         names.extend(left_without_tag(known, &before));
@@ -458,7 +465,7 @@ pub(crate) fn inspect(app: &App, name: &str) -> Result<Value> {
     let references: Vec<Reference> = names.iter().filter_map(|n| n.parse().ok()).collect();
     let tags: Vec<String> =
         references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect();
-    let digests = digests(&image, &names, &store.published_names(&image)?);
+    let digests = digests(store, &image)?;
     let size: u64 = store.layers(&image)?.iter().map(|layer| layer.content).sum();
     Ok(json!({
         "Id": image.id().to_string(), "RepoTags": tags, "RepoDigests": digests, "Parent": "",
