@@ -303,23 +303,26 @@ fn mounts(record: &Record, facts: &Facts<'_>, rootless: bool) -> Result<Vec<Valu
     } else if host.ipc_mode != "none" {
         list.push(mount(SHM, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
     }
+    let mut own: Vec<Value> = Vec::new();
     for (file, target) in super::files::NAMES {
         if !record.mounts.iter().any(|m| m.shown.destination == target) {
             let source = facts.dir.join(file).to_string_lossy().into_owned();
-            list.push(mount(target, "bind", &source, &["rbind", "rprivate"]));
+            own.push(mount(target, "bind", &source, &["rbind", "rprivate"]));
         }
     }
     if wants_init(host) {
         let source = facts.init.to_string_lossy().into_owned();
-        list.push(mount(INIT_TARGET, "bind", &source, &["bind", "ro", "nosuid", "nodev", "rprivate"]));
+        own.push(mount(INIT_TARGET, "bind", &source, &["bind", "ro", "nosuid", "nodev", "rprivate"]));
     }
-    // A mount below another one must come after it.
-    let mut own: Vec<&StoredMount> = record.mounts.iter().collect();
-    own.sort_by_key(|m| Path::new(&m.shown.destination).components().count());
-    for m in own {
-        list.retain(|l| l["destination"] != json!(m.shown.destination));
-        list.push(own_mount(m));
+    for m in &record.mounts {
+        let of_target = |l: &Value| l["destination"] == json!(m.shown.destination);
+        list.retain(|l| !of_target(l));
+        own.retain(|l| !of_target(l));
+        own.push(own_mount(m));
     }
+    // A mount below another one must come after it, the engine's own files too: a volume may be at `/etc`.
+    own.sort_by_key(|m| m["destination"].as_str().map_or(0, |d| Path::new(d).components().count()));
+    list.append(&mut own);
     Ok(list)
 }
 
@@ -462,7 +465,8 @@ mod tests {
     #[test]
     fn mounts_come_after_what_they_stand_on() {
         let mut r = record();
-        for path in ["/a/b", "/a", "/dev/shm"] {
+        r.host.init = Some(true);
+        for path in ["/a/b", "/a", "/dev/shm", "/etc", "/sbin"] {
             let shown = MountPoint {
                 kind: "bind".into(),
                 source: "/src".into(),
@@ -477,6 +481,10 @@ mod tests {
             spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
         let at = |p: &str| targets.iter().position(|t| *t == p).unwrap();
         assert!(at("/a") < at("/a/b"));
+        for file in ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"] {
+            assert!(at("/etc") < at(file), "{file}");
+        }
+        assert!(at("/sbin") < at(INIT_TARGET));
         assert_eq!(targets.iter().filter(|t| **t == "/dev/shm").count(), 1);
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use rustix::fs::inotify;
 
 use super::log::{self, Wake};
+use super::passwd::{self, Identity};
 use super::proto::Request;
 use super::record::Record;
 use super::rootview::RootView;
 use super::{
-    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Update, compile,
-    passwd, shim,
+    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Update, compile, shim,
 };
 use crate::{Container, ExecOptions, ExecProcess, Stdio};
 
@@ -52,10 +52,24 @@ impl Containers {
             return Err(Error::invalid("No exec command specified"));
         }
         let user = request.user.as_deref().filter(|u| !u.is_empty()).unwrap_or(&record.config.user);
-        let who = passwd::resolve(&root_of(container)?, user, &record.host.group_add)?;
+        let who = self.identity(&root_of(container)?, user, record)?;
         let process = compile::exec_process(record, &who, request)?;
         let options = ExecOptions { stdio, ..ExecOptions::default() };
         container.exec(&process, options).map_err(|e| shim::start_error(&e, &request.args[0]))
+    }
+
+    /// Who the container's process is to be.
+    pub(super) fn identity(&self, view: &RootView, user: &str, record: &Record) -> Result<Identity> {
+        let mut who = passwd::resolve(view, user, &record.host.group_add)?;
+        let may_set_groups = match &self.0.options.id_maps {
+            Some(_) => true,
+            None => rustix::process::geteuid().is_root() && crate::idmap::may_set_groups(),
+        };
+        if !may_set_groups {
+            // It has this one all the same.
+            who.groups.retain(|group| *group != who.gid);
+        }
+        Ok(who)
     }
 
     /// Reads its log, oldest line first, until `line` returns false.

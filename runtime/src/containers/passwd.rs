@@ -85,6 +85,8 @@ fn identify(passwd: &str, group: &str, user: &str, more_groups: &[String]) -> Re
     for name in more_groups {
         who.groups.push(find_group(name)?);
     }
+    // Programs that drop or check groups look at these alone (CVE-2022-36109).
+    who.groups.push(who.gid);
     who.groups.sort_unstable();
     who.groups.dedup();
     if who.home.is_empty() {
@@ -116,11 +118,11 @@ mod tests {
 
     #[test]
     fn users_as_docker_reads_them() {
-        assert_eq!(who("").unwrap(), (0, 0, vec![10], "/root".into()));
-        assert_eq!(who("web").unwrap(), (33, 33, vec![4, 10], "/var/www".into()));
-        assert_eq!(who("33").unwrap(), (33, 33, vec![4, 10], "/var/www".into()));
-        assert_eq!(who("web:adm").unwrap(), (33, 4, vec![], "/var/www".into()));
-        assert_eq!(who("5:6").unwrap(), (5, 6, vec![], "/".into()));
+        assert_eq!(who("").unwrap(), (0, 0, vec![0, 10], "/root".into()));
+        assert_eq!(who("web").unwrap(), (33, 33, vec![4, 10, 33], "/var/www".into()));
+        assert_eq!(who("33").unwrap(), (33, 33, vec![4, 10, 33], "/var/www".into()));
+        assert_eq!(who("web:adm").unwrap(), (33, 4, vec![4], "/var/www".into()));
+        assert_eq!(who("5:6").unwrap(), (5, 6, vec![6], "/".into()));
         assert_eq!(who("1000").unwrap().0, 1000, "a number is an ID though a user is called so");
         assert_eq!(who("5:77").unwrap().1, 77);
         assert!(who("nosuch").unwrap_err().to_string().contains("no matching entries in passwd file"));
@@ -132,7 +134,10 @@ mod tests {
         let trap = "evil:x:4294967295:0::/:\nhalf:x:5:2147483648::/:\n";
         assert!(identify(trap, "", "evil", &[]).is_err() && identify(trap, "", "half", &[]).is_err());
         assert!(identify("", "g:x:4294967295:root\n", "0:g", &[]).is_err());
-        assert!(identify(PASSWD, "g:x:4294967295:root\n", "", &[]).unwrap().groups.is_empty());
-        assert_eq!(identify("", "", "", &[]).unwrap(), Identity { home: "/".into(), ..Identity::default() });
+        assert!(identify(PASSWD, "g:x:4294967295:root\n", "", &[]).unwrap().groups == [0]);
+        assert_eq!(
+            identify("", "", "", &[]).unwrap(),
+            Identity { groups: vec![0], home: "/".into(), ..Identity::default() }
+        );
     }
 }

@@ -13,7 +13,9 @@ use crate::crash::{kill, shims};
 use crate::harness::Test;
 use crate::world::{World, skip, until};
 
-pub(crate) const TESTS: [Test; 12] = [
+pub(crate) const TESTS: [Test; 14] = [
+    ("edges::a_volume_at_etc_has_the_names_files", a_volume_at_etc_has_the_names_files),
+    ("edges::the_primary_group_is_a_supplementary_one", the_primary_group_is_a_supplementary_one),
     ("edges::the_shim_holds_nothing_of_its_starters", the_shim_holds_nothing_of_its_starters),
     ("edges::landlock_holds_for_exec_too", landlock_holds_for_exec_too),
     ("edges::shared_memory_of_another_container", shared_memory_of_another_container),
@@ -30,6 +32,42 @@ pub(crate) const TESTS: [Test; 12] = [
         a_network_that_does_not_let_go_loses_no_container,
     ),
 ];
+
+fn a_volume_at_etc_has_the_names_files() {
+    let Some(world) = World::new() else { return };
+    let (code, log) = world.run_to_end(
+        "box",
+        "head -1 /etc/resolv.conf && cat /etc/hostname && test -s /etc/hosts && head -1 /etc/passwd",
+        |r| {
+            r.host.binds = vec!["configuration:/etc".into()];
+            r.config.hostname = "named".into();
+        },
+    );
+    assert_eq!((code, log.as_str()), (0, "nameserver 192.0.2.1\nnamed\nroot:x:0:0:root:/root:/bin/sh\n"));
+}
+
+/// As Docker since CVE-2022-36109: a program that compares group lists finds it there.
+fn the_primary_group_is_a_supplementary_one() {
+    let Some(world) = World::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let script = "grep ^Groups: /proc/self/status; sleep 1000";
+    for (name, user, groups) in [("named", "web", "34 77"), ("numbers", "12:35", "35"), ("root", "", "0")] {
+        world.run(name, &["sh", "-c", script], |r| r.config.user = user.into());
+        let line = format!("Groups:\t{groups} \n");
+        until("it has said so", || !world.log(name).is_empty());
+        assert_eq!(world.log(name), line, "{name}");
+    }
+    let mut request = ExecRequest::new(["grep", "^Groups:", "/proc/self/status"]);
+    request.user = Some("5:6".into());
+    let mut process = world.all.exec("root", &request, [Stdio::Null, Stdio::Piped, Stdio::Null]).unwrap();
+    let mut said = String::new();
+    let mut out = std::fs::File::from(process.take_stdio(1).unwrap());
+    std::io::Read::read_to_string(&mut out, &mut said).unwrap();
+    process.wait(None).unwrap();
+    assert_eq!(said, "Groups:\t6 \n");
+}
 
 /// What cannot be taken down is shown, told, and taken down when it can be.
 fn a_network_that_does_not_let_go_loses_no_container() {

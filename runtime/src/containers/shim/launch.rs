@@ -11,7 +11,7 @@ use super::ipc;
 use super::network::{Attaching, attach};
 use crate::containers::compile::{self, Facts};
 use crate::containers::files;
-use crate::containers::passwd::{self, Identity};
+use crate::containers::passwd::Identity;
 use crate::containers::record::{Record, State};
 use crate::containers::rootview::RootView;
 use crate::containers::{Attached, Containers, Error, Result, RootfsSource};
@@ -92,7 +92,7 @@ fn make(
         .rootfs(&record.id, &record.image_id)
         .map_err(|source| Error::Images { doing: "make the root file system", source })?;
     let view = RootView::new(&source)?;
-    let identity = passwd::resolve(&view, &record.config.user, &record.host.group_add)?;
+    let identity = all.identity(&view, &record.config.user, record)?;
     let mut record = record.clone();
     all.prepare_volumes(&mut record, &view)?;
     if !record.config.working_dir.is_empty() {
