@@ -43,6 +43,43 @@ fn exit_codes_are_dockers() {
 }
 
 #[test]
+fn flags_are_written_as_for_docker() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let show = ["sh", "-c", "echo $A $0 $PWD $(busybox hostname)", "-eA=c"];
+    let flags = ["-eA=b", "-w/bin", "-hfoo", "-u0", "-la=b", "-i=false", "--read-only=false", "--init=0"];
+    let line = [&["run", "--rm=t", "--network", "none"], &flags[..], &["bb"], &show].concat();
+    assert_eq!(longshore.ok(&line), "b -eA=c /bin foo\n");
+    assert_eq!(longshore.ok(&["ps", "--all=true", "-q=true"]), "");
+    longshore.ok(&[
+        "run",
+        "--rm",
+        "-deA=b",
+        "--rm=false",
+        "--network=none",
+        "--name=box",
+        "bb",
+        "sleep",
+        "1000",
+    ]);
+    if common::root() {
+        assert_eq!(
+            longshore.ok(&["exec", "-t=false", "-u0", "-eB=c", "box", "sh", "-c", "echo $A$B"]),
+            "bc\n"
+        );
+        let said = longshore.fails(125, &["exec", "-zroot", "box", "true"]);
+        assert!(said.contains("unknown flag: -zroot"), "{said}");
+    }
+    assert_eq!(longshore.ok(&["logs", "--follow=false", "box"]), "");
+    longshore.ok(&["stop", "-t0", "box"]);
+    assert_eq!(longshore.ok(&["ps", "-an1", "--format={{.Names}}"]), "box\n", "--rm=false keeps");
+    longshore.ok(&["rm", "box", "-f=true"]);
+    for args in [["run", "--rm=maybe", "bb"], ["run", "-t=maybe", "bb"]] {
+        assert!(longshore.fails(125, &args).contains("maybe"));
+    }
+}
+
+#[test]
 fn an_error_is_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(longshore) = with_busybox(dir.path()) else { return };

@@ -11,6 +11,7 @@ mod build;
 mod create;
 mod failure;
 mod filters;
+mod flags;
 mod images;
 mod later;
 mod lifecycle;
@@ -306,7 +307,7 @@ fn main() -> ExitCode {
     if let Some(code) = shim {
         return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(flags::written_out(&Cli::command(), std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };

@@ -226,8 +226,12 @@ pub(crate) fn attach(app: &App, args: &AttachArgs) -> Result<u8> {
 }
 
 pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
-    let containers = app.containers()?;
     let (container, command) = args.container_and_command.split_first().expect("clap asks for two");
+    // What follows the container is not parsed, so an unknown flag before it arrives here as the container.
+    if container.starts_with('-') {
+        return Err(Failure::new(format!("unknown flag: {container}, see 'longshore exec --help'")).code(125));
+    }
+    let containers = app.containers()?;
     check_terminal(args.tty && args.interactive && !args.detach)?;
     let mut request = ExecRequest::new(command);
     request.env = crate::create::environment(&args.env_file, &args.env)?;
