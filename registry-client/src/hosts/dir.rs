@@ -88,7 +88,7 @@ fn certificates(directory: &Path, registry: &str) -> Result<Option<HostConfig>> 
 
 #[cfg(test)]
 mod tests {
-    use super::pem::samples::{CERTIFICATE, KEY, OTHER_KEY};
+    use super::pem::samples::{CERTIFICATE, KEY, OLD_CERTIFICATE, OTHER_KEY};
     use super::*;
 
     #[test]
@@ -130,6 +130,7 @@ mod tests {
         spoilt("a.crt", "x", "cannot be used as certificates");
         spoilt("a.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "as certificates");
         spoilt("c.cert", KEY, "cannot be used as certificates");
+        spoilt("c.cert", OLD_CERTIFICATE, "a client's certificate, which has to be of X.509 version 3");
         spoilt("c.key", CERTIFICATE, "cannot be used as a private key");
         spoilt("c.key", OTHER_KEY, "it is not the key of");
         fs::remove_file(at.join("c.key")).unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{bad, read};
-use crate::transport::{check_certificates, check_key, check_pair};
+use crate::transport::{check_certificates, check_client_certificate, check_key, check_pair};
 use crate::{Error, Result};
 
 /// A certificate chain and its key, both PEM.
@@ -20,6 +20,9 @@ pub(crate) fn roots(path: &Path) -> Result<Vec<u8>> {
 pub(super) fn client(chain: &Path, key: &Path) -> Result<Pair> {
     let (chain_pem, key_pem) = (load(chain)?, load(key)?);
     check_certificates(&chain_pem).map_err(|e| wrong(chain, "it cannot be used as certificates", e))?;
+    check_client_certificate(&chain_pem).map_err(|e| {
+        wrong(chain, "it cannot be used as a client's certificate, which has to be of X.509 version 3", e)
+    })?;
     check_key(&key_pem).map_err(|e| wrong(key, "it cannot be used as a private key", e))?;
     check_pair(&chain_pem, &key_pem)
         .map_err(|e| wrong(key, &format!("it is not the key of {}", chain.display()), e))?;
@@ -60,4 +63,14 @@ MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg41dF/7N7+N/LPFlZ\n\
 f8QWVbV6EjkSvzRDu4JT/R5KTLyhRANCAASY4JozM/Oo4sesc8OyLUbEffda1t2d\n\
 eaZTYLIO+ZHsP26ZAKWtXGbC3o+ZIQK/LaTZfUFrdgeTqZZY2FP3xLXZ\n\
 -----END PRIVATE KEY-----\n";
+    /// Of X.509 version 1: what `openssl x509 -req` makes if it is not told of extensions.
+    pub(in crate::hosts) const OLD_CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBETCBuQIUcNmMyNFFK1615aaN+A+1OVS7RUQwCgYIKoZIzj0EAwIwDDEKMAgG\n\
+A1UEAwwBeDAeFw0yNjExMjIwMzQ4MjlaFw0zNjExMTkwMzQ4MjlaMAwxCjAIBgNV\n\
+BAMMAXgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASsrfJdg9tUj04ARZ2UvKlg\n\
+1d+BpV/74WcAoRvNoWOqLor7gz1uaK16ChleDZuMU0snTxRvuzDDBqpVydJs4Iox\n\
+MAoGCCqGSM49BAMCA0cAMEQCICT5GV2z+6bH9DERy5N//iDngxoNAh5n6zVFre1N\n\
+MA3fAiB67VYsLLhG4Sechn6rPbBcMck5lce+Un8Mijmm4dRfAA==\n\
+-----END CERTIFICATE-----\n";
 }

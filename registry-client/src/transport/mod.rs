@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-pub(crate) use self::ureq::{check_certificates, check_key, check_pair, classify_io};
+pub(crate) use self::ureq::{
+    check_certificates, check_client_certificate, check_key, check_pair, classify_io,
+};
 pub use classes::{AddressClasses, class_of};
 pub use tls::TlsOptions;
 pub use ureq::{Timeouts, UreqTransport};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
@@ -284,6 +285,14 @@ pub(crate) fn check_certificates(pem: &[u8]) -> Result<(), TransportError> {
         }
     }
     last.map_or(Ok(()), |e| Err(unusable(e)))
+}
+
+/// Whether the first of these certificates can be a client's own; what is trusted may be of any version of X.509.
+pub(crate) fn check_client_certificate(pem: &[u8]) -> Result<(), TransportError> {
+    for own in certificates(pem)?.iter().take(1) {
+        ParsedCertificate::try_from(&CertificateDer::from(own.der())).map_err(unusable)?;
+    }
+    Ok(())
 }
 
 /// Whether there is a private key in this PEM text.
