@@ -234,7 +234,7 @@ fn a_login_that_its_token_server_never_saw_has_not_succeeded() {
         Some(_) => (401, String::new(), "{}"),
     });
     let realm = tokens.clone();
-    let registry = serve(move |head| match head.contains("Bearer ") {
+    let registry = serve(move |head| match head.contains("Bearer user") {
         true => (200, String::new(), "{}"),
         false => {
             (401, format!("www-authenticate: Bearer realm=\"http://{realm}/token\",service=\"x\"\r\n"), "")
@@ -248,10 +248,15 @@ fn a_login_that_its_token_server_never_saw_has_not_succeeded() {
     let (done, said) = login("s3cret", &[]);
     assert!(!done && said.contains(&format!("withheld from the token server http://{tokens}")), "{said}");
     let trust = format!("{registry}={tokens}");
+    assert!(said.contains(&format!("--trust-realm {trust}")), "{said}");
     let (done, said) = login("wrong", &["--trust-realm", &trust]);
     assert!(!done && said.contains("the user name or password is wrong"), "{said}");
     let (done, said) = login("s3cret", &["--trust-realm", &trust]);
     assert!(done && said.starts_with("Login Succeeded\n"), "{said}");
+    // The login is kept; the option is not.
+    let said = with_input(&longshore, dir.path(), &["pull", &format!("{registry}/app")], "");
+    let said = text(&said.stderr);
+    assert!(said.contains("access denied") && said.contains(&format!("--trust-realm {trust}")), "{said}");
     let (done, said) = login("s3cret", &["--trust-realm", "x"]);
     assert!(!done && said.contains("--trust-realm wants REGISTRY=HOST"), "{said}");
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::app::{self, App};
 use crate::failure::{Failure, Result, chain};
 use crate::output;
+use crate::registry::trust_realm;
 
 /// Docker's own name for Docker Hub in `config.json`.
 const HUB: &str = "https://index.docker.io/v1/";
@@ -107,7 +108,8 @@ fn logged_in(app: &App, file: &Path, registry: &str) -> Result<bool> {
             output::line("Login Succeeded");
             Ok(true)
         }
-        Err(error) if error.is_auth() => {
+        // No other password helps where the login was withheld.
+        Err(error) if error.is_auth() && trust_realm(&error).is_none() => {
             output::note(&format!("Login did not succeed, error: {}", chain(&error)));
             Ok(false)
         }
@@ -131,7 +133,8 @@ fn attempt(
 }
 
 fn failed(registry: &str, error: &longshore_registry_client::Error) -> Failure {
-    Failure::new(format!("login attempt to {registry} failed: {}", chain(error)))
+    let cure = trust_realm(error).map(|cure| format!(", {cure}")).unwrap_or_default();
+    Failure::new(format!("login attempt to {registry} failed{cure}: {}", chain(error)))
 }
 
 pub(crate) fn logout(args: &LogoutArgs) -> Result<()> {

@@ -65,7 +65,7 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
     let repository = format!("{}/{}", reference.registry(), reference.repository());
     let tags = client.tags(reference).map_err(|e| match e.is_not_found() {
         true => Failure::new(format!("repository {repository} not found: {}", answer(&e))),
-        false => refused(&e, reference),
+        false => refused(app, &e, reference),
     })?;
     for tag in tags {
         pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), &Blobs::new(args.quiet))?;
@@ -75,7 +75,7 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
 }
 
 /// Docker's words for what a registry does not have or does not give.
-fn refused(error: &longshore_registry_client::Error, reference: &Reference) -> Failure {
+fn refused(app: &App, error: &longshore_registry_client::Error, reference: &Reference) -> Failure {
     let name = reference.familiar();
     // A blob that is missing is not for want of the manifest.
     if matches!(error, longshore_registry_client::Error::Status { status: 404, url, .. } if url.contains("/manifests/"))
@@ -83,12 +83,25 @@ fn refused(error: &longshore_registry_client::Error, reference: &Reference) -> F
         return Failure::new(format!("manifest for {name} not found: {}", answer(error)));
     }
     if error.is_auth() {
-        return Failure::new(format!(
-            "access denied for {name}, may require 'longshore login': {}",
-            chain(error)
-        ));
+        // Where a login was withheld, the registry may have refused what it lets nobody do: it is asked about the login alone.
+        let cure = trust_realm(error).or_else(|| {
+            let answer = app.registry().ok()?.ping(reference.registry());
+            trust_realm(&answer.err()?)
+        });
+        let may = cure.unwrap_or_else(|| "may require 'longshore login'".to_owned());
+        return Failure::new(format!("access denied for {name}, {may}: {}", chain(error)));
     }
     Failure::from(error)
+}
+
+/// What lets a login reach the token server that it was withheld from.
+pub(crate) fn trust_realm(error: &longshore_registry_client::Error) -> Option<String> {
+    let longshore_registry_client::Error::Auth { registry, reason, .. } = error else { return None };
+    let (_, server) = reason.split_once("the login was withheld from the token server ")?;
+    let (_, host) = server.split(',').next()?.split_once("://")?;
+    Some(format!(
+        "which takes --trust-realm {registry}={host} if that server may see the login (with each command that needs it)"
+    ))
 }
 
 /// What a registry answered, without the words for a 404 that stand before it already.
@@ -100,9 +113,9 @@ fn answer(error: &longshore_registry_client::Error) -> String {
     format!("{method} {url}: {status}{codes}")
 }
 
-fn failed(error: &longshore_examples::BoxError, reference: &Reference) -> Failure {
+fn failed(app: &App, error: &longshore_examples::BoxError, reference: &Reference) -> Failure {
     match error.downcast_ref::<longshore_registry_client::Error>() {
-        Some(error) => refused(error, reference),
+        Some(error) => refused(app, error, reference),
         None => Failure::from(&**error),
     }
 }
@@ -128,7 +141,7 @@ pub(crate) fn pull_image(
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
     let before = before(app.host()?.store(), reference)?;
     let pulled =
-        app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(&e, reference))?;
+        app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(app, &e, reference))?;
     for layer in pulled.image.manifest().layers() {
         let word = if blobs.knows(layer.digest()) { "Pull complete" } else { "Already exists" };
         blobs.ended(layer.digest(), word);
@@ -217,7 +230,7 @@ fn push_image(app: &App, reference: &Reference, quiet: bool, first: bool) -> Res
         }
     };
     let progress = Progress { image: &|_| {}, registry: &registry, cancel: app.cancel() };
-    let pushed = app.host()?.push(reference, progress).map_err(|e| failed(&e, reference))?;
+    let pushed = app.host()?.push(reference, progress).map_err(|e| failed(app, &e, reference))?;
     let (tag, pushed) = (reference.tag().unwrap_or("latest"), &pushed.descriptor);
     blobs.line(&format!("{tag}: digest: {} size: {}", pushed.digest(), pushed.size()));
     Ok(())
@@ -268,7 +281,7 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<()> {
     let progress = |event: Event<'_>| show(&blobs, &event, "Copying", "Copied");
     let client = app.registry()?;
     let ctx = longshore_registry_client::Ctx { progress: &progress, cancel: app.cancel() };
-    let copied = client.copy(&from, &to, ctx).map_err(|e| refused(&e, of_whom(&e, &from, &to)))?;
+    let copied = client.copy(&from, &to, ctx).map_err(|e| refused(app, &e, of_whom(&e, &from, &to)))?;
     output::line(&format!("{to}: digest: {} size: {}", copied.descriptor.digest(), copied.descriptor.size()));
     Ok(())
 }
@@ -292,7 +305,7 @@ fn of_whom<'a>(
 pub(crate) fn manifest(app: &App, name: &str) -> Result<()> {
     let reference = parse_reference(name)?;
     let client = app.registry()?;
-    let (descriptor, bytes) = client.manifest(&reference).map_err(|e| refused(&e, &reference))?;
+    let (descriptor, bytes) = client.manifest(&reference).map_err(|e| refused(app, &e, &reference))?;
     // As docker does.
     let indent = if descriptor.media_type().as_ref().contains("manifest.v") { "\t" } else { "   " };
     output::indented(&String::from_utf8_lossy(&bytes), indent);
