@@ -74,9 +74,28 @@ fn flags_are_written_as_for_docker() {
     longshore.ok(&["stop", "-t0", "box"]);
     assert_eq!(longshore.ok(&["ps", "-an1", "--format={{.Names}}"]), "box\n", "--rm=false keeps");
     longshore.ok(&["rm", "box", "-f=true"]);
+    let idle = ["--disable-content-trust", "--isolation", "default", "--kernel-memory", "10m"];
+    longshore.ok(&[&["run", "--rm", "--network", "none"], &idle[..], &["bb", "true"]].concat());
+    for args in [["run", "--isolation=hyperv", "bb"], ["pull", "--disable-content-trust=false", "bb"]] {
+        assert!(longshore.fails(125, &args).contains("invalid value"));
+    }
     for args in [["run", "--rm=maybe", "bb"], ["run", "-t=maybe", "bb"]] {
         assert!(longshore.fails(125, &args).contains("maybe"));
     }
+}
+
+#[test]
+fn inspect_measures_a_container_if_it_is_asked_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let script = "head -c 300000 /dev/urandom > /file";
+    longshore.ok(&["run", "--name", "box", "--network", "none", "bb", "sh", "-c", script]);
+    let number = |args: &[&str]| longshore.ok(args).trim().parse::<u64>().expect("a number");
+    let image = number(&["inspect", "-f", "{{.Size}}", "bb"]);
+    let own = number(&["inspect", "--size", "-f", "{{.SizeRw}}", "box"]);
+    assert!((300_000..600_000).contains(&own), "{own}");
+    assert_eq!(number(&["container", "inspect", "-s", "-f", "{{.SizeRootFs}}", "box"]), image + own);
+    assert!(!longshore.ok(&["inspect", "box"]).contains("SizeR"));
 }
 
 #[test]

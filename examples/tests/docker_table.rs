@@ -16,10 +16,13 @@ const NOUNS: [&str; 5] = ["container", "image", "network", "system", "volume"];
 
 /// Command, flag, and how ours is different. A flag that ours does not know either says why it never will.
 const DIFFERENT: &[(&str, &str, &str)] = &[
-    ("build", "--isolation", "for Windows"),
-    ("run", "--disable-content-trust", "no signatures are checked"),
-    ("run", "--isolation", "for Windows"),
-    ("run", "--kernel-memory", "given up by the kernel"),
+    ("build", "--disable-content-trust", "accepted: no signatures are checked"),
+    ("build", "--isolation", "`default` alone: the others are for Windows"),
+    ("pull", "--disable-content-trust", "accepted: no signatures are checked"),
+    ("push", "--disable-content-trust", "accepted: no signatures are checked"),
+    ("run", "--disable-content-trust", "accepted: no signatures are checked"),
+    ("run", "--isolation", "`default` alone: the others are for Windows"),
+    ("run", "--kernel-memory", "accepted, does nothing: given up by the kernel"),
     ("run", "--log-driver", "`json-file` and `none`; `local` writes `json-file`"),
     ("run", "--log-opt", "`max-size`, `max-file`, `labels`, `env`; docker's others do nothing"),
     ("run", "--runtime", "accepted: there is one"),

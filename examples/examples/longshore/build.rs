@@ -11,6 +11,7 @@ use longshore_image::Ctx;
 
 use crate::app::App;
 use crate::failure::{Failure, Result};
+use crate::idle::{ContentTrust, Isolation};
 use crate::{output, registry};
 
 /// `build`
@@ -55,6 +56,10 @@ pub(crate) struct BuildArgs {
     /// Set the target build stage to build
     #[arg(long)]
     target: Option<String>,
+    #[command(flatten)]
+    trust: ContentTrust,
+    #[command(flatten)]
+    isolation: Isolation,
     /// The build context; "-" reads a Dockerfile from standard input
     #[arg(value_name = "PATH | -")]
     context: String,

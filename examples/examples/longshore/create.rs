@@ -9,6 +9,7 @@ use longshore_runtime::containers::{
 };
 
 use crate::failure::{Failure, Result};
+use crate::idle::{ContentTrust, Isolation, KernelMemory};
 
 /// Flags of `run` and `create`.
 #[derive(Args, Debug)]
@@ -46,6 +47,12 @@ pub(crate) struct CreateArgs {
     /// Suppress the pull output
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    trust: ContentTrust,
+    #[command(flatten)]
+    isolation: Isolation,
+    #[command(flatten)]
+    kernel_memory: KernelMemory,
     #[command(flatten)]
     process: ProcessArgs,
     #[command(flatten)]

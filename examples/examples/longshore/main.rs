@@ -12,6 +12,7 @@ mod create;
 mod failure;
 mod filters;
 mod flags;
+mod idle;
 mod images;
 mod later;
 mod lifecycle;
@@ -224,7 +225,7 @@ enum ContainerCommand {
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
     /// Build an image from a Dockerfile
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     /// Copy an image from registry to registry, without storing it
     Copy(registry::CopyArgs),
     /// Show the history of an image

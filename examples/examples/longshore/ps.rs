@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use longshore_runtime::containers::{
-    EventLine, EventsOptions, Filters, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
+    EventLine, EventsOptions, Filters, Inspect, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
 };
 use serde_json::{Value, json};
 
@@ -230,7 +230,7 @@ fn time(text: Option<&str>) -> Result<Option<SystemTime>> {
 pub(crate) fn inspect(app: &App, args: &InspectArgs) -> Result<()> {
     let mut found = Vec::new();
     let result = each(&args.names, |name| {
-        found.push(inspect_any(app, name, args.kind.as_deref())?);
+        found.push(inspect_any(app, name, args)?);
         Ok(())
     });
     output::inspected(&found, args.format.as_deref())?;
@@ -238,7 +238,8 @@ pub(crate) fn inspect(app: &App, args: &InspectArgs) -> Result<()> {
 }
 
 /// The container of this name, else the image, else the volume.
-fn inspect_any(app: &App, name: &str, kind: Option<&str>) -> Result<Value> {
+fn inspect_any(app: &App, name: &str, args: &InspectArgs) -> Result<Value> {
+    let kind = args.kind.as_deref();
     let wanted = |k: &str| kind.is_none_or(|kind| kind == k);
     if !["container", "image", "volume"].iter().any(|k| wanted(k)) {
         return Err(Failure::new(format!(
@@ -248,7 +249,7 @@ fn inspect_any(app: &App, name: &str, kind: Option<&str>) -> Result<Value> {
     }
     if wanted("container") {
         match app.containers()?.inspect(name) {
-            Ok(inspect) => return Ok(serde_json::to_value(inspect)?),
+            Ok(inspect) => return with_sizes(app, inspect, args.size),
             Err(error) if error.is_not_found() && kind.is_none() => {}
             Err(error) => return Err(error.into()),
         }
@@ -267,6 +268,23 @@ fn inspect_any(app: &App, name: &str, kind: Option<&str>) -> Result<Value> {
         }
     }
     Err(Failure::new(format!("No such object: {name}")))
+}
+
+/// With the bytes of the writable layer and of the whole root file system, if they are asked for.
+fn with_sizes(app: &App, mut inspect: Inspect, size: bool) -> Result<Value> {
+    if !size {
+        return Ok(serde_json::to_value(inspect)?);
+    }
+    let filters = Filters::new().with("id", &inspect.id);
+    let own = app.containers()?.list(true, &filters, true)?.into_iter().find_map(|s| s.size);
+    inspect.size_rw = own;
+    let image = images::inspect(app, &inspect.image).ok();
+    let below = image.and_then(|image| image["Size"].as_u64());
+    let mut shown = serde_json::to_value(inspect)?;
+    if let (Some(own), Some(below)) = (own, below) {
+        shown["SizeRootFs"] = (own + below).into();
+    }
+    Ok(shown)
 }
 
 /// `port`

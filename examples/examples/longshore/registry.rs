@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::failure::{Failure, Result, chain};
+use crate::idle::ContentTrust;
 use crate::output;
 use crate::progress::Blobs;
 
@@ -25,6 +26,8 @@ pub(crate) struct PullArgs {
     /// Suppress verbose output
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Name, and tag or digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     name: String,
@@ -39,6 +42,8 @@ pub(crate) struct PushArgs {
     /// Suppress verbose output
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Name and tag
     #[arg(value_name = "NAME[:TAG]")]
     name: String,
