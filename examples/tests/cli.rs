@@ -99,6 +99,56 @@ fn inspect_measures_a_container_if_it_is_asked_to() {
 }
 
 #[test]
+fn limits_that_do_not_hold_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(mine) = with_busybox(dir.path()) else { return };
+    let said = |longshore: &Longshore, flags: &[&str]| {
+        let out = longshore
+            .run(&[&["run", "--rm", "--network", "none"], flags, &["bb", "sh", "-c", "echo ran"]].concat());
+        assert_eq!((out.status.code(), common::text(&out.stdout).as_str()), (Some(0), "ran\n"), "{flags:?}");
+        common::text(&out.stderr)
+    };
+    assert_eq!(said(&mine, &[]), "");
+    let home = tempfile::tempdir().expect("a directory");
+    let Some(ordinary) = Longshore::ordinary(home.path()) else { return };
+    ordinary.import(&dir.path().join("busybox.tar").display().to_string(), "bb");
+    assert_eq!(said(&ordinary, &[]), "");
+    // A user to whom somebody has delegated cgroups has his limits.
+    let told = said(&ordinary, &["--memory", "20m", "--pids-limit", "5", "--cpus", "0.5"]);
+    let all = "WARNING: Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.\n\
+               WARNING: Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.\n\
+               WARNING: Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.\n";
+    if common::root() {
+        assert_eq!(told, all);
+        let out = ordinary.run(&[
+            "run",
+            "-d",
+            "--name",
+            "back",
+            "--network",
+            "none",
+            "--pids-limit",
+            "5",
+            "bb",
+            "true",
+        ]);
+        assert_eq!(common::text(&out.stdout).trim().len(), 64, "the ID alone");
+        assert_eq!(common::text(&out.stderr).lines().count(), 1);
+        has_no_figures(&ordinary);
+        assert!(said(&ordinary, &["--cgroup-parent", "/else"]).contains("Cgroup parent discarded."));
+    }
+}
+
+/// What the machine uses is not what a container without cgroups of its own uses.
+fn has_no_figures(longshore: &Longshore) {
+    longshore.ok(&["run", "-d", "--name", "asleep", "--network", "none", "bb", "sleep", "1000"]);
+    let row = "{{.CPUPerc}} {{.MemUsage}} {{.MemPerc}} {{.BlockIO}} {{.PIDs}}";
+    let said = longshore.ok(&["stats", "--no-stream", "--format", row, "asleep"]);
+    assert_eq!(said, "0.00% 0B / 0B 0.00% 0B / 0B 1\n");
+    longshore.ok(&["rm", "-f", "asleep"]);
+}
+
+#[test]
 fn an_error_is_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(longshore) = with_busybox(dir.path()) else { return };

@@ -119,7 +119,7 @@ pub(crate) fn run(app: &App, args: &RunArgs) -> Result<u8> {
     let id = create_container(app, &args.create, args.detach).map_err(|f| f.code(125))?;
     let containers = app.containers()?;
     if args.detach {
-        containers.start(&id, &StartOptions::default()).map_err(start_failed)?;
+        start_warned(containers, &id, &StartOptions::default()).map_err(start_failed)?;
         output::line(&id);
         return Ok(0);
     }
@@ -128,7 +128,7 @@ pub(crate) fn run(app: &App, args: &RunArgs) -> Result<u8> {
     };
     let mut attach = AttachOptions::new(args.create.interactive);
     (attach.stdout, attach.stderr) = (wants("stdout"), wants("stderr"));
-    let stream = containers.start(&id, &StartOptions::attach(attach)).map_err(start_failed)?;
+    let stream = start_warned(containers, &id, &StartOptions::attach(attach)).map_err(start_failed)?;
     let session = Session {
         stdin: args.create.interactive,
         tty: args.create.tty,
@@ -175,18 +175,33 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
         }
     }
     let created = app.containers()?.create(&args.request(written, detached)?)?;
-    for warning in &created.warnings {
-        output::note(&format!("WARNING: {warning}"));
-    }
+    warn(&created.warnings);
     args.write_cidfile(&created.id)?;
     Ok(created.id)
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        output::note(&format!("WARNING: {warning}"));
+    }
+}
+
+/// Starts it, and tells what it does not get.
+fn start_warned(
+    containers: &Containers,
+    name: &str,
+    options: &StartOptions,
+) -> std::result::Result<Option<Stream>, Error> {
+    let (stream, warnings) = containers.start_warned(name, options)?;
+    warn(&warnings);
+    Ok(stream)
 }
 
 pub(crate) fn start(app: &App, args: &StartArgs) -> Result<u8> {
     let containers = app.containers()?;
     if !args.attach && !args.interactive {
         each(&args.containers, |name| {
-            containers.start(name, &StartOptions::default())?;
+            start_warned(containers, name, &StartOptions::default())?;
             output::line(name);
             Ok(())
         })?;
@@ -198,7 +213,7 @@ pub(crate) fn start(app: &App, args: &StartArgs) -> Result<u8> {
     let config = containers.inspect(name)?.config;
     let stdin = args.interactive && config.open_stdin;
     check_terminal(config.tty && stdin)?;
-    let stream = containers.start(name, &StartOptions::attach(AttachOptions::new(stdin)))?;
+    let stream = start_warned(containers, name, &StartOptions::attach(AttachOptions::new(stdin)))?;
     let session = Session { stdin, tty: config.tty, keys: args.detach_keys.clone(), signals: !config.tty };
     session.attach(containers, name, stream)
 }

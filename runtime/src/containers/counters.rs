@@ -8,7 +8,7 @@ use crate::Container;
 
 /// Fills in what can be read; what cannot stays zero.
 pub(super) fn read(pid: u32, container: &Container, stats: &mut Stats) {
-    let groups = groups(pid);
+    let groups = groups(pid, container.id());
     let file = |controller: &str, name: &str| {
         groups
             .iter()
@@ -42,8 +42,9 @@ pub(super) fn read(pid: u32, container: &Container, stats: &mut Stats) {
     (stats.net_rx, stats.net_tx) = network(pid);
 }
 
-/// The process's cgroup directories: controller ("" for version 2) and path.
-fn groups(pid: u32) -> Vec<(String, PathBuf)> {
+/// The container's cgroup directories: controller ("" for version 2) and path. An ordinary user's often has none of its own, and is in one
+/// with half of the machine.
+fn groups(pid: u32, id: &str) -> Vec<(String, PathBuf)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mount_of = |controller: &str| {
         mounts.lines().find_map(|line| {
@@ -61,7 +62,7 @@ fn groups(pid: u32) -> Vec<(String, PathBuf)> {
     let lines = text.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        Some((controllers, path))
+        path.split('/').any(|part| part == id).then_some((controllers, path))
     });
     lines
         .flat_map(|(controllers, path)| controllers.split(',').map(move |c| (c, path)))

@@ -107,7 +107,7 @@ impl Containers {
         log::read(&path, options, &mut wait, line)
     }
 
-    /// Reads its counters. One that does not run has none: all zero.
+    /// Reads its counters. One that does not run has none: all zero. So are CPU, memory and block devices of one without cgroups of its own.
     pub fn stats(&self, key: &str) -> Result<Stats> {
         let id = self.id(key)?;
         let (record, state) = self.load(&id)?;

@@ -69,6 +69,7 @@ mod stream;
 mod sys;
 mod terminal;
 mod volumes;
+mod warnings;
 
 pub use api::{
     AttachOptions, Change, ChangeKind, CreateOutcome, EventLine, EventsOptions, ExecRequest, Filters,

@@ -30,6 +30,12 @@ impl Containers {
     /// Starts it and returns when its program has been executed. With [`StartOptions::attach`], the stream that carries its standard streams
     /// from the first byte. Starting a running one without attach is no error.
     pub fn start(&self, key: &str, options: &StartOptions) -> Result<Option<Stream>> {
+        self.start_warned(key, options).map(|(stream, _)| stream)
+    }
+
+    /// [`Containers::start`], with what the container does not get though it was asked for: limits for which an ordinary user has no
+    /// cgroups, capabilities that this process lacks. Each is a sentence, in Docker's words where it has some.
+    pub fn start_warned(&self, key: &str, options: &StartOptions) -> Result<(Option<Stream>, Vec<String>)> {
         let id = self.id(key)?;
         let _op = self.0.dir.op_lock(&id)?;
         // Loading mends only where nobody holds the lock that we have just taken, so that comes first.
@@ -39,14 +45,14 @@ impl Containers {
         }
         if state.is_live() {
             return match options.attach {
-                Some(attach) if state.shown.running => self.attach_id(&id, attach).map(Some),
-                _ => Ok(None),
+                Some(attach) if state.shown.running => Ok((Some(self.attach_id(&id, attach)?), Vec::new())),
+                _ => Ok((None, Vec::new())),
             };
         }
         self.spawn(&record, options)
     }
 
-    fn spawn(&self, record: &Record, options: &StartOptions) -> Result<Option<Stream>> {
+    fn spawn(&self, record: &Record, options: &StartOptions) -> Result<(Option<Stream>, Vec<String>)> {
         let shim = &self.0.options.shim;
         let fail = |e: std::io::Error| Error::io("start the supervisor", shim)(e);
         let (ours, theirs) = UnixStream::pair().map_err(fail)?;
@@ -64,12 +70,14 @@ impl Containers {
             return Err(Error::Shim(format!("{} ended at once: {status}", shim.display())));
         }
         let mut stream = Stream::new(ours);
-        if let Err(error) = stream.answer() {
-            // It ends after a start that has failed.
-            stream.wait_for_shim();
-            return Err(error);
+        match stream.answer() {
+            Ok(warnings) => Ok((options.attach.map(|_| stream), warnings)),
+            Err(error) => {
+                // It ends after a start that has failed.
+                stream.wait_for_shim();
+                Err(error)
+            }
         }
-        Ok(options.attach.map(|_| stream))
     }
 
     /// [`Containers::load`] for who holds the container's lock.

@@ -60,6 +60,8 @@ pub(super) enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     Done,
+    /// Done, and what is to be told of it: [`super::warnings`].
+    DoneBut(Vec<String>),
     Failed(Failure),
 }
 

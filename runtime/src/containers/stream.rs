@@ -66,11 +66,11 @@ impl Stream {
     /// Sends a request and takes the answer.
     pub(super) fn ask(&mut self, request: &proto::Request) -> Result<()> {
         self.write(&proto::json_frame(proto::REQUEST, request))?;
-        self.answer()
+        self.answer().map(drop)
     }
 
-    /// Takes the answer to a request.
-    pub(super) fn answer(&mut self) -> Result<()> {
+    /// Takes the answer to a request; warnings that came with it.
+    pub(super) fn answer(&mut self) -> Result<Vec<String>> {
         let gone = || Error::Shim("it ended without an answer".into());
         let (mut kind, mut payload) = self.frame()?.ok_or_else(gone)?;
         if kind == proto::SHIM {
@@ -81,7 +81,8 @@ impl Stream {
             return Err(Error::Shim(format!("unexpected frame {kind}")));
         }
         match serde_json::from_slice(&payload) {
-            Ok(proto::Answer::Done) => Ok(()),
+            Ok(proto::Answer::Done) => Ok(Vec::new()),
+            Ok(proto::Answer::DoneBut(warnings)) => Ok(warnings),
             Ok(proto::Answer::Failed(failure)) => Err(failure.into()),
             Err(e) => Err(Error::Shim(e.to_string())),
         }

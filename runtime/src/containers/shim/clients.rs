@@ -109,11 +109,19 @@ impl Client {
         self.flush();
     }
     pub(super) fn answer(&mut self, result: Result<(), &Error>) {
-        let answer = match result {
+        self.say(&match result {
             Ok(()) => Answer::Done,
             Err(e) => Answer::Failed(Failure::from(e)),
-        };
-        self.out.extend(proto::json_frame(proto::ANSWER, &answer));
+        });
+    }
+
+    /// To the starter.
+    pub(super) fn started(&mut self, warnings: Vec<String>) {
+        self.say(&if warnings.is_empty() { Answer::Done } else { Answer::DoneBut(warnings) });
+    }
+
+    fn say(&mut self, answer: &Answer) {
+        self.out.extend(proto::json_frame(proto::ANSWER, answer));
         self.flush();
     }
 

@@ -14,6 +14,7 @@ use crate::containers::files;
 use crate::containers::passwd::Identity;
 use crate::containers::record::{Record, State};
 use crate::containers::rootview::RootView;
+use crate::containers::warnings;
 use crate::containers::{Attached, Containers, Error, Result, RootfsSource};
 use crate::{CreateOptions, Created, Rootfs, Running, Stdio};
 
@@ -26,6 +27,7 @@ pub(super) struct Started {
     /// Its standard output and error; with a terminal, the terminal alone.
     pub(super) outputs: [Option<OwnedFd>; 2],
     pub(super) networks: Vec<Attached>,
+    pub(super) warnings: Vec<String>,
 }
 
 pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Result<Started> {
@@ -63,11 +65,12 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
         outputs = [Some(console), None];
     }
     let pid = created.pid();
+    let warnings = warnings::of(&inner.runtime, &record, created.warnings());
     let running = created.start().map_err(|e| start_error(&e, &record.path))?;
     for fd in outputs.iter().chain([&stdin]).flatten() {
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::io("set up", "a stream")(e.into()))?;
     }
-    Ok(Started { running, pid, stdin, outputs, networks })
+    Ok(Started { running, pid, stdin, outputs, networks, warnings })
 }
 
 /// A container whose program has not begun.

@@ -86,6 +86,7 @@ struct Life {
     terminal: bool,
     since: Instant,
     health: Option<Monitor>,
+    warnings: Vec<String>,
 }
 
 impl Life {
@@ -116,7 +117,7 @@ impl Shim<'_> {
                 Err(e) => return self.failed(e, starter.is_some()),
             };
             if let Some(mut client) = starter.take() {
-                client.answer(Ok(()));
+                client.started(std::mem::take(&mut life.warnings));
                 self.clients.push(client);
             }
             sys::trim_memory();
@@ -156,6 +157,7 @@ impl Shim<'_> {
             terminal: self.record.config.tty,
             since: Instant::now(),
             health,
+            warnings: started.warnings,
         })
     }
 
