@@ -197,7 +197,7 @@ pub(crate) fn skip<T>(reason: &str) -> Option<T> {
 }
 
 /// Waits for something that takes a while to come true.
-pub(crate) fn until(what: &str, test: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut test: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if test() {
             return;
