@@ -1,4 +1,4 @@
-//! The README's table of docker's commands and flags, made from docker's own `--help` and ours: nothing is left out.
+//! The README's table of docker's commands and flags, made from docker's own `--help` and ours: no flag of a command is left out.
 //!
 //! `LONGSHORE_BLESS=1` writes it anew.
 
