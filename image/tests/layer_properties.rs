@@ -217,9 +217,8 @@ fn a_copy_is_like_the_mount() {
             let mut shown = view(&store, &layers);
             // Overlay says how many names a file has in its layer, also where some are hidden.
             for line in copied.values_mut().chain(shown.values_mut()) {
-                *line = line.split(" links, first").next().unwrap().to_owned();
-                if let Some(cut) = line.rfind(' ').filter(|cut| line[cut + 1..].bytes().all(|b| b.is_ascii_digit())) {
-                    line.truncate(cut);
+                if let Some((count, _)) = line.split_once(" links, first") {
+                    *line = count.rsplit_once(' ').unwrap().0.to_owned();
                 }
             }
             assert_same(&copied, &shown);

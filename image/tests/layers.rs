@@ -119,6 +119,28 @@ fn whiteouts_hide_what_lies_below() {
 }
 
 #[test]
+fn an_opaque_root_hides_all_layers_below() {
+    each_driver(|store| {
+        let base = archive(&[dir("dir"), file("dir/old", "old"), file("old", "old")]);
+        let opaque = archive(&[file("./.wh..wh..opq", ""), dir("dir"), file("dir/new", "new")]);
+        let above = archive(&[file("above", "above")]);
+        let [base, opaque, above] = [base, opaque, above].map(|tar| add(store, &tar).unwrap());
+        for (layers, names) in [
+            (vec![&base, &opaque], vec!["/", "/dir", "/dir/new"]),
+            (vec![&base, &opaque, &above], vec!["/", "/above", "/dir", "/dir/new"]),
+            (vec![&opaque, &base], vec!["/", "/dir", "/dir/new", "/dir/old", "/old"]),
+        ] {
+            assert_eq!(view(store, &layers).keys().collect::<Vec<_>>(), names);
+            let snapshot = writable(store, "opaque", &layers);
+            let mount = snapshot.mount().unwrap();
+            assert_eq!(describe(&path_of(&mount)).keys().collect::<Vec<_>>(), names);
+            drop(mount);
+            store.remove_snapshot("opaque").unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_snapshot_keeps_and_tells_its_changes() {
     each_driver(|store| {
         let base = archive(&[

@@ -106,10 +106,16 @@ fn an_ordinary_user_unpacks_mounts_and_commits() {
     let owned = std::fs::metadata(overlay.upper.unwrap().join("var/mine")).unwrap();
     assert_eq!(owned.uid(), rustix::process::geteuid().as_raw());
 
-    drop((snapshot, committed));
+    let opaque = archive(&[file(".wh..wh..opq", ""), file("alone", "")]);
+    let opaque = add(&store, &opaque).unwrap();
+    let emptied = common::writable(&store, "emptied", &[&base, &above, &opaque]);
+    assert_eq!(inside(&emptied.overlay().unwrap(), &root, "echo *"), "alone\n");
+
+    drop((snapshot, committed, emptied));
+    store.remove_snapshot("emptied").unwrap();
     store.remove_snapshot("web").unwrap();
     store.remove_snapshot("after").unwrap();
-    drop((base, above, layer));
+    drop((base, above, opaque, layer));
     store.collect(Ctx::none()).unwrap();
     assert_eq!(std::fs::read_dir(store.path().join("layers")).unwrap().count(), 0);
 }

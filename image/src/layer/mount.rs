@@ -45,6 +45,14 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(at("open", path))
 }
 
+/// Whether a layer's root is opaque: it hides all layers below. The kernel looks at this mark on every directory but the root, so those must
+/// not be part of the mount.
+pub(crate) fn hides_all_below(layer: impl rustix::path::Arg, owner: Owner) -> bool {
+    let name = if owner.by_user_attributes() { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+    let mut value = [0; 1];
+    rustix::fs::getxattr(layer, name, &mut value) == Ok(1) && value == *b"y"
+}
+
 /// Mounts an overlay over `lower` (top first). With `writable`, the changes go to its `upper`, and `work` is overlay's
 /// own; without them the mount is read-only. A probe gives a directory that has neither yet.
 pub(crate) fn overlay(lower: &[OwnedFd], writable: Option<&Path>, owner: Owner) -> Result<OwnedFd> {
@@ -100,7 +108,7 @@ fn layer_fd(fs: &OwnedFd, key: &str, layer: BorrowedFd<'_>) -> rustix::io::Resul
     }
 }
 
-fn by_number(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn by_number(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

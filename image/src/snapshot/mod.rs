@@ -15,7 +15,7 @@ mod mend;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,12 +152,14 @@ impl Snapshot {
         let mut lower = Vec::with_capacity(self.layers().len() + 2);
         lower.extend(self.mended());
         for layer in distinct(self.layers()) {
-            match self.0.layers.find_for(layer, owner)? {
-                Form::Directory(path) => lower.push(path),
-                Form::Erofs(_) => return None,
+            let Form::Directory(path) = self.0.layers.find_for(layer, owner)? else { return None };
+            let last = mount::hides_all_below(&path, owner);
+            lower.push(path);
+            if last {
+                break;
             }
         }
-        lower.extend(self.stand_ins());
+        lower.extend(self.stand_ins(lower.len()));
         let below = |name: &str| (!self.0.record.read_only).then(|| self.0.path.join(name));
         Some(OverlayDirs {
             lower,
@@ -210,9 +212,14 @@ impl Snapshot {
             lower.push(mount::directory(&path)?);
         }
         for layer in distinct(self.layers()) {
-            lower.push(open_layer(&self.0.layers, layer, owner, erofs)?);
+            let opened = open_layer(&self.0.layers, layer, owner, erofs)?;
+            let last = mount::hides_all_below(mount::by_number(opened.as_fd()), owner);
+            lower.push(opened);
+            if last {
+                break;
+            }
         }
-        for path in self.stand_ins() {
+        for path in self.stand_ins(lower.len()) {
             lower.push(mount::directory(&path)?);
         }
         mount::overlay(&lower, (!self.0.record.read_only).then_some(&*self.0.path), owner)
@@ -275,10 +282,9 @@ impl Snapshot {
     }
 
     /// Overlay wants one lower directory under a writable one, and two different ones without.
-    fn stand_ins(&self) -> impl Iterator<Item = PathBuf> + '_ {
+    fn stand_ins(&self, there: usize) -> impl Iterator<Item = PathBuf> + '_ {
         let wanted = if self.0.record.read_only { 2 } else { 1_usize };
-        let missing =
-            wanted.saturating_sub(distinct(self.layers()).count() + usize::from(self.0.record.mended));
+        let missing = wanted.saturating_sub(there);
         ["a", "b"].into_iter().take(missing).map(|name| self.0.path.join("empty").join(name))
     }
 }
