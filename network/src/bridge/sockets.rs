@@ -13,13 +13,15 @@ use crate::ipam;
 use crate::netlink::link::{self, Link};
 use crate::netlink::message::errno;
 use crate::netlink::neighbour::{self, Neighbour, Vxlan};
-use crate::netlink::{NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, conntrack};
+use crate::netlink::{LeftBehind, NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, conntrack};
 use crate::state::{Network, Record, State, Tunnel, hashed};
 use crate::{Error, Protocol, Result};
 
 pub(crate) struct Sockets {
     pub(super) route: Netlink,
     pub(super) filter: Netlink,
+    // Dropped after the socket: the kernel may collect at once, and whoever lets go of it last closes it.
+    left_behind: Option<LeftBehind>,
 }
 
 /// Who closes a netfilter socket waits until what was deleted a moment ago is no longer in use anywhere, 5 to 10 ms. A thread that did
@@ -27,14 +29,14 @@ pub(crate) struct Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         // If it cannot, the socket is closed here.
-        let _ = self.filter.leave_behind();
+        self.left_behind = self.filter.leave_behind().ok();
     }
 }
 
 impl Sockets {
     pub(super) fn open() -> Result<Self> {
         let open = |protocol| Netlink::open(protocol).map_err(Error::kernel("open a netlink socket"));
-        Ok(Self { route: open(NETLINK_ROUTE)?, filter: open(NETLINK_NETFILTER)? })
+        Ok(Self { route: open(NETLINK_ROUTE)?, filter: open(NETLINK_NETFILTER)?, left_behind: None })
     }
 
     pub(crate) fn firewall(&mut self) -> Firewall<'_> {

@@ -8,7 +8,7 @@ pub(crate) mod nft;
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::{
@@ -24,6 +24,12 @@ pub(crate) const NETLINK_NETFILTER: isize = 12;
 
 /// How often an interrupted dump is begun again before it counts as failed.
 const DUMP_TRIES: usize = 16;
+
+/// Closing the sender makes the kernel look for garbage: the receiver, which is dropped before it, has to be it by then.
+pub(crate) struct LeftBehind {
+    _receiver: OwnedFd,
+    _sender: OwnedFd,
+}
 
 /// A netlink socket. It belongs to the network namespace of the thread that opened it, for ever.
 pub(crate) struct Netlink {
@@ -43,11 +49,11 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, buffer: vec![0; 64 << 10] })
     }
 
-    /// Makes the kernel close the socket some time after its last descriptor is closed, in a thread of its own.
+    /// Makes the kernel close the socket in a thread of its own: drop first this one and then what is returned.
     ///
     /// A message that holds it lies unread in a socket that only the same message holds: garbage, as unix(7) has it, which the kernel
     /// collects in the background.
-    pub(crate) fn leave_behind(&self) -> io::Result<()> {
+    pub(crate) fn leave_behind(&self) -> io::Result<LeftBehind> {
         let (sender, receiver) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let held = [receiver.as_fd(), self.socket.as_fd()];
@@ -55,10 +61,7 @@ impl Netlink {
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&held));
         sendmsg(&sender, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL)?;
-        // Closing the sender makes the kernel look for garbage: the receiver has to be it by then.
-        drop(receiver);
-        drop(sender);
-        Ok(())
+        Ok(LeftBehind { _receiver: receiver, _sender: sender })
     }
 
     /// Sends the messages in one datagram and waits for each acknowledgement. The kernel goes on after an error; the first one is
@@ -208,11 +211,13 @@ mod tests {
     fn what_is_left_behind_is_closed() {
         let mut socket = Netlink::open(NETLINK_ROUTE).expect("a socket");
         let inode = rustix::fs::fstat(socket.socket.as_fd()).expect("a file").st_ino;
-        socket.leave_behind().expect("a message that holds it");
+        let left_behind = socket.leave_behind().expect("a message that holds it");
         // Until it is closed it works as before.
         assert!(socket.link("lo").expect("an answer").is_some());
         assert!(is_open(inode));
         drop(socket);
+        assert!(is_open(inode), "closed by whoever drops it");
+        drop(left_behind);
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while is_open(inode) {
             assert!(std::time::Instant::now() < end, "the kernel keeps it");
