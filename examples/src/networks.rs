@@ -136,14 +136,19 @@ impl HostNetworks {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn detach_from(&self, network: &str, container_id: &str) -> longshore_network::Result<()> {
+    fn detach_from(
+        &self,
+        network: &str,
+        container_id: &str,
+        detach: fn(&Bridge, &str) -> longshore_network::Result<()>,
+    ) -> longshore_network::Result<()> {
         let bridge = match Bridge::as_is(&self.state, network) {
             // Another may have removed it just now.
             Err(error) if error.is_not_found() => return Ok(()),
             bridge => bridge?,
         };
         if bridge.endpoints()?.iter().any(|id| id == container_id) {
-            bridge.detach(container_id)?;
+            detach(&bridge, container_id)?;
         }
         Ok(())
     }
@@ -206,13 +211,13 @@ impl Networks for HostNetworks {
         let mut result = Ok(());
         for name in self.list()? {
             // The trouble of one network is none of the others'.
-            result = result.and(self.detach_from(&name, container_id));
+            result = result.and(self.detach_from(&name, container_id, Bridge::release));
         }
         Ok(result?)
     }
 
     fn leave(&self, container_id: &str, netns: BorrowedFd<'_>, network: &str) -> Result<(), BoxError> {
-        self.detach_from(network, container_id)?;
+        self.detach_from(network, container_id, Bridge::detach)?;
         let mut bridges = self.bridges_of(container_id);
         bridges.retain(|bridge| bridge.name() != network);
         self.serve_names(container_id, netns, bridges).map(drop)

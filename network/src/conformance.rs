@@ -108,6 +108,9 @@ pub fn driver<N: AsFd>(driver: &(impl Driver + ?Sized), netns: impl Fn() -> N) {
     driver.detach(&kept).expect("detach twice");
     first.detach().expect("detach");
     let again = driver.attach(a.as_fd(), &Endpoint::new().id("first")).expect("attach again");
+    driver.release(&again.keep()).expect("release");
+    driver.release("first").expect("release twice");
+    let again = driver.attach(a.as_fd(), &Endpoint::new().id("first")).expect("attach what was released");
     again.keep();
     driver.repair(&[]).expect("repair");
     assert_eq!(driver.repair(&[]).expect("repair").removed, [""; 0], "the first repair did all");

@@ -16,6 +16,11 @@ pub trait Driver: Send + Sync {
     /// Disconnects by endpoint ID, whatever is left of it. One that is not there is no error.
     fn detach(&self, id: &str) -> Result<()>;
 
+    /// Disconnects an endpoint whose container has ended; what the kernel removes with the network namespace may be left to it.
+    fn release(&self, id: &str) -> Result<()> {
+        self.detach(id)
+    }
+
     /// Removes every endpoint that is not in `valid`, and mends what others broke.
     fn repair(&self, valid: &[&str]) -> Result<Repaired>;
 }
@@ -26,6 +31,9 @@ impl Driver for Bridge {
     }
     fn detach(&self, id: &str) -> Result<()> {
         Self::detach(self, id)
+    }
+    fn release(&self, id: &str) -> Result<()> {
+        Self::release(self, id)
     }
     fn repair(&self, valid: &[&str]) -> Result<Repaired> {
         Self::repair(self, valid)
@@ -38,6 +46,9 @@ impl Driver for Overlay {
     }
     fn detach(&self, id: &str) -> Result<()> {
         Self::detach(self, id)
+    }
+    fn release(&self, id: &str) -> Result<()> {
+        Self::release(self, id)
     }
     fn repair(&self, valid: &[&str]) -> Result<Repaired> {
         Self::repair(self, valid)
@@ -52,6 +63,9 @@ macro_rules! forward {
             }
             fn detach(&self, id: &str) -> Result<()> {
                 (**self).detach(id)
+            }
+            fn release(&self, id: &str) -> Result<()> {
+                (**self).release(id)
             }
             fn repair(&self, valid: &[&str]) -> Result<Repaired> {
                 (**self).repair(valid)

@@ -135,6 +135,11 @@ impl Overlay {
         self.bridge.detach(id)
     }
 
+    /// As [`Bridge::release`].
+    pub fn release(&self, id: &str) -> Result<()> {
+        self.bridge.release(id)
+    }
+
     /// As [`Bridge::repair`], of this host's endpoints; peers too.
     pub fn repair(&self, valid: &[&str]) -> Result<Repaired> {
         let repaired = self.bridge.repair(valid)?;

@@ -256,6 +256,40 @@ fn repair_removes_what_died_and_mends_what_was_flushed() {
 }
 
 #[test]
+fn what_is_released_reaches_nobody_and_goes_with_its_network_namespace() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let empty = lab.host.dump();
+    let container = Netns::new();
+    let lease = bridge.attach(container.as_fd(), &Endpoint::new().id("web").publish(8080, 80)).unwrap();
+    let address = lease.address().0;
+    let at = format!("http://{}:7000/", bridge.gateway().unwrap());
+    let _server = lab.host.serve(7000, "host");
+    assert_eq!(container.curl(&at).as_deref(), Some("host"));
+    bridge.release(&lease.keep()).unwrap();
+    bridge.release("web").unwrap();
+    assert!(container.blocked(&at), "somebody who lives on in it has no network");
+    assert!(container.sh("ip -br link show eth0").contains("DOWN"));
+    assert_eq!(bridge.endpoints().unwrap(), [""; 0]);
+    // Its name, address and ports are free at once.
+    let other = Netns::new();
+    let wanted = Endpoint::new().id("other").address(address).publish(8080, 80);
+    let other_lease = bridge.attach(other.as_fd(), &wanted).unwrap();
+    assert_eq!(other.curl(&at).as_deref(), Some("host"));
+    let again = bridge.attach(container.as_fd(), &Endpoint::new().id("web")).unwrap();
+    assert_eq!(container.curl(&at).as_deref(), Some("host"));
+    bridge.release(&again.keep()).unwrap();
+    assert_eq!(bridge.repair(&["other"]).unwrap(), Default::default(), "nothing is left to mend");
+    bridge.release(&other_lease.keep()).unwrap();
+    drop((container, other));
+    common::wait_for("the links to go", || !lab.host.sh("ip -br link").contains("lv"));
+    assert_same(&empty, &lab.host.dump());
+}
+
+#[test]
 fn a_network_has_its_gateway_range_and_reserved_addresses() {
     if !ready(&TOOLS) {
         return;

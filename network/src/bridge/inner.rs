@@ -254,16 +254,30 @@ impl Inner {
 
     /// Removes all of an endpoint; goes on after an error, and returns the first.
     pub(super) fn detach(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
+        self.remove(sockets, id, Sockets::delete_veth)
+    }
+
+    /// [`Self::detach`] of one whose network namespace is about to end: its link is left to the kernel.
+    pub(super) fn release(&self, sockets: &mut Sockets, id: &str) -> Result<()> {
+        self.remove(sockets, id, Sockets::take_down)
+    }
+
+    fn remove(
+        &self,
+        sockets: &mut Sockets,
+        id: &str,
+        unplug: fn(&mut Sockets, &str) -> Result<()>,
+    ) -> Result<()> {
         let record = self.state.record(&self.name, id)?;
         let veth = self.veth(id);
         // First the link: as long as someone can send by it, its rules have to stand.
-        let deleted = sockets.delete_veth(&veth);
+        let unplugged = unplug(sockets, &veth);
         let unpublished = match &record {
             Some(record) => sockets.firewall().remove_endpoint(&rules(&self.owner(id), record)),
             None => sockets.firewall().remove_owner(&self.owner(id)),
         };
         let forgotten = record.iter().try_for_each(|record| self.leave_behind(sockets, record));
-        deleted.and(unpublished).and(forgotten)?;
+        unplugged.and(unpublished).and(forgotten)?;
         for (address, owner) in self.addresses()? {
             if owner == id {
                 let subnet = self.network.subnets.iter().find(|subnet| subnet.contains(&address));
@@ -310,8 +324,9 @@ impl Inner {
         ids.extend(sockets.firewall().endpoints(&self.network.link)?);
         let prefix = format!("{}/", self.network.link);
         for port in sockets.ports(&self.network.link)? {
-            // One that was detached is left to the kernel with its dead network namespace.
+            // One that was released, or detached with a dead network namespace, is left to the kernel.
             if let Some(id) = port.alias.strip_prefix(&prefix)
+                && port.up
                 && !sockets.is_dying(&port)?
             {
                 ids.push(id.to_owned());

@@ -308,6 +308,14 @@ impl Bridge {
         self.0.detach(&mut self.0.sockets(), id)
     }
 
+    /// Detaches an endpoint whose container has ended: as [`Bridge::detach`], but its link is only set down, without waiting for its network
+    /// namespace, with which the kernel removes it. Where another process keeps that alive, a dead link stays in it.
+    pub fn release(&self, id: &str) -> Result<()> {
+        check_name("endpoint id", id)?;
+        let _lock = self.0.state.lock()?;
+        self.0.release(&mut self.0.sockets(), id)
+    }
+
     /// Removes every endpoint that is not in `valid`, and mends what someone flushed.
     pub fn repair(&self, valid: &[&str]) -> Result<Repaired> {
         let inner = &self.0;

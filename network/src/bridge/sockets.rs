@@ -120,6 +120,16 @@ impl Sockets {
         self.delete_link(name)
     }
 
+    /// Ends an endpoint's link for all who are in its network namespace, and leaves it to the kernel, which removes it with that. Nobody
+    /// waits: as long as the kernel has not freed a socket that was closed in it, the network namespace lives.
+    pub(super) fn take_down(&mut self, name: &str) -> Result<()> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
+        match self.route.run(link::set_down(link.index)) {
+            Err(e) if errno(&e) == Some(Errno::NODEV.raw_os_error()) => Ok(()),
+            other => other.map_err(Error::kernel(format!("set down link {name}"))),
+        }
+    }
+
     /// Whether an endpoint's link is there, and its network namespace too.
     pub(super) fn is_in_use(&mut self, veth: &str) -> Result<bool> {
         self.link(veth)?.map_or(Ok(false), |link| Ok(!self.is_dying(&link)?))

@@ -48,6 +48,7 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     pub(crate) mtu: u32,
     pub(crate) master: Option<u32>,
+    pub(crate) up: bool,
     /// The kernel's number here of its peer's network namespace, if that is another.
     pub(crate) peer_netns: Option<i32>,
 }
@@ -121,6 +122,7 @@ pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
         kind: attributes.nest(IFLA_LINKINFO).str(INFO_KIND).unwrap_or_default().to_owned(),
         mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
         master: attributes.u32(IFLA_MASTER),
+        up: u32::from_ne_bytes(*payload.get(8..)?.first_chunk()?) & IFF_UP != 0,
         peer_netns: attributes.u32(IFLA_LINK_NETNSID).map(u32::cast_signed),
     })
 }
@@ -199,6 +201,13 @@ pub(crate) fn set_alias(name: &str, alias: &str) -> Message {
 
 pub(crate) fn set_up(index: u32) -> Message {
     Message::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP))
+}
+
+pub(crate) fn set_down(index: u32) -> Message {
+    let mut header = ifinfo(index, IFF_UP);
+    // The flags as they are to be, where the mask after them names what changes.
+    header[8..12].fill(0);
+    Message::new(RTM_NEWLINK, 0, &header)
 }
 
 pub(crate) fn delete(index: u32) -> Message {

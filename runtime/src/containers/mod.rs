@@ -172,7 +172,7 @@ pub trait Networks: Send + Sync {
         netns: BorrowedFd<'_>,
         request: &NetworkRequest,
     ) -> Result<Attached, BoxError>;
-    /// Detaches, whatever is left of it. One that was never attached is no error.
+    /// Detaches a container that has ended, whatever is left of it. One that was never attached is no error.
     fn detach(&self, container_id: &str) -> Result<(), BoxError>;
     /// Takes a running container off one of its networks, by [`Attached::network`].
     fn leave(&self, _container_id: &str, _netns: BorrowedFd<'_>, _network: &str) -> Result<(), BoxError> {

@@ -1,7 +1,7 @@
 //! One start of the container: root file system, spec, namespaces, network, program.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Uid};
@@ -40,12 +40,12 @@ pub(super) fn start(all: &Containers, record: &Record, state: &mut State) -> Res
     let mut others = joined(all, record)?;
     let (made, networks) = std::thread::scope(|scope| {
         let attaching = Attaching::begin(scope, all, record)?;
-        let made = make(all, record, &dir, &mut others, attaching.as_ref().map(Attaching::netns));
-        let networks = attaching.map(Attaching::end);
+        let made = make(all, record, &dir, &mut others, attaching.as_ref());
+        let networks = attaching.map_or(Ok(None), Attaching::end);
         // Why the container could not be made is what is to be told.
         let made = made?;
-        let networks = match networks {
-            Some(networks) => networks?,
+        let networks = match networks? {
+            Some(networks) => networks,
             None if record.networks().is_empty() => Vec::new(),
             // An ordinary user may not even look at the network namespace of a container that shares the host's.
             None => attach(all, record, made.created.netns()?.as_fd())?,
@@ -87,7 +87,7 @@ fn make(
     record: &Record,
     dir: &Path,
     others: &mut Joined,
-    netns: Option<BorrowedFd<'_>>,
+    attaching: Option<&Attaching<'_>>,
 ) -> Result<Made> {
     let inner = &all.0;
     let source = inner
@@ -103,9 +103,10 @@ fn make(
         view.make_dirs(&record.config.working_dir).map_err(io)?;
     }
     mend_targets(&view, &record)?;
+    let netns = attaching.map_or(Ok(None), Attaching::netns)?;
     let namespaces = others.namespaces.iter().map(|(kind, fd)| (*kind, fd.as_fd()));
     let join: Vec<(String, String)> = namespaces
-        .chain(netns.map(|netns| ("network", netns)))
+        .chain(netns.iter().map(|netns| ("network", netns.as_fd())))
         .map(|(kind, fd)| (kind.to_owned(), format!("/proc/self/fd/{}", fd.as_raw_fd())))
         .collect();
     let spec = compile::spec(

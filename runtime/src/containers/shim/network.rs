@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::supervise::Shim;
 use crate::containers::record::Record;
 use crate::containers::{Attached, Containers, Error, NetworkRequest, Port, Result, files, sys};
 
-/// The networks' part of a start, which waits for the kernel more than it works, beside the rest: the network namespace is there first,
-/// and the container joins it.
+/// The networks' part of a start, which waits for the kernel more than it works, beside the rest: the network namespace is made here, and
+/// the container joins it.
 pub(super) struct Attaching<'scope> {
-    netns: Arc<OwnedFd>,
-    thread: ScopedJoinHandle<'scope, Result<Vec<Attached>>>,
+    netns: Receiver<Result<Option<Arc<OwnedFd>>>>,
+    thread: ScopedJoinHandle<'scope, Result<Option<Vec<Attached>>>>,
 }
 
 impl<'scope> Attaching<'scope> {
@@ -26,19 +27,25 @@ impl<'scope> Attaching<'scope> {
         if record.networks().is_empty() || all.0.options.id_maps.is_some() {
             return Ok(None);
         }
-        let io = || Error::io("make", "a network namespace");
-        let Some(netns) = sys::new_netns().map_err(io())? else { return Ok(None) };
-        let netns = Arc::new(netns);
-        let theirs = Arc::clone(&netns);
-        let thread = Builder::new().spawn_scoped(scope, move || attach(all, record, theirs.as_fd()));
-        Ok(Some(Self { netns, thread: thread.map_err(io())? }))
+        let (tell, netns) = channel();
+        let thread = Builder::new().spawn_scoped(scope, move || {
+            let made = sys::new_netns().map_err(Error::io("make", "a network namespace"));
+            let made = made.map(|netns| netns.map(Arc::new));
+            let ours = made.as_ref().ok().cloned().flatten();
+            // A start that has failed by now no longer asks.
+            let _ = tell.send(made);
+            ours.map(|netns| attach(all, record, netns.as_fd())).transpose()
+        });
+        Ok(Some(Self { netns, thread: thread.map_err(Error::io("start", "a thread"))? }))
     }
 
-    pub(super) fn netns(&self) -> BorrowedFd<'_> {
-        self.netns.as_fd()
+    /// Waits for the network namespace; `None` where the caller may not make one. To be asked once.
+    pub(super) fn netns(&self) -> Result<Option<Arc<OwnedFd>>> {
+        self.netns.recv().unwrap_or(Ok(None))
     }
 
-    pub(super) fn end(self) -> Result<Vec<Attached>> {
+    /// Waits for the rest; `None` if there was no network namespace to attach.
+    pub(super) fn end(self) -> Result<Option<Vec<Attached>>> {
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
