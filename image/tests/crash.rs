@@ -185,6 +185,7 @@ fn helper() {
         "power" => power(&dir, &source, &roots),
         "power-check" => power_check(&dir),
         "full" => full(&dir),
+        "read-only" => read_only(&dir),
         "brim" => brim(&dir),
         other => panic!("no helper {other}"),
     }
@@ -507,6 +508,40 @@ fn fill(path: &Path) {
 }
 
 #[test]
+fn a_read_only_file_system_gives_what_it_has() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("store");
+    let (source, roots) = images();
+    let store = Store::open_with(&dir, &options(true, Durability::None)).unwrap();
+    store.import(&source, &roots[0], &named("a"), Ctx::none()).unwrap();
+    drop(store);
+    // What a crash and another tool may have left to be done.
+    fs::create_dir(dir.join("tmp/left")).unwrap();
+    fs::write(dir.join("tmp/left/file"), "").unwrap();
+    fs::write(dir.join("index.stale"), "").unwrap();
+    let index = fs::read_to_string(dir.join("index.json")).unwrap();
+    let index = index.replace('\n', "").replace(".name\":\"a\"", ".name\":\"theirs\"");
+    let shown = dir.display();
+    let setup = format!("mount --bind {shown} {shown}; mount -o remount,ro,bind {shown}");
+    for index in [index, "broken".to_owned()] {
+        fs::write(dir.join("index.json"), index).unwrap();
+        let Some((ok, text)) = in_mount(&setup, "read-only", &dir) else { return };
+        assert!(ok, "{text}");
+    }
+}
+
+fn read_only(dir: &Path) {
+    let store = Store::open(dir).unwrap();
+    let image = store.image("a").unwrap();
+    assert_eq!(store.images().unwrap()[0].names, ["a"]);
+    assert_eq!(store.names().unwrap().len(), 1);
+    store.open_blob(image.manifest().config().digest()).unwrap();
+    for error in [store.tag(&image, "b").unwrap_err(), store.snapshot("s", &image).map(drop).unwrap_err()] {
+        assert!(error.to_string().contains(&dir.display().to_string()), "{error:?}");
+    }
+}
+
+#[test]
 fn without_descriptors_the_error_says_so_and_nothing_breaks() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("store");
@@ -550,12 +585,16 @@ fn power(mount: &Path, source: &Source, roots: &[Descriptor]) {
     let mut done = fs::File::options().append(true).open(mount.with_file_name("done")).unwrap();
     let mut work = || -> Result<(), Error> {
         let store = Store::open_with(mount.join("store"), &options(directories, Durability::Durable))?;
+        let mut copying = options(directories, Durability::Durable);
+        copying.copies = true;
+        let copying = Store::open_with(mount.join("store"), &copying)?;
         let mut say = |sign: char, name: &str, id: &str| {
             std::io::Write::write_all(&mut done, format!("{sign} {name} {id}\n").as_bytes()).unwrap();
         };
         for n in 0.. {
             let image = store.import(source, &roots[n % 2], &named("a"), Ctx::none())?.image;
             say('+', "a", image.id().as_ref());
+            copying.snapshot(&format!("copy-{n}-{}", n % 2), &image)?;
             let tagged = format!("t{}", n % 3);
             store.tag(&image, &tagged)?;
             say('+', &tagged, image.id().as_ref());
@@ -585,6 +624,14 @@ fn power_check(mount: &Path) {
     let directories = mount.join("directories").exists();
     let store = Store::open_with(mount.join("store"), &options(directories, Durability::Durable)).unwrap();
     sound(&store, "after power loss");
+    // A copy may be lost with its name. One that is there is whole.
+    for copy in store.snapshots().unwrap() {
+        let (root, own) = (copy.root().unwrap(), if copy.key().ends_with('0') { 0 } else { 1 });
+        assert_eq!(fs::read(root.join("own")).unwrap(), [own; 2000], "{}", copy.key());
+        assert_eq!(fs::read(root.join("etc/os-release")).unwrap(), b"ID=test\n", "{}", copy.key());
+        assert!(!root.join("usr/lib").exists(), "{}", copy.key());
+        assert_eq!(copy.diff(&mut std::io::sink(), Ctx::none()).unwrap().entries, 0, "{}", copy.key());
+    }
     let done = fs::read_to_string(mount.with_file_name("done")).unwrap();
     let mut last: std::collections::HashMap<&str, (char, &str)> = std::collections::HashMap::new();
     let mut all: std::collections::HashMap<&str, Vec<&str>> = std::collections::HashMap::new();

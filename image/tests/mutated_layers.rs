@@ -29,7 +29,8 @@ fn no_change_of_bytes_makes_a_panic() {
         file("d/.wh..wh..opq", ""),
     ]);
     let changes = prop::collection::vec((0..base.len(), any::<u8>()), 0..6);
-    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let cases = std::env::var("LONGSHORE_PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(changes in changes)| {
         let mut bytes = base.clone();
         changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);

@@ -1,5 +1,6 @@
 //! The diff of two trees: what a copy of layers has become, compared with the layers.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,27 +15,56 @@ use crate::layer::Owner;
 use crate::snapshot::{DiffOutcome, Merged, ROOT, same_content};
 use crate::{Ctx, Result};
 
-/// When the copy was made, in seconds and nanoseconds by the kernel's clock. The kernel notes each change of a file (ctime), and nobody
-/// can say otherwise: what was not changed since needs no second look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Made {
-    pub(crate) from: (i64, i64),
-    /// What has this very time may have been changed as well, so coarse is the clock.
-    pub(crate) until: (i64, i64),
-}
+/// When the kernel last noted a change (ctime) of each file of a copy, once that was made. The kernel notes every change of a file, and
+/// nobody can say otherwise; only somebody who sets the clock could hit the same moment again, to the nanosecond. So what has still the time
+/// of the copy needs no second look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Made(HashMap<u64, (i64, i64)>);
+
+/// Bytes of a file in [`Made::to_bytes`]: its inode, seconds and nanoseconds.
+const NOTE: usize = 24;
 
 impl Made {
-    fn untouched(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec as i64);
-        self.from <= changed && changed < self.until
+    pub(crate) fn note(&mut self, stat: &Stat) {
+        self.0.insert(stat.st_ino, changed(stat));
     }
+
+    /// The last change of all.
+    pub(crate) fn last(&self) -> (i64, i64) {
+        self.0.values().max().copied().unwrap_or_default()
+    }
+
+    fn untouched(&self, stat: &Stat) -> bool {
+        self.0.get(&stat.st_ino) == Some(&changed(stat))
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let note = |(inode, (secs, nanos)): (&u64, &(i64, i64))| {
+            [inode.to_le_bytes(), secs.to_le_bytes(), nanos.to_le_bytes()].concat()
+        };
+        self.0.iter().flat_map(note).collect()
+    }
+
+    /// From what [`Made::to_bytes`] gave. Of what is torn no more is believed than that: it is looked at again.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let number = |note: &[u8], at: usize| -> [u8; 8] { std::array::from_fn(|i| note[at + i]) };
+        let notes = bytes.chunks_exact(NOTE).map(|note| {
+            let secs = i64::from_le_bytes(number(note, 8));
+            (u64::from_le_bytes(number(note, 0)), (secs, i64::from_le_bytes(number(note, 16))))
+        });
+        Self(notes.collect())
+    }
+}
+
+fn changed(stat: &Stat) -> (i64, i64) {
+    (stat.st_ctime, stat.st_ctime_nsec as i64)
 }
 
 /// Writes as a layer what makes `right` of `left`.
 pub(crate) fn trees(
     left: &Merged,
     right: &Path,
-    made: Made,
+    made: &Made,
     options: &Options,
     out: &mut dyn Write,
     ctx: Ctx<'_>,
@@ -71,7 +101,7 @@ struct Place {
 
 struct Trees<'a, 'd> {
     left: &'a Merged,
-    made: Made,
+    made: &'a Made,
     diff: &'a mut Diff<'d>,
 }
 
@@ -154,5 +184,32 @@ impl Trees<'_, '_> {
         }
         let is_dir = FileType::from_raw_mode(item.stat.st_mode) == FileType::Directory;
         Ok(is_dir || same_content(&left, &right).map_err(at("read", shown))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever set the clock back while the copy was made, and changed it later at a moment in between.
+    #[test]
+    fn only_the_very_moment_of_making_is_believed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = rfs::fstat(&file).unwrap();
+        let (mut earlier, mut later, mut other) = (stat, stat, stat);
+        earlier.st_ctime -= 1;
+        later.st_ctime += 1;
+        other.st_ino += 1;
+        let mut made = Made::default();
+        made.note(&stat);
+        let (mut first, mut last) = (earlier, later);
+        (first.st_ino, last.st_ino) = (stat.st_ino + 2, stat.st_ino + 3);
+        made.note(&first);
+        made.note(&last);
+        assert_eq!(made.last(), changed(&last));
+        assert_eq!(Made::from_bytes(&made.to_bytes()), made);
+        assert!(made.untouched(&stat) && made.untouched(&first));
+        assert!(![earlier, later, other].iter().any(|stat| made.untouched(stat)));
+        assert_eq!(Made::from_bytes(&made.to_bytes()[..2 * NOTE + 7]).0.len(), 2);
     }
 }

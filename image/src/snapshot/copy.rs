@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::mend::{Opened, dress};
 use crate::Result;
+use crate::diff::trees::Made;
 use crate::diff::walk::{self, Item, Unlocked, open_below, open_dir, read_dir, xattrs};
 use crate::error::at;
 use crate::layer::{Owner, RootMeta};
@@ -155,7 +156,7 @@ impl Merged {
     }
 
     /// Makes the tree in `to`, an empty directory that nobody else can reach.
-    pub(super) fn copy(&self, to: &Path) -> Result<()> {
+    pub(super) fn copy(&self, to: &Path) -> Result<Made> {
         let mut copy = Copy { merged: self, to, root: open_dir(to)?, links: HashMap::new() };
         let mut dirs = vec![(ROOT, Vec::new())];
         let mut next = 0;
@@ -172,16 +173,19 @@ impl Merged {
             }
         }
         // Rights and times last, children first: making something in a directory needs the one and changes the other.
+        let mut made = Made::default();
         for (id, path) in dirs.iter().rev() {
             let kept = if path.is_empty() {
                 Vec::new()
             } else {
                 xattrs(self.open_node(*id, path)?, &shown(path))?.kept
             };
-            dress(&copy.dir(path)?, &self.node(*id).stat, &kept, self.owner)
-                .map_err(at("describe", to.join(shown(path))))?;
+            let (dir, full) = (copy.dir(path)?, to.join(shown(path)));
+            // By now all files have all their names, and the directories below are dressed.
+            read_dir(&dir, &full)?.iter().for_each(|item| made.note(&item.stat));
+            dress(&dir, &self.node(*id).stat, &kept, self.owner).map_err(at("describe", full))?;
         }
-        Ok(())
+        Ok(made)
     }
 }
 

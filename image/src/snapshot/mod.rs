@@ -6,7 +6,8 @@
 //! snapshots/KEY/work            overlay's own
 //! snapshots/KEY/mend            directories that layers only imply, with the owner and mode that others give them
 //! snapshots/KEY/empty/{a,b}     stand in for layers where overlay wants more of them
-//! snapshots/KEY/fs              instead of all these: a whole copy, of what is not mounted
+//! snapshots/KEY/fs              instead of the last four: a whole copy, of what is not mounted
+//! snapshots/KEY/made            when each of its files was made, by the kernel's clock
 //! ```
 
 mod copy;
@@ -63,9 +64,9 @@ struct Record {
     /// Whether it goes when nobody holds its lock.
     #[serde(default)]
     temporary: bool,
-    /// When it was made, if it is a copy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    copied: Option<Made>,
+    /// Whether it is a copy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    copied: bool,
 }
 
 /// The directories of an overlay mount, for whoever mounts it in a user namespace of its own.
@@ -141,11 +142,11 @@ impl Snapshot {
     }
     /// The directory that is the root file system, of a [copy](crate::StoreOptions::copies); others must be mounted: `None`.
     pub fn root(&self) -> Option<PathBuf> {
-        self.0.record.copied.map(|_| self.0.path.join("fs"))
+        self.0.record.copied.then(|| self.0.path.join("fs"))
     }
     /// The overlay's directories. Layers that are EROFS files cannot be named so: `None`, use [`Snapshot::mount`]. A copy has none.
     pub fn overlay(&self) -> Option<OverlayDirs> {
-        if self.0.record.copied.is_some() {
+        if self.0.record.copied {
             return None;
         }
         let owner = self.owner().ok()?;
@@ -240,20 +241,21 @@ impl Snapshot {
         }
         let owner = self.owner()?;
         let options = diff::Options { clamp_mtime: clamp, root: Some(self.0.record.root), owner };
-        if let Some(made) = self.0.record.copied {
+        if self.0.record.copied {
             let told: Vec<_> =
                 self.layers().iter().map(|l| self.0.layers.record(l)).collect::<Result<_>>()?;
             let layers = opened(&self.0.layers, self.layers(), &told, owner)?;
             let _alone = self.0.layers.alone(self.layers(), owner)?;
-            let copy = self.0.path.join("fs");
+            let (copy, made) = (self.0.path.join("fs"), self.0.path.join("made"));
+            let made = Made::from_bytes(&fs::read(&made).map_err(at("read", made))?);
             let left = Merged::new(layers, self.0.record.root, owner, &copy)?;
-            return trees::trees(&left, &copy, made, &options, out, ctx);
+            return trees::trees(&left, &copy, &made, &options, out, ctx);
         }
         diff::upper(&self.0.path.join("upper"), &options, out, ctx)
     }
     /// Bytes and inodes of the writable layer; of a copy, of all of it.
     pub fn usage(&self) -> Result<(u64, u64)> {
-        let copied = self.0.record.copied.is_some();
+        let copied = self.0.record.copied;
         if self.0.record.read_only && !copied {
             return Ok((0, 0));
         }
@@ -322,7 +324,7 @@ impl Snapshots {
             root: told.iter().rev().find_map(|told| told.root).unwrap_or(plain),
             mended: false,
             temporary: options.temporary,
-            copied: None,
+            copied: false,
         };
         let staging = self.dir.staging("snapshot")?;
         let draft = staging.path().join("snapshot");
@@ -445,24 +447,22 @@ impl Snapshots {
         self.dir.step("mkdir", draft)?;
         let fs = draft.join("fs");
         fs::create_dir(&fs).map_err(at("create", &fs))?;
-        let now = |path: &Path| {
-            let meta = fs::metadata(path).map_err(at("stat", path))?;
-            Ok::<_, Error>((meta.ctime(), meta.ctime_nsec()))
-        };
-        let from = now(&fs)?;
         let owner = self.layers.owner();
         let _alone = self.layers.alone(layers, owner)?;
-        Merged::new(opened(&self.layers, layers, told, owner)?, record.root, owner, &fs)?.copy(&fs)?;
-        // By the kernel's clock, as it is for this file system; it ticks every few milliseconds, and all that was made is to be older.
-        let (json, last) = (draft.join("snapshot.json"), now(&fs)?);
-        let until = loop {
+        let merged = Merged::new(opened(&self.layers, layers, told, owner)?, record.root, owner, &fs)?;
+        let made = merged.copy(&fs)?;
+        let (json, notes) = (draft.join("snapshot.json"), draft.join("made"));
+        fs::write(&notes, made.to_bytes()).map_err(at("create", &notes))?;
+        // What is changed from now on gets another time than it was made at: the clock ticks only every few milliseconds.
+        loop {
             fs::write(&json, "").map_err(at("create", &json))?;
-            match now(&json)? {
-                until if until > last => break until,
-                _ => std::thread::sleep(Duration::from_millis(1)),
+            let meta = fs::metadata(&json).map_err(at("stat", &json))?;
+            if (meta.ctime(), meta.ctime_nsec()) != made.last() {
+                break;
             }
-        };
-        record.copied = Some(Made { from, until });
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        record.copied = true;
         let text = serde_json::to_vec(record).expect("a snapshot's record has only string keys");
         fs::write(&json, text).map_err(at("write", json))?;
         // Its name must not outlive its files.

@@ -24,7 +24,7 @@ impl Store {
     /// Everything is verified and unpacked as for an import. Calls that look for images or take them away do this by themselves; it costs
     /// nothing while `index.json` is as this store wrote it. Of a name that both have changed, the index's word counts. Other tools know
     /// no leases: what they have not yet named in the index, or what a full disk does not let us take over, is lost to a [`Store::collect`]; and
-    /// what they take out of the index comes back.
+    /// what they take out of the index comes back. On a read-only file system it is an error, and those calls see the store's own images.
     pub fn adopt(&self, ctx: Ctx<'_>) -> Result<Adopted> {
         loop {
             let Some(foreign) = self.0.refs.foreign()? else { return Ok(Adopted::default()) };
@@ -49,10 +49,10 @@ impl Store {
         }
     }
 
-    /// [`Store::adopt`] for a call with another purpose, which a full disk must not hinder.
+    /// [`Store::adopt`] for a call with another purpose, which a full disk, or one that takes no changes, must not hinder.
     pub(super) fn adopt_what_fits(&self, ctx: Ctx<'_>) -> Result<()> {
         match self.adopt(ctx) {
-            Err(e) if e.is_full() => Ok(()),
+            Err(e) if e.is_full() || e.is_read_only() => Ok(()),
             adopted => adopted.map(drop),
         }
     }

@@ -123,7 +123,8 @@ impl Store {
 
     /// [`Store::open`] with options.
     ///
-    /// What killed processes left in `tmp/` is removed. Fails when `dir` belongs to something else.
+    /// What killed processes left in `tmp/` is removed. Fails when `dir` belongs to something else. On a read-only file system its
+    /// images can be looked at and read.
     pub fn open_with(dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Self> {
         let path = absolute(dir.as_ref())?;
         let dir = StoreDir::new(path, options.clone());
@@ -138,8 +139,11 @@ impl Store {
             layers,
             dir,
         };
-        inner.dir.reclaim()?;
-        inner.refs.refresh_index()?;
+        let tidy = || inner.dir.reclaim().and_then(|_| inner.refs.refresh_index());
+        match tidy() {
+            Err(e) if e.is_read_only() => {}
+            tidied => tidied?,
+        }
         Ok(Self(Arc::new(inner)))
     }
 
