@@ -181,6 +181,75 @@ const SCENES: &[(&str, &str)] = &[
         $D exec nothing true > /dev/null 2>&1; echo $?"##,
     ),
     (
+        "exit codes of what fails otherwise",
+        r##"
+        $D run -d $n --name up bb sleep 1000 > $W/id; $D create $n --name still bb true > $W/id
+        while read -r line; do eval "\$D $line" > $W/out 2>&1 < /dev/null; echo "$? $line"; done <<'EOF'
+exec up nope
+exec up /text
+exec -u nobody-there up true
+exec -w /nope up true
+exec -d up nope
+exec -d up /text
+exec -d -u nobody-there up true
+exec still true
+exec -d still true
+exec -d nothing true
+exec --nope up true
+exec up
+ps extra
+ps --nope
+ps -n x
+ps --format '{{.Nope'
+ps --format '{{.Nope}}'
+ps -f exited=x
+ps -f exited=1x
+ps -f health=x
+ps -f is-task=x
+ps -f since=nothing
+images one two
+images --format '{{.Nope'
+images -f dangling=x
+volume ls -f dangling=x
+volume ls --format '{{.Nope'
+volume create one two
+volume inspect -f '{{.Nope' x
+inspect -f '{{.Nope' up
+inspect -f '{{.Nope}}' up
+version --format '{{.Nope'
+version --format '{{.Nope}}'
+version extra
+info --format '{{.Nope'
+info --format '{{.Nope}}'
+info extra
+events --since 0 --until 1 --format '{{.Nope'
+events --since -1h --until -30m
+events --since nope --until 0s
+system df --format '{{.Nope'
+history --format '{{.Nope' bb
+logs one two
+logs
+logs --since nope up
+tag bb
+rename up
+rm
+create --nope bb
+create --cidfile /nope/id bb
+create --cidfile /etc/passwd bb
+create --cidfile= --name id bb true
+run --rm $n --cidfile= bb true
+run --rm $n --cidfile /nope/id bb true
+run --rm $n --detach=perhaps bb true
+run --rm $n --sig-proxy=perhaps bb true
+run --rm $n --device /dev/nope bb true
+run --rm $n --env-file /nope bb true
+run --rm $n -v /tmp:/a -v /tmp:/a bb true
+start nothing
+stop up --time=x
+EOF
+        $D inspect id --format '{{.HostConfig.ContainerIDFile}}.'; $D ps -aq | wc -l; test -e /nope/id; $D rm -f up still id"##,
+    ),
+    (
         "what cannot be is refused in the same words",
         r##"
         $D run -d $n --name own bb sleep 1000 > $W/id; $D create $n --name still bb true > $W/id; set -f
@@ -191,7 +260,7 @@ const SCENES: &[(&str, &str)] = &[
         tr '|' '\n' <<'EOF' > $W/flags
 --pid foo|--uts foo|--userns keep-id|--cgroupns foo|--uts host -h x|--network container:own -h x|--network container:own --dns 1.1.1.1|--network container:own --add-host a:1.1.1.1|--network container:own -p 80:80|--network container:own --expose 80|--network container:own -P|--network container:|--mac-address zz|-m 1k|--memory-swap 10m|-m 20m --memory-swap 10m|-m 10m --memory-reservation 20m|--memory-swappiness 200|--cpus 1 --cpu-period 1000|--cpus 1 --cpu-quota 1000|--cpus x|--cpu-period 10|--cpu-quota 10|--cpuset-cpus 99|--cpuset-cpus x|--oom-score-adj 2000|--shm-size -1|--ulimit foo=1|--ulimit nofile=5:1|--ulimit nofile|--tmpfs relative|-v /a:/b:zz|-v /a:/|--mount type=foo,target=/x|--mount type=bind,target=/x|--mount type=bind,src=/nonexist,target=/x|--mount type=volume,src=/abs,target=/x|--mount type=tmpfs,src=a,target=/x|--mount source=x|--mount foo|-v /a:/x -v /b:/x|--volumes-from nope|--volumes-from own:zz|--cap-add foo|--cap-drop foo|--security-opt foo|--security-opt foo=bar|--security-opt seccomp=/nonexist|--security-opt no-new-privileges:maybe|--device /dev/null:rel|--device /dev/null:/dev/x:q|--device-cgroup-rule foo|--env =x|--env-file /nonexist|--workdir rel|--stop-signal FOO|--health-interval 1us --health-cmd x|--health-retries -1 --health-cmd x|--no-healthcheck --health-cmd x|--log-driver foo|--log-opt foo=bar|--log-driver none --log-opt max-size=1m|--name a|--ip foo|-p foo|-p 99999:80|-p 1-3:1-2|-p x:80:80|--dns-search ???|--add-host foo|--add-host foo:bar|--cidfile /etc/passwd|--runtime foo|--attach foo|--pid container:nope|--ipc container:nope|--user nosuchuser|--group-add nosuch|--device /nonexist
 EOF
-        while read -r flags; do echo "$flags"; case "$flags" in *--network*) none=;; *) none=$n;; esac; $D run --rm $none $flags bb true 2>&1 < /dev/null | say; done < $W/flags
+        while read -r flags; do echo "$flags"; case "$flags" in *--network*) none=;; *) none=$n;; esac; $D run --rm $none $flags bb true > $W/said 2>&1 < /dev/null; echo $?; say < $W/said; done < $W/flags
         for mode in "--pid container:still $n" "--ipc container:still $n" "--network container:still"; do $D run --rm $mode bb true 2>&1 | say; done
         $D rm -f own still"##,
     ),
@@ -228,7 +297,7 @@ EOF
         r##"
         $D run -d $n --name inner -e A=1 -w /bin bb sleep 1000 > $W/id
         $D exec inner sh -c 'echo $A; pwd'; $D exec -e A=2 -w /tmp -u 5 inner sh -c 'echo $A; pwd; id -u'; echo in | $D exec -i inner cat
-        $D exec inner sh -c 'exit 8'; echo $?; $D exec inner nope > /dev/null 2>&1; test $? -ge 126 && echo not found; $D exec -d inner touch /tmp/d; sleep 0.5; $D exec inner ls /tmp
+        $D exec inner sh -c 'exit 8'; echo $?; $D exec inner nope > /dev/null 2>&1; echo $?; $D exec -d inner touch /tmp/d; sleep 0.5; $D exec inner ls /tmp
         $D pause inner; $D exec inner true > /dev/null 2>&1; echo $?; $D inspect -f '{{.State.Status}}' inner; $D unpause inner
         $D rename inner outer; $D top outer -o pid,comm > /dev/null 2>&1; $D update --restart always outer; $D inspect -f '{{.HostConfig.RestartPolicy.Name}}' outer; $D rm -f outer"##,
     ),
@@ -292,15 +361,19 @@ EOF
         "a terminal, detach keys, a second shell",
         r##"
         cat > $W/e <<'EOF'
-set timeout 20
+set timeout 60
 log_user 0
 spawn sh -c "$env(D) run -it --network none --name tty bb"
 expect "# "; send "stty size < /dev/tty | wc -w; tty; echo pid \$\$\r"
 expect -re {(/dev/\S+).*pid (\d+)} { puts "$expect_out(1,string) $expect_out(2,string)" } timeout { puts "no shell" }
 expect "# "; send "ps -o pid,args | grep '^ *1 '\r"; expect -re {\n *(1 sh)\r} { puts "process $expect_out(1,string)" } timeout { puts "no process 1" }
-expect "# "; send "\020\021"; expect eof
+expect "# "; send "\020\021"; expect eof; puts "detached [lindex [wait] 3]"
+spawn sh -c "$env(D) attach tty"
+send "\r"; expect "# "; send "\020\021"; expect "read escape sequence" { puts said }; expect eof; puts "detached [lindex [wait] 3]"
 spawn sh -c "$env(D) exec -it tty sh"
-expect "# "; send "ps | grep -c ' sh$'; exit 3\r"; expect eof; puts "exec [lindex [wait] 3]"
+expect "# "; send "\020\021"; expect "read escape sequence" { puts said }; expect eof; puts "detached [lindex [wait] 3]"
+spawn sh -c "$env(D) exec -it tty sh"
+expect "# "; send "exit 3\r"; expect eof; puts "exec [lindex [wait] 3]"
 spawn sh -c "$env(D) attach tty"
 send "\r"; expect "# "; send "exit 5\r"; expect eof; puts "attach [lindex [wait] 3]"
 EOF
@@ -439,6 +512,7 @@ const ROOT_ALONE: &[(&str, &str)] = &[
     ("limits limit", "no cgroups"),
     ("rates of block devices", "no cgroups"),
     ("exit codes and words of failed starts", "networks need root, and the error says so"),
+    ("exit codes of what fails otherwise", "devices need root, and there is no other user"),
     ("what cannot be is refused in the same words", "devices need root, and the error says so"),
     ("cp both ways", "not into a container that does not run"),
     ("exec in all its forms", "there is no other user, and no freezer cgroup"),

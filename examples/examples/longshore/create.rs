@@ -1,5 +1,7 @@
 //! `run` and `create`: docker's flags, and what they ask for.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
@@ -36,8 +38,8 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     init: bool,
     /// Write the container ID to the file
-    #[arg(long, value_name = "file")]
-    cidfile: Option<PathBuf>,
+    #[arg(long, value_name = "file", default_value = "")]
+    cidfile: String,
     /// Pull image before running ("always", "missing", "never")
     #[arg(long, default_value = "missing")]
     pub(crate) pull: String,
@@ -333,7 +335,7 @@ impl CreateArgs {
         &self.image_and_command[1..]
     }
 
-    /// Refuses before anything is made: a flag that is none, a file that is there.
+    /// Refuses before anything is made: a flag that is none, or flags that are against each other.
     pub(crate) fn check(&self) -> Result<()> {
         // What follows the image is not parsed, so an unknown flag before it arrives here as the image.
         if self.image().starts_with('-') {
@@ -350,21 +352,14 @@ impl CreateArgs {
         if !user_defined && !self.network.network_alias.is_empty() {
             return Err(Failure::new("network-scoped aliases are only supported for user-defined networks"));
         }
-        match &self.cidfile {
-            Some(file) if file.exists() => Err(Failure::new(format!(
-                "container ID file found, make sure the other container isn't running or delete {}",
-                file.display()
-            ))),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    pub(crate) fn write_cidfile(&self, id: &str) -> Result<()> {
-        match &self.cidfile {
-            Some(file) => std::fs::write(file, id).map_err(|e| {
-                Failure::new(format!("failed to write the container ID to {}: {e}", file.display()))
-            }),
-            None => Ok(()),
+    /// What `--cidfile` names; made before the container is.
+    pub(crate) fn id_file(&self) -> Result<Option<IdFile>> {
+        match self.cidfile.as_str() {
+            "" => Ok(None),
+            path => IdFile::create(path).map(Some),
         }
     }
 
@@ -414,7 +409,7 @@ impl CreateArgs {
 
     fn host(&self) -> Result<HostConfig> {
         let mut host = HostConfig {
-            container_id_file: self.cidfile.as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
+            container_id_file: self.cidfile.clone(),
             auto_remove: self.rm,
             init: self.init.then_some(true),
             group_add: self.process.group_add.clone(),
@@ -462,12 +457,7 @@ fn with_lines(files: &[PathBuf], arguments: &[String]) -> Result<Vec<String>> {
 }
 
 fn read(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|e| {
-        let why = e.to_string();
-        // As docker writes it: without the number.
-        let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
-        Failure::new(format!("open {}: {why}", file.display()))
-    })
+    std::fs::read_to_string(file).map_err(|e| Failure::new(format!("open {}: {}", file.display(), words(&e))))
 }
 
 /// `seccomp=FILE` and `landlock=FILE` hand on the file's content, as docker's client does with the former.
@@ -483,6 +473,48 @@ fn security_option(text: &str) -> Result<String> {
     let text = read(Path::new(file)).map_err(|failure| failed(&failure.message))?;
     let profile: serde_json::Value = serde_json::from_str(&text).map_err(|e| failed(&e))?;
     Ok(format!("{kind}={profile}"))
+}
+
+/// A file for a container's ID, which goes again where there is none.
+pub(crate) struct IdFile {
+    path: PathBuf,
+    file: File,
+    written: bool,
+}
+
+impl IdFile {
+    fn create(path: &str) -> Result<Self> {
+        let found = "container ID file found, make sure the other container isn't running or delete";
+        match File::create_new(path) {
+            Ok(file) => Ok(Self { path: path.into(), file, written: false }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Failure::new(format!("{found} {path}")))
+            }
+            Err(error) => Err(Failure::new(format!(
+                "failed to create the container ID file: open {path}: {}",
+                words(&error)
+            ))),
+        }
+    }
+
+    pub(crate) fn write(&mut self, id: &str) -> Result<()> {
+        self.file.write_all(id.as_bytes())?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// As docker writes it: without the number.
+fn words(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 impl NetworkArgs {

@@ -264,7 +264,11 @@ impl Filter {
         let (key, value) = text.split_once('=').ok_or_else(|| bad_filter(text, "-f, --filter"))?;
         let time = || Ok::<_, Failure>(created(&image(store, value)?).unwrap_or(0));
         Ok(match key {
-            "dangling" => Self::Dangling(matches!(value, "true" | "1")),
+            "dangling" => match value {
+                "true" | "1" => Self::Dangling(true),
+                "false" | "0" => Self::Dangling(false),
+                _ => return Err(Failure::new(format!("Invalid filter 'dangling=[{value}]'"))),
+            },
             "label" => Self::Label(value.to_owned()),
             "reference" => Self::Reference,
             "before" => Self::Before(time()?),

@@ -29,7 +29,7 @@ mod top;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use longshore_examples::user_namespace::{self, IdMaps};
 use longshore_runtime::containers::shim_main;
@@ -383,7 +383,7 @@ fn cleans_up(command: &Command) -> bool {
 }
 
 /// One line, as every failure. A wrong flag is 125, as with docker: it must not look like the container's own code; a missing
-/// argument or an unknown command is 1.
+/// argument, one too many or an unknown command is 1.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
@@ -392,7 +392,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let line = lines.collect::<Vec<_>>().join(" ");
+    let line = no_boolean(error).unwrap_or(line);
     let code = match error.kind() {
+        ErrorKind::UnknownArgument if !said(error, ContextKind::InvalidArg).starts_with('-') => 1,
         ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => 125,
         ErrorKind::ArgumentConflict | ErrorKind::TooManyValues | ErrorKind::NoEquals => 125,
         _ => 1,
@@ -400,6 +402,24 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = format!("{} (see 'longshore --help')", line.trim_start_matches("error: "));
     failure::report(&Failure { code, message });
     ExitCode::from(code)
+}
+
+fn said(error: &clap::Error, what: ContextKind) -> &str {
+    match error.get(what) {
+        Some(ContextValue::String(text)) => text,
+        _ => "",
+    }
+}
+
+/// `--rm=maybe`: a flag that is there or not, with a value that is neither.
+fn no_boolean(error: &clap::Error) -> Option<String> {
+    let chosen = matches!(error.get(ContextKind::ValidValue), Some(ContextValue::Strings(words)) if words == &["true", "false"]);
+    let wrong =
+        error.kind() == ErrorKind::TooManyValues || (error.kind() == ErrorKind::InvalidValue && chosen);
+    let (flag, value) = (said(error, ContextKind::InvalidArg), said(error, ContextKind::InvalidValue));
+    let flag = flag.split([' ', '[', '=']).next().unwrap_or(flag);
+    wrong
+        .then(|| format!("invalid argument {value:?} for \"{flag}\" flag: parsing {value:?}: invalid syntax"))
 }
 
 fn dispatch(app: &App, command: Command) -> Result<u8> {

@@ -7,7 +7,7 @@ use longshore_examples::{is_control, plain};
 use longshore_runtime::containers::format::{self, Template};
 use serde_json::{Value, json};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Writes a line to standard output. A closed pipe (`longshore ps | head -1`) ends the program quietly.
 pub(crate) fn line(text: &str) {
@@ -55,13 +55,24 @@ pub(crate) fn inspected(objects: &[Value], format: Option<&str>) -> Result<()> {
         None => text(&pretty(&json!(objects))),
         Some("json") => line(&json!(objects).to_string()),
         Some(format) => {
-            let template = Template::parse(format)?;
+            let template = parsed(format)?;
             for object in objects {
                 bytes(format!("{}\n", by_format(&template.render(object)?, Some(format))).as_bytes());
             }
         }
     }
     Ok(())
+}
+
+/// Prints one value by `--format`.
+pub(crate) fn one(format: &str, value: Value) -> Result<()> {
+    parsed(format)?;
+    rows(&[], format, Some(format), &[value])
+}
+
+/// Where there is one object, docker's code for what is no template is another.
+pub(crate) fn parsed(format: &str) -> Result<Template> {
+    Template::parse(format).map_err(|error| Failure::from(error).code(64))
 }
 
 /// What a format of the user's own made may have its colours, and what goes to a program is as it is.

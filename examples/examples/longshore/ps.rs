@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use longshore_runtime::containers::{
-    EventLine, EventsOptions, Filters, Inspect, LogOptions, LogStream, PortBinding, Stats, Summary, parse,
+    EventLine, EventsOptions, Filters, Inspect, LogOptions, LogStream, PortBinding, Stats, Summary, format,
+    parse,
 };
 use serde_json::{Value, json};
 
@@ -154,6 +155,11 @@ pub(crate) fn ps(app: &App, args: &PsArgs) -> Result<()> {
         ("LocalVolumes", "LOCAL VOLUMES"),
         ("Networks", "NETWORKS"),
     ];
+    if rows.is_empty() {
+        // A wrong format is refused all the same.
+        let blank = titles.iter().map(|(field, _)| ((*field).to_owned(), "".into())).collect();
+        format::list(args.format.as_deref(), &table, &titles, &[Value::Object(blank)])?;
+    }
     output::rows(&titles, &table, args.format.as_deref(), &rows)
 }
 
@@ -398,6 +404,7 @@ pub(crate) fn events(app: &App, args: &EventsArgs) -> Result<()> {
     options.filters = filters(&args.filter)?;
     options.since = time(args.since.as_deref())?;
     options.until = time(args.until.as_deref())?;
+    args.format.as_deref().map(output::parsed).transpose()?;
     let mut failed = Ok(());
     app.containers()?.events(&options, &mut |event| {
         failed = match args.format.as_deref() {

@@ -116,7 +116,7 @@ pub(crate) fn run(app: &App, args: &RunArgs) -> Result<u8> {
         return Err(Failure::new("conflicting options: cannot specify both --attach and --detach").code(125));
     }
     check_terminal(args.create.tty && args.create.interactive && !args.detach)?;
-    let id = create_container(app, &args.create, args.detach).map_err(|f| f.code(125))?;
+    let id = create_container(app, &args.create, args.detach).map_err(run_failed)?;
     let containers = app.containers()?;
     if args.detach {
         start_warned(containers, &id, &StartOptions::default()).map_err(start_failed)?;
@@ -146,7 +146,13 @@ pub(crate) fn create(app: &App, args: &CreateArgs) -> Result<()> {
 }
 
 fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<String> {
-    args.check()?;
+    // As a flag that is none.
+    let asked = || -> Result<_> {
+        args.check()?;
+        args.request(args.image(), detached)
+    };
+    let request = asked().map_err(|failure| failure.code(125))?;
+    let mut id_file = args.id_file()?;
     let written = args.image();
     let here = || -> Result<bool> {
         match find_image(app.host()?.store(), written) {
@@ -174,9 +180,11 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
             )));
         }
     }
-    let created = app.containers()?.create(&args.request(written, detached)?)?;
+    let created = app.containers()?.create(&request)?;
     warn(&created.warnings);
-    args.write_cidfile(&created.id)?;
+    if let Some(file) = &mut id_file {
+        file.write(&created.id)?;
+    }
     Ok(created.id)
 }
 
@@ -237,7 +245,11 @@ pub(crate) fn attach(app: &App, args: &AttachArgs) -> Result<u8> {
         keys: args.detach_keys.clone(),
         signals: args.sig_proxy && !config.tty,
     };
-    session.attach(containers, &args.container, Some(stream))
+    match session.join(containers, &args.container, Some(stream))? {
+        Ended::Exited(code) => Ok(exit_code(code)),
+        // Of docker's, `attach` and `exec` alone end so.
+        Ended::Detached => Ok(detached(1)),
+    }
 }
 
 pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
@@ -255,9 +267,7 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     request.tty = args.tty;
     request.privileged = args.privileged;
     if args.detach {
-        containers
-            .exec(container, &request, [Stdio::Null, Stdio::Null, Stdio::Null])
-            .map_err(start_failed)?;
+        containers.exec(container, &request, [Stdio::Null, Stdio::Null, Stdio::Null])?;
         return Ok(0);
     }
     // Never the caller's own descriptors: the container could write to the file behind standard input.
@@ -274,8 +284,14 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     terminal.detach_keys = args.detach_keys.clone().unwrap_or_default();
     match terminal.exec(process)? {
         Ended::Exited(code) => Ok(exit_code(code)),
-        Ended::Detached => Ok(0),
+        Ended::Detached => Ok(detached(1)),
     }
+}
+
+/// As docker says it.
+fn detached(code: u8) -> u8 {
+    output::note("read escape sequence");
+    code
 }
 
 /// Copies between this program's streams and the process's pipes until it has ended and all was read.
@@ -320,8 +336,15 @@ struct Session {
 impl Session {
     /// Runs the session; its end is the container's, or the user's detach keys.
     fn attach(&self, containers: &Containers, name: &str, stream: Option<Stream>) -> Result<u8> {
+        match self.join(containers, name, stream)? {
+            Ended::Exited(code) => Ok(exit_code(code)),
+            Ended::Detached => Ok(detached(0)),
+        }
+    }
+
+    fn join(&self, containers: &Containers, name: &str, stream: Option<Stream>) -> Result<Ended> {
         let Some(stream) = stream else {
-            return Ok(exit_code(containers.wait(name, WaitFor::NotRunning)?));
+            return Ok(Ended::Exited(containers.wait(name, WaitFor::NotRunning)?));
         };
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let mut terminal = Terminal::new(stdout.as_fd(), stderr.as_fd());
@@ -329,13 +352,7 @@ impl Session {
         terminal.tty = self.tty;
         terminal.proxy_signals = self.signals;
         terminal.detach_keys = self.keys.clone().unwrap_or_default();
-        match terminal.attach(stream)? {
-            Ended::Exited(code) => Ok(exit_code(code)),
-            Ended::Detached => {
-                output::note("read escape sequence");
-                Ok(0)
-            }
-        }
+        Ok(terminal.attach(stream)?)
     }
 }
 
@@ -348,16 +365,30 @@ fn check_terminal(wanted: bool) -> Result<()> {
 }
 
 fn start_failed(error: Error) -> Failure {
-    let code = exit_code(error.exit_code());
-    Failure::from(error).code(code)
+    match exit_code(error.exit_code()) {
+        125 => run_failed(error.into()),
+        code => Failure::from(error).code(code),
+    }
 }
 
-/// `exec` uses 126 and 127 as `run` does, but 1 where the container is the problem.
-fn exec_failed(error: Error) -> Failure {
-    let code = match error.exit_code() {
-        125 => 1,
-        code => exit_code(code),
+/// As docker's client, which looks for these words, whoever says them. What has a code keeps it.
+fn run_failed(failure: Failure) -> Failure {
+    if failure.code != 1 {
+        return failure;
+    }
+    let said = failure.message.to_lowercase();
+    let missing = ["executable file not found", "no such file or directory"];
+    let code = match () {
+        () if missing.iter().any(|words| said.contains(words)) => 127,
+        () if said.contains("permission denied") => 126,
+        () => 125,
     };
+    failure.code(code)
+}
+
+/// 126, also for a program that is missing; 1 where the container is the problem.
+fn exec_failed(error: Error) -> Failure {
+    let code = if error.is_not_found() || error.is_conflict() { 1 } else { 126 };
     Failure::from(error).code(code)
 }
 

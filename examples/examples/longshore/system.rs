@@ -347,7 +347,7 @@ pub(crate) fn version(format: Option<&str>) -> Result<()> {
         "KernelVersion": uname.release().to_string_lossy(),
     });
     if let Some(format) = format {
-        return output::rows(&[], format, Some(format), &[value]);
+        return output::one(format, value);
     }
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
     output::line(&format!("longshore version {}", text("Version")));
@@ -386,7 +386,7 @@ pub(crate) fn info(app: &App, args: &InfoArgs) -> Result<()> {
         "ServerVersion": env!("CARGO_PKG_VERSION"), "Rootless": crate::app::rootless(),
     });
     if let Some(format) = &args.format {
-        return output::rows(&[], format, Some(format), &[value]);
+        return output::one(format, value);
     }
     for (title, key) in INFO {
         let text = value[key].as_str().map_or_else(|| value[key].to_string(), str::to_owned);

@@ -79,6 +79,15 @@ impl Containers {
             t.duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
         };
+        if let (Some(since), Some(until)) = (options.since, options.until)
+            && since > until
+        {
+            let seconds = |t| nanos(t) / 1_000_000_000;
+            let (since, until) = (seconds(since), seconds(until));
+            return Err(Error::invalid(format!(
+                "`since` time ({since}) cannot be after `until` time ({until})"
+            )));
+        }
         let from = nanos(options.since.unwrap_or_else(SystemTime::now));
         let path = self.0.events_file();
         let mut readers: Vec<_> = [path.with_extension("1"), path.clone()]

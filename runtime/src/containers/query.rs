@@ -29,6 +29,7 @@ impl Containers {
                 return Err(Error::invalid(format!("invalid filter 'status={status}'")));
             }
         }
+        values_make_sense(filters)?;
         let now = jiff::Timestamp::now().as_second();
         let mut found: Vec<(Record, State)> = self.records()?;
         found.retain(|(record, state)| {
@@ -148,6 +149,18 @@ impl Containers {
         }
         Ok(outcome)
     }
+}
+
+/// Docker's words for those that do not.
+fn values_make_sense(filters: &Filters) -> Result<()> {
+    if let Some(code) = filters.values("exited").find(|code| code.parse::<i64>().is_err()) {
+        return Err(Error::invalid(format!("strconv.Atoi: parsing \"{code}\": invalid syntax")));
+    }
+    let states = ["starting", "healthy", "unhealthy", "none"];
+    if let Some(health) = filters.values("health").find(|health| !states.contains(health)) {
+        return Err(Error::invalid(format!("Unrecognised filter value for health: {health}")));
+    }
+    filters.boolean("is-task").map(drop)
 }
 
 fn matches(record: &Record, state: &State, filters: &Filters) -> bool {
@@ -318,6 +331,17 @@ impl Filters {
         match self.0.iter().find(|(key, _)| !known.contains(&key.as_str())) {
             Some((key, _)) => Err(Error::invalid(format!("invalid filter '{key}'"))),
             None => Ok(()),
+        }
+    }
+
+    /// Of a key whose values are `true` (`1`) and `false` (`0`).
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        let values: Vec<&str> = self.values(key).collect();
+        match values.as_slice() {
+            [] => Ok(None),
+            ["1" | "true"] => Ok(Some(true)),
+            ["0" | "false"] => Ok(Some(false)),
+            values => Err(Error::invalid(format!("Invalid filter '{key}=[{}]'", values.join(" ")))),
         }
     }
 }

@@ -80,8 +80,8 @@ impl Volumes {
         let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
         let names = names.filter(|name| volume_name(name).is_ok());
         let mut list: Vec<Volume> = names.filter_map(|name| inner.volume(&name).ok()).collect();
-        let used =
-            if filters.values("dangling").next().is_some() { inner.volumes_in_use()? } else { Vec::new() };
+        let dangling = filters.boolean("dangling")?;
+        let used = if dangling.is_some() { inner.volumes_in_use()? } else { Vec::new() };
         list.retain(|v| {
             let any = |key: &str, test: &dyn Fn(&str) -> bool| {
                 filters.values(key).count() == 0 || filters.values(key).any(test)
@@ -89,9 +89,7 @@ impl Volumes {
             any("name", &|n| v.name.contains(n))
                 && any("driver", &|d| d == v.driver)
                 && filters.values("label").all(|l| has_label(&v.labels, l))
-                && any("dangling", &|d| {
-                    matches!(d, "true" | "1") != used.iter().any(|(name, _)| *name == v.name)
-                })
+                && dangling.is_none_or(|idle| idle != used.iter().any(|(name, _)| *name == v.name))
         });
         list.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(list)

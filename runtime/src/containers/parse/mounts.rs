@@ -24,7 +24,10 @@ pub fn volumes(args: &[String], cwd: &Path) -> Result<(Vec<String>, Set)> {
             source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
         let bind = if relative { format!("{}:{rest}", clean(&cwd.join(source))) } else { arg.clone() };
         parse_bind(&bind)?;
-        binds.push(bind);
+        // Said twice it is one, as with docker.
+        if !binds.contains(&bind) {
+            binds.push(bind);
+        }
     }
     Ok((binds, anonymous))
 }
