@@ -122,6 +122,6 @@ impl Images for StoreImages {
     }
 
     fn usage(&self, container_id: &str) -> Result<Option<u64>, BoxError> {
-        Ok(Some(self.store.open_snapshot(container_id)?.usage()?.0))
+        Ok(Some(self.store.open_snapshot(container_id)?.file_bytes()?))
     }
 }

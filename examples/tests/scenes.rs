@@ -181,6 +181,17 @@ const SCENES: &[(&str, &str)] = &[
         $D exec nothing true > /dev/null 2>&1; echo $?"##,
     ),
     (
+        "sizes of containers and volumes, commands in quotes",
+        r##"
+        $D run $n --name sized -v vol:/vol bb sh -c 'mkdir -p /a/b; echo hello > /a/f; ln /a/f /a/g; ln -s x /a/l; rm /text; dd if=/dev/zero of=/sparse bs=1 count=1 seek=1000000 2> /dev/null; echo more > /vol/f; ln /vol/f /vol/g; mkdir /vol/d'
+        $D create $n --name quoted -v $W:/w -v /anon bb sh -c 'echo "a b" $x; echo \\' ' lead' 'tab	x' "it's" '' > $W/id
+        $D ps -as --format '{{.Names}} {{.Size}}' | sed 's/[0-9.]*MB)/N)/'; $D ps -a --format '{{.Names}} {{.Size}}' | sed 's/[0-9.]*MB)/N)/'
+        $D inspect -s -f '{{.SizeRw}}' sized quoted; $D ps -as | sed 's/.*N//; s/(.*//; s/.* \([^ ]* *\)$/\1/'; $D ps -a --no-trunc --format '{{.Names}} {{.Command}}'
+        $D ps -a --format '{{.Names}} {{.Command}} {{.LocalVolumes}}'
+        $D system df --format '{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}' | grep 'Containers\|Volumes'
+        $D system df -v | grep '^vol \|^VOLUME\|^CONTAINER' | tr -s ' '; $D rm -fv sized quoted; $D volume rm vol"##,
+    ),
+    (
         "exit codes of what fails otherwise",
         r##"
         $D run -d $n --name up bb sleep 1000 > $W/id; $D create $n --name still bb true > $W/id

@@ -566,8 +566,8 @@ pub(crate) fn usage(store: &Store, containers: &dyn Fn(&str) -> usize) -> Result
         for (repository, tag, _) in names(record, false) {
             rows.push(json!({
                 "Repository": repository, "Tag": tag, "ID": output::short_id(&id),
-                "CreatedSince": when(created(&record.image), output::ago), "Size": output::size(record.size),
-                "SharedSize": output::size(shared), "UniqueSize": output::size(record.size.saturating_sub(shared)),
+                "CreatedSince": when(created(&record.image), output::ago), "Size": output::fine_size(record.size),
+                "SharedSize": output::fine_size(shared), "UniqueSize": output::fine_size(record.size.saturating_sub(shared)),
                 "Containers": containers(&id).to_string(),
             }));
         }

@@ -153,6 +153,29 @@ pub(crate) fn size(bytes: u64) -> String {
     scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"], 3)
 }
 
+/// `1.984MB`: four digits, as `system df` has them.
+pub(crate) fn fine_size(bytes: u64) -> String {
+    scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"], 4)
+}
+
+/// In quotes, as Go writes it (`strconv.Quote`).
+pub(crate) fn quoted(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        '\x07' => "\\a".into(),
+        '\x08' => "\\b".into(),
+        '\x0b' => "\\v".into(),
+        '\x0c' => "\\f".into(),
+        '\n' | '\r' | '\t' => c.escape_default().to_string(),
+        c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+        // What Rust would escape cannot be printed.
+        c if c == '\'' || c.escape_debug().len() == 1 => c.into(),
+        c if u32::from(c) > 0xffff => format!("\\U{:08x}", u32::from(c)),
+        c => format!("\\u{:04x}", u32::from(c)),
+    };
+    format!("\"{}\"", text.chars().map(escaped).collect::<String>())
+}
+
 /// `1.441MiB`: binary units, four digits, as `stats` shows memory.
 pub(crate) fn binary_size(bytes: u64) -> String {
     scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"], 4)
@@ -224,10 +247,17 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(size(999_700), "1MB");
+        assert_eq!((fine_size(1_984_172).as_str(), fine_size(6).as_str()), ("1.984MB", "6B"));
         assert_eq!(
             (binary_size(1_511_424).as_str(), binary_size(25_000_000_000).as_str()),
             ("1.441MiB", "23.28GiB")
         );
+    }
+
+    #[test]
+    fn quoted_as_go_quotes() {
+        let text = "a \"b\" \\ it's \t\n\x01\x7f\u{85}\u{200b} ä …";
+        assert_eq!(quoted(text), r#""a \"b\" \\ it's \t\n\x01\x7f\u0085\u200b ä …""#);
     }
 
     #[test]

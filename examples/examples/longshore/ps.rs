@@ -126,9 +126,20 @@ impl InspectArgs {
 pub(crate) fn ps(app: &App, args: &PsArgs) -> Result<()> {
     let filters = filters(&args.filter)?;
     let last = if args.latest { Some(1) } else { args.last.and_then(|n| usize::try_from(n).ok()) };
-    let mut found = app.containers()?.list(args.all || last.is_some(), &filters, args.size)?;
+    let size = args.size || args.format.as_ref().is_some_and(|format| format.contains(".Size"));
+    let mut found = app.containers()?.list(args.all || last.is_some(), &filters, size)?;
     found.truncate(last.unwrap_or(usize::MAX));
-    let rows: Vec<Value> = found.iter().map(|summary| row(summary, args.no_trunc)).collect();
+    let mut images = HashMap::new();
+    let rows: Vec<Value> = found
+        .iter()
+        .map(|summary| {
+            let mut row = row(summary, args.no_trunc);
+            if let Some(own) = summary.size {
+                row["Size"] = size_in_words(own, image_size(app, &summary.image_id, &mut images)).into();
+            }
+            row
+        })
+        .collect();
     if args.quiet && args.format.is_none() {
         rows.iter().for_each(|row| output::line(row["ID"].as_str().unwrap_or_default()));
         return Ok(());
@@ -168,12 +179,28 @@ fn row(summary: &Summary, no_trunc: bool) -> Value {
     let labels: Vec<String> = summary.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     json!({
         "ID": if no_trunc { summary.id.clone() } else { output::short_id(&summary.id) },
-        "Image": summary.image, "Command": format!("\"{}\"", cut(&summary.command, 20)),
+        "Image": summary.image, "Command": output::quoted(&cut(&summary.command, 20)),
         "CreatedAt": output::date(summary.created), "RunningFor": output::ago(summary.created),
         "Ports": summary.ports, "State": summary.state, "Status": summary.status,
-        "Size": summary.size.map_or("0B".into(), output::size), "Names": summary.name, "Labels": labels.join(","),
-        "Mounts": cut(&summary.mounts.join(","), 15 + summary.mounts.len()), "LocalVolumes": "0", "Networks": summary.networks.join(","),
+        "Size": "0B", "Names": summary.name, "Labels": labels.join(","),
+        "Mounts": summary.mounts.iter().map(|mount| cut(mount, 15)).collect::<Vec<_>>().join(","),
+        "LocalVolumes": summary.local_volumes.to_string(), "Networks": summary.networks.join(","),
     })
+}
+
+/// What the container's own files take, and all of its root file system.
+fn size_in_words(own: u64, image: u64) -> String {
+    match own + image {
+        0 => output::size(0),
+        all => format!("{} (virtual {})", output::size(own), output::size(all)),
+    }
+}
+
+/// 0 where the image has gone.
+fn image_size(app: &App, id: &str, known: &mut HashMap<String, u64>) -> u64 {
+    let measure =
+        || images::inspect(app, id).ok().and_then(|image| image["Size"].as_u64()).unwrap_or_default();
+    *known.entry(id.to_owned()).or_insert_with(measure)
 }
 
 pub(crate) fn filters(arguments: &[String]) -> Result<Filters> {

@@ -261,7 +261,8 @@ fn df_verbose(app: &App) -> Result<()> {
         .iter()
         .map(|c| {
             json!({
-                "ID": output::short_id(&c.id), "Image": c.image, "Command": c.command, "Size": output::size(c.size.unwrap_or_default()),
+                "ID": output::short_id(&c.id), "Image": c.image, "Command": output::quoted(&output::ellipsis(&c.command, 20)),
+                "LocalVolumes": c.local_volumes.to_string(), "Size": output::size(c.size.unwrap_or_default()),
                 "CreatedSince": output::ago(c.created), "Status": c.status, "Names": c.name,
             })
         })
@@ -270,22 +271,25 @@ fn df_verbose(app: &App) -> Result<()> {
         ("ID", "CONTAINER ID"),
         ("Image", "IMAGE"),
         ("Command", "COMMAND"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
         ("Size", "SIZE"),
         ("CreatedSince", "CREATED"),
         ("Status", "STATUS"),
         ("Names", "NAMES"),
     ];
-    let table =
-        "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Status}}\t{{.Names}}";
+    let table = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Status}}\t{{.Names}}";
     output::rows(&titles, table, None, &rows)?;
     output::line("\nLocal Volumes space usage:\n");
-    let rows: Vec<Value> = containers.volumes().list(&Filters::new())?.iter().map(volume_row).collect();
-    output::rows(
-        &[("Name", "VOLUME NAME"), ("Driver", "DRIVER")],
-        "table {{.Name}}\t{{.Driver}}",
-        None,
-        &rows,
-    )
+    let volumes = containers.volumes();
+    let mut rows = Vec::new();
+    for volume in volumes.list(&Filters::new())? {
+        let size = output::fine_size(volumes.size(&volume.name).unwrap_or_default());
+        rows.push(
+            json!({"Name": volume.name, "Links": volumes.users(&volume.name)?.to_string(), "Size": size}),
+        );
+    }
+    let titles = [("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")];
+    output::rows(&titles, "table {{.Name}}\t{{.Links}}\t{{.Size}}", None, &rows)
 }
 
 pub(crate) fn df(app: &App, args: &DfArgs) -> Result<()> {
@@ -301,22 +305,26 @@ pub(crate) fn df(app: &App, args: &DfArgs) -> Result<()> {
     let running = all.iter().filter(|c| c.state == "running").count();
     let writable = |summary: &longshore_runtime::containers::Summary| summary.size.unwrap_or_default();
     let idle: u64 = all.iter().filter(|c| c.state != "running").map(writable).sum();
-    let volumes = containers.volumes().list(&Filters::new())?.len();
-    let dangling = containers.volumes().list(&Filters::new().with("dangling", "true"))?.len();
-    let row = |kind: &str, total: usize, active: usize, size: Option<u64>, free: Option<u64>| {
-        let show = |bytes: Option<u64>| bytes.map_or("-".to_owned(), output::size);
+    let volumes = containers.volumes();
+    let measure = |filters: &Filters| -> Result<(usize, u64)> {
+        let found = volumes.list(filters)?;
+        // One that has gone meanwhile takes nothing.
+        Ok((found.len(), found.iter().map(|volume| volumes.size(&volume.name).unwrap_or_default()).sum()))
+    };
+    let (volumes, volume_bytes) = measure(&Filters::new())?;
+    let (idle_volumes, idle_bytes) = measure(&Filters::new().with("dangling", "true"))?;
+    let row = |kind: &str, total: usize, active: usize, size: u64, free: u64| {
         // As docker does: with its part of the whole, where there is any.
-        let part = match (size, free) {
-            (Some(size), Some(free)) if size > 0 => format!(" ({}%)", free * 100 / size),
-            _ => String::new(),
-        };
-        let free = show(free) + &part;
-        json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": show(size), "Reclaimable": free})
+        let part = if size > 0 { format!(" ({}%)", free * 100 / size) } else { String::new() };
+        json!({
+            "Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": output::fine_size(size),
+            "Reclaimable": output::fine_size(free) + &part,
+        })
     };
     let rows = [
-        row("Images", usage.images, usage.active, Some(usage.blobs + usage.layers), Some(usage.reclaimable)),
-        row("Containers", all.len(), running, Some(all.iter().map(writable).sum()), Some(idle)),
-        row("Local Volumes", volumes, volumes - dangling.min(volumes), None, None),
+        row("Images", usage.images, usage.active, usage.blobs + usage.layers, usage.reclaimable),
+        row("Containers", all.len(), running, all.iter().map(writable).sum(), idle),
+        row("Local Volumes", volumes, volumes - idle_volumes.min(volumes), volume_bytes, idle_bytes),
     ];
     let titles = [
         ("Type", "TYPE"),

@@ -255,13 +255,26 @@ impl Snapshot {
     }
     /// Bytes and inodes of the writable layer; of a copy, of all of it.
     pub fn usage(&self) -> Result<(u64, u64)> {
-        let copied = self.0.record.copied;
-        if self.0.record.read_only && !copied {
-            return Ok((0, 0));
-        }
-        let (bytes, inodes) = usage_of(&self.0.path.join(if copied { "fs" } else { "upper" }))?;
+        let Some(tree) = self.own_tree() else { return Ok((0, 0)) };
+        let (bytes, inodes) = usage_of(&tree)?;
         // The root itself is there from the start, unless all is gone by now.
         Ok((bytes, inodes.saturating_sub(1)))
+    }
+
+    /// The lengths of the writable layer's files together, as Docker counts: directories and whiteouts are nothing, and neither are
+    /// the blocks that a file takes or saves.
+    pub fn file_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        if let Some(tree) = self.own_tree() {
+            walk(&tree, &mut |meta| bytes += if meta.is_dir() { 0 } else { meta.len() })?;
+        }
+        Ok(bytes)
+    }
+
+    fn own_tree(&self) -> Option<PathBuf> {
+        let copied = self.0.record.copied;
+        let tree = self.0.path.join(if copied { "fs" } else { "upper" });
+        (copied || !self.0.record.read_only).then_some(tree)
     }
 
     /// Whose its files are. Outside of their user namespace those of a range have other ids, and some cannot be read.
@@ -538,6 +551,15 @@ pub struct DiffOutcome {
 /// read does not.
 pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
     let (mut bytes, mut inodes) = (0, 0);
+    walk(root, &mut |meta| {
+        bytes += meta.blocks() * 512;
+        inodes += 1;
+    })?;
+    Ok((bytes, inodes))
+}
+
+/// Each inode of a tree that this user may see, its root included.
+fn walk(root: &Path, see: &mut dyn FnMut(&fs::Metadata)) -> Result<()> {
     let mut seen = HashSet::new();
     let mut todo = vec![root.to_owned()];
     while let Some(path) = todo.pop() {
@@ -552,8 +574,7 @@ pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
         if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
             continue;
         }
-        bytes += meta.blocks() * 512;
-        inodes += 1;
+        see(&meta);
         if meta.is_dir() {
             let below = match fs::read_dir(&path) {
                 Ok(below) => below,
@@ -568,5 +589,5 @@ pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
             }
         }
     }
-    Ok((bytes, inodes))
+    Ok(())
 }

@@ -333,9 +333,11 @@ pub struct Summary {
     pub labels: Map,
     /// Mounted volumes and host paths.
     pub mounts: Vec<String>,
+    /// How many of them are volumes.
+    pub local_volumes: usize,
     /// Networks.
     pub networks: Vec<String>,
-    /// Bytes of its writable layer, if asked for.
+    /// Bytes of the files in its writable layer, if asked for.
     pub size: Option<u64>,
 }
 

@@ -124,7 +124,7 @@ pub trait Images: Send + Sync {
         look(&self.rootfs(key, image_id)?);
         self.remove_rootfs(key)
     }
-    /// Bytes of the container's writable layer, for `ps -s`; `None` where that is not known.
+    /// Bytes of the files in the container's writable layer, for `ps -s`; `None` where that is not known.
     fn usage(&self, _container_id: &str) -> Result<Option<u64>, BoxError> {
         Ok(None)
     }

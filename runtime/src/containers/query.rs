@@ -84,6 +84,7 @@ impl Containers {
                 .iter()
                 .map(|m| if m.shown.name.is_empty() { m.shown.source.clone() } else { m.shown.name.clone() })
                 .collect(),
+            local_volumes: record.mounts.iter().filter(|m| m.shown.kind == "volume").count(),
             networks: network_names(record),
             size: bytes,
         })

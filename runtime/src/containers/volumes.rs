@@ -1,6 +1,8 @@
 //! Named volumes: directories that outlive containers.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -131,6 +133,20 @@ impl Volumes {
         doomed.remove()?;
         Ok(outcome)
     }
+    /// Bytes of the files in a volume; of what this user may not read, nothing.
+    ///
+    /// # Errors
+    /// [`Error::VolumeNotFound`]
+    pub fn size(&self, name: &str) -> Result<u64> {
+        Ok(tree_size(Path::new(&self.inspect(name)?.mountpoint)))
+    }
+    /// How many containers, running or not, have the volume.
+    ///
+    /// # Errors
+    /// [`Error::Record`] where it cannot be known.
+    pub fn users(&self, name: &str) -> Result<usize> {
+        Ok(self.0.0.volumes_in_use()?.iter().filter(|(volume, _)| volume == name).count())
+    }
     /// Where the volumes are.
     pub fn dir(&self) -> &Path {
         &self.0.0.volumes
@@ -144,18 +160,19 @@ pub(super) fn has_label(labels: &Map, wanted: &str) -> bool {
     }
 }
 
-/// Bytes of all files below, links not followed.
+/// Bytes of all files below, links not followed; of several hard links, one.
 fn tree_size(path: &Path) -> u64 {
-    fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| match e.metadata() {
-            Ok(m) if m.is_dir() => tree_size(&e.path()),
-            Ok(m) => m.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    let (mut bytes, mut seen, mut todo) = (0, HashSet::new(), vec![path.to_owned()]);
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => todo.push(entry.path()),
+                Ok(meta) if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) => bytes += meta.len(),
+                _ => {}
+            }
+        }
+    }
+    bytes
 }
 
 impl Inner {
