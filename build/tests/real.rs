@@ -254,7 +254,10 @@ fn an_ordinary_user_builds_too() {
         std::os::unix::fs::chown(home.path(), Some(1000), Some(1000)).unwrap();
         // The user must be able to reach the test program.
         let program = home.path().join("test");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Copied by another process: a child that another thread starts meanwhile would have it open for writing.
+        let mut copy = std::process::Command::new("install");
+        let copied = copy.args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(&program).status();
+        assert!(copied.unwrap().success());
         let status = std::process::Command::new("setpriv")
             .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
             .arg(&program)

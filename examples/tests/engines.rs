@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Dockerd, example, have, hex, output, root, skip, succeed, text, wait_for};
+use common::{Dockerd, copy_program, example, have, hex, output, root, skip, succeed, text, wait_for};
 use serde_json::json;
 
 /// A directory with busybox as a root file system, and as a tar.
@@ -177,7 +177,7 @@ fn podman_without_privileges() {
     }
     // The target directory may lie where that user cannot go.
     let program = home.join("longshore-oci");
-    fs::copy(example("longshore-oci"), &program).expect("copy");
+    copy_program("longshore-oci", &program);
     for path in [home.clone(), home.join("run"), home.join("tmp"), program.clone()] {
         chown(&path, Some(NOBODY), Some(NOBODY)).expect("chown");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("chmod");

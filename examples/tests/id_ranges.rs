@@ -3,11 +3,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{example, have, output, root, skip, succeed, text};
+use common::{copy_program, have, output, root, skip, succeed, text};
 
 /// A user of this machine with ids 100000 to 165535, in a home of its own.
 struct User {
@@ -18,8 +18,7 @@ impl User {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("scratch directory");
         let user = Self { home };
-        fs::copy(example("longshore"), user.path("longshore")).expect("copy");
-        fs::set_permissions(user.path("longshore"), PermissionsExt::from_mode(0o755)).expect("chmod");
+        copy_program("longshore", &user.path("longshore"));
         fs::write(user.path("ranges"), "1000:100000:65536\n").expect("write");
         chown(user.home.path(), Some(1000), Some(1000)).expect("chown");
         user

@@ -7,7 +7,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
-use common::{example, have, skip, succeed};
+use common::{copy_program, example, have, skip, succeed};
 
 /// In a network namespace of its own, where every link and every table can only be the quickstart's.
 #[test]
@@ -96,7 +96,7 @@ fn as_an_ordinary_user() {
     chown(dir.path(), Some(1000), Some(1000)).expect("chown");
     // The user may not be able to reach the target directory.
     let program = dir.path().join("quickstart");
-    fs::copy(example("quickstart"), &program).expect("copy");
+    copy_program("quickstart", &program);
     let work = dir.path().join("tmp");
     fs::create_dir(&work).expect("mkdir");
     chown(&work, Some(1000), Some(1000)).expect("chown");

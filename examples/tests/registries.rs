@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::registry::{HTPASSWD, import, registry, requests, with_input};
+use common::registry::{Beside, HTPASSWD, beside_a_registry, import, registry, requests, with_input};
 use common::{Longshore, example, have, succeed, text, wait_for};
 
 #[test]
@@ -147,12 +147,7 @@ fn a_registry_with_a_certificate_of_its_own_is_known_by_its_directory() {
 
 #[test]
 fn a_registry_without_a_certificate_has_to_be_named() {
-    if !have(&["docker-registry", "tar"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar"]) else { return };
     // This machine too, though not by a loopback address, for which there would be no need.
     let elsewhere = address.replace("127.0.0.1", "0.0.0.0");
     let image = format!("{elsewhere}/app:1");
@@ -173,12 +168,7 @@ fn a_registry_without_a_certificate_has_to_be_named() {
 
 #[test]
 fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
-    if !have(&["docker-registry", "tar"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar"]) else { return };
     let image = format!("{address}/app:1");
     import(&longshore, dir.path(), &image, 1000);
     longshore.ok(&["tag", &image, &format!("{address}/app:2")]);
@@ -217,12 +207,7 @@ fn what_a_registry_has_and_has_not_is_said_in_dockers_words() {
 
 #[test]
 fn nothing_is_deleted_by_default_and_a_subject_may_be_missing() {
-    if !have(&["docker-registry", "tar"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar"]) else { return };
     let app = format!("{address}/app");
     import(&longshore, dir.path(), &app, 1000);
     longshore.ok(&["push", &app]);
@@ -243,12 +228,9 @@ fn nothing_is_deleted_by_default_and_a_subject_may_be_missing() {
 
 #[test]
 fn an_artifact_is_not_pulled() {
-    if !have(&["docker-registry", "curl"]) {
+    let Some(Beside { dir: _dir, address, _server, longshore }) = beside_a_registry(&["curl"]) else {
         return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    };
     let empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
     let kind = "application/vnd.oci.empty.v1+json";
     let repository = format!("http://{address}/v2/thing");
@@ -286,12 +268,9 @@ fn convert(home: &Path, from: &str, to: &str) {
 
 #[test]
 fn each_repository_is_known_by_its_own_digest() {
-    if !have(&["docker-registry", "tar", "skopeo"]) {
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar", "skopeo"]) else {
         return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    };
     let (image, converted) = (format!("{address}/app:1"), format!("{address}/other:1"));
     import(&longshore, dir.path(), &image, 1000);
     longshore.ok(&["push", &image]);
@@ -317,12 +296,11 @@ fn each_repository_is_known_by_its_own_digest() {
 
 #[test]
 fn manifests_are_shown_as_docker_shows_them() {
-    if !have(&["docker-registry", "tar", "skopeo", "curl", "docker"]) {
+    let Some(Beside { dir, address, _server, longshore }) =
+        beside_a_registry(&["tar", "skopeo", "curl", "docker"])
+    else {
         return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    };
     let (image, converted, list) =
         (format!("{address}/app:1"), format!("{address}/app:docker"), format!("{address}/app:list"));
     import(&longshore, dir.path(), &image, 1000);
@@ -358,12 +336,7 @@ fn manifests_are_shown_as_docker_shows_them() {
 
 #[test]
 fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
-    if !have(&["docker-registry", "tar"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar"]) else { return };
     let (base, app) = (format!("{address}/base/image:1"), format!("{address}/app:1"));
     import(&longshore, dir.path(), &base, 200_000);
     let first = longshore.ok(&["push", &base]);
@@ -378,8 +351,8 @@ fn a_pull_costs_no_more_than_its_parts_and_tags_follow() {
 
     let other = Longshore::new(dir.path().join("other"));
     let spent = |what: &dyn Fn() -> String| {
-        let before = requests(dir.path());
-        (what(), requests(dir.path()) - before)
+        let before = requests(dir.path(), &address);
+        (what(), requests(dir.path(), &address) - before)
     };
     let (said, cost) = spent(&|| other.ok(&["pull", &app]));
     assert!(

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::registry::{import, registry, with_input};
+use common::registry::{Beside, beside_a_registry, import, registry, with_input};
 use common::{Longshore, example, have, succeed, text};
 
 /// Where an ordinary user's settings of this registry are.
@@ -72,12 +72,7 @@ fn what_is_wrong_with_a_setting_is_said_with_its_file() {
 
 #[test]
 fn platforms_are_understood_as_docker_understands_them() {
-    if !have(&["docker-registry", "curl"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["curl"]) else { return };
     let context = dir.path().join("context");
     std::fs::create_dir(&context).expect("a directory");
     std::fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nCMD [\"x\"]\n")
@@ -172,12 +167,7 @@ fn logins_and_logouts_say_what_docker_says() {
 
 #[test]
 fn a_quiet_push_says_one_name_and_a_digest_that_is_here_is_up_to_date() {
-    if !have(&["docker-registry", "tar"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
-    let longshore = Longshore::new(dir.path().join("root"));
+    let Some(Beside { dir, address, _server, longshore }) = beside_a_registry(&["tar"]) else { return };
     let image = format!("{address}/app:1");
     import(&longshore, dir.path(), &image, 1000);
     longshore.ok(&["tag", &image, &format!("{address}/app:2")]);

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{example, have, root, text};
+use common::{copy_program, have, root, text};
 
 #[test]
 fn a_fast_end_is_not_lost() {
@@ -27,7 +27,7 @@ fn a_fast_end_is_not_lost() {
         std::os::unix::fs::chown(dir.path(), Some(1000), Some(1000)).expect("chown");
     }
     let program = dir.path().join("longshore-oci");
-    fs::copy(example("longshore-oci"), &program).expect("copy");
+    copy_program("longshore-oci", &program);
     bundle(dir.path());
     for user in users {
         let command = |args: &[&str]| {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use oci_spec::image::{Descriptor, MediaType};
 
-use crate::{Ctx, Durability, Error, ImageConfig, LoadOptions, Store, StoreOptions, model};
+use crate::{
+    Ctx, Durability, Error, ImageConfig, ImageSpec, LoadOptions, Store, StoreOptions, VerifyOptions, model,
+};
 
 /// A manifest, index or config. What was believed once must have one canonical text, which is believed again.
 pub fn document(bytes: &[u8]) {
@@ -55,6 +57,34 @@ pub fn archive(store: &Store, bytes: &[u8]) {
     for (name, _) in &names {
         store.image(name).expect("what is named is whole");
     }
+}
+
+/// `index.json` as another tool may have left it; `@` in it stands for the members of a descriptor whose image is here.
+/// How many images were taken over.
+pub fn index(store: &Store, bytes: &[u8]) -> usize {
+    let image = store.create_image(&ImageSpec::default()).expect("the store takes images");
+    let descriptor = serde_json::to_string(image.descriptor()).expect("a descriptor has only string keys");
+    let members = descriptor.trim_matches(['{', '}']);
+    let text = String::from_utf8_lossy(bytes).replace('@', members);
+    std::fs::write(store.path().join("index.json"), text).expect("the store's directory can be written");
+
+    let adopted = store.adopt(Ctx::none()).expect("only an image can be at fault");
+    let names = store.names().expect("the store reads its own names");
+    for (name, _) in adopted.images.iter().filter_map(|(name, image)| Some((name.as_ref()?, image))) {
+        assert!(names.iter().any(|(known, _)| known == name), "{name:?} was taken over");
+    }
+    for (name, id) in &names {
+        assert_eq!(store.image(name).expect("what is named is whole").id(), id);
+    }
+    let again = store.adopt(Ctx::none()).expect("only an image can be at fault");
+    assert!(again.images.is_empty(), "what was taken over is known");
+    let opened = store.verify(&VerifyOptions::default(), Ctx::none()).expect("it can be looked through");
+    assert_eq!(opened.problems, [], "the store is sound");
+    for (name, _) in &names {
+        // The last of an image's names may have gone with another.
+        let _ = store.remove(name, true);
+    }
+    adopted.images.len()
 }
 
 pub use crate::layer::fuzzing::{Place, apply, place_in, tar};

@@ -83,18 +83,7 @@ fn a_diff_misses_no_content() {
 #[test]
 fn an_ordinary_user_copies_changes_and_commits() {
     if is_root() {
-        let scratch = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(scratch.path(), Some(1000), Some(1000)).unwrap();
-        let program = scratch.path().join("test");
-        common::copy_of_this_program(&program);
-        let status = Command::new("setpriv")
-            .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
-            .arg(&program)
-            .args(["an_ordinary_user_copies_changes_and_commits", "--exact", "--nocapture"])
-            .env("TMPDIR", scratch.path())
-            .status();
-        assert!(status.unwrap().success());
-        return;
+        return common::as_user("an_ordinary_user_copies_changes_and_commits");
     }
     let scratch = tempfile::tempdir().unwrap();
     let store = copying(scratch.path(), false);

@@ -10,25 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{
-    FIRST, INSIDE, Raw, SIZE, add, archive, device, dir, file, hard, is_root, pax, raw, skip, symlink,
-    with_range,
+    FIRST, INSIDE, Raw, SIZE, add, archive, as_user, device, dir, file, hard, is_root, pax, raw, skip,
+    symlink, with_range,
 };
 use longshore_image::{Ctx, Error, OverlayDirs};
-
-/// Runs the named test again as uid 1000, in a directory which that user owns.
-fn as_user(test: &str) {
-    let scratch = tempfile::tempdir().unwrap();
-    std::os::unix::fs::chown(scratch.path(), Some(1000), Some(1000)).unwrap();
-    let program = scratch.path().join("test");
-    common::copy_of_this_program(&program);
-    let status = Command::new("setpriv")
-        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
-        .arg(&program)
-        .args([test, "--exact", "--nocapture"])
-        .env("TMPDIR", scratch.path())
-        .status();
-    assert!(status.unwrap().success(), "{test} as uid 1000");
-}
 
 /// A shell command in a new user and mount namespace with the overlay mounted at `$ROOT`, as a runtime would do it.
 fn inside(overlay: &OverlayDirs, at: &Path, script: &str) -> String {

@@ -469,7 +469,10 @@ fn without_threads_there_is_an_error_and_no_panic() {
     // The program itself may be where that user may not look.
     let dir = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
     let program = dir.path().join("siege");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // Copied by another process: a child that another thread starts meanwhile would have it open for writing.
+    let mut copy = Command::new("install");
+    let copied = copy.args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copied.unwrap().success());
     let done = Command::new("setpriv")
         .args(["--reuid", "54329", "--regid", "54329", "--clear-groups", "prlimit", "--nproc=1"])
         .arg(&program)

@@ -497,7 +497,10 @@ fn delegated(_: &World) {
     let home = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(home.path(), Some(1000), Some(1000)).unwrap();
     let copy = home.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a child that another thread starts meanwhile would have it open for writing.
+    let mut install = Command::new("install");
+    let copied = install.args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(&copy).status();
+    assert!(copied.unwrap().success());
     let script = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", own.display());
     let out = Command::new("sh")
         .args(["-c", &script, "x", "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"])

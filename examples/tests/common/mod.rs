@@ -52,6 +52,13 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
+/// A copy of a program where another user can reach it.
+///
+/// Made by another process: a child that another thread starts meanwhile would have it open for writing, and it could not be run.
+pub(crate) fn copy_program(name: &str, to: &Path) {
+    succeed(Command::new("install").args(["-m", "755"]).args([&example(name), to]), 60);
+}
+
 /// Runs a command that must not hang.
 pub(crate) fn output(command: &mut Command, seconds: u64) -> Output {
     let mut line = Command::new("timeout");
@@ -109,7 +116,7 @@ impl Longshore {
         fs::create_dir_all(&home).expect("a directory");
         // He may not be able to reach the target directory.
         let program = home.join("longshore");
-        fs::copy(example("longshore"), &program).expect("copy");
+        copy_program("longshore", &program);
         for path in [dir, &home] {
             std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("chown");
         }

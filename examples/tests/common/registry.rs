@@ -1,12 +1,12 @@
 //! Debian's registry, and images to put into it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use super::{Longshore, Server, free_port, succeed, wait_for};
+use super::{Longshore, Server, free_port, have, succeed, wait_for};
 
 /// `s3cret`, for the name `user`.
 pub(crate) const HTPASSWD: &str = "user:$2b$05$6ZFbdkfo.3UPfazCuI/yxO/6MSrq7XczlrO9su4SNZZwkGXRHx9Mm\n";
@@ -30,17 +30,47 @@ pub(crate) fn registry(dir: &Path, more: &serde_json::Value) -> (String, Server)
     let script = format!("exec docker-registry serve {} >{} 2>&1", file.display(), dir.join("log").display());
     let server = Server::start(Command::new("sh").args(["-c", &script]));
     assert!(
-        wait_for(Duration::from_secs(20), || TcpStream::connect(&address).is_ok()),
+        wait_for(Duration::from_secs(60), || TcpStream::connect(&address).is_ok()),
         "the registry does not listen"
     );
     (address, server)
 }
 
-/// Requests that the registry has answered so far.
-pub(crate) fn requests(dir: &Path) -> usize {
+/// A directory with a registry in it, and a `longshore` beside that.
+pub(crate) struct Beside {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) address: String,
+    pub(crate) _server: Server,
+    pub(crate) longshore: Longshore,
+}
+
+/// `None`, and said, where the registry or one of these programs is not installed.
+pub(crate) fn beside_a_registry(programs: &[&str]) -> Option<Beside> {
+    if !have(&[&["docker-registry"], programs].concat()) {
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (address, _server) = registry(dir.path(), &serde_json::json!({}));
+    let longshore = Longshore::new(dir.path().join("root"));
+    Some(Beside { dir, address, _server, longshore })
+}
+
+/// Requests that the registry has answered so far. It may note one a little after it has answered, so one more is waited for.
+pub(crate) fn requests(dir: &Path, address: &str) -> usize {
+    let noted = || {
+        let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        let answered = |line: &&str| line.contains("HTTP/1.1\" ");
+        let (marks, others): (Vec<_>, Vec<_>) =
+            log.lines().filter(answered).partition(|l| l.contains("/mark"));
+        (marks.len(), others.len())
+    };
     std::thread::sleep(Duration::from_millis(200));
-    let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-    log.lines().filter(|l| l.contains("HTTP/1.1\" ")).count()
+    let before = noted().0;
+    let mut stream = TcpStream::connect(address).expect("the registry");
+    write!(stream, "GET /v2/mark/tags/list HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .expect("a request");
+    assert!(wait_for(Duration::from_secs(60), || noted().0 > before), "the registry answers");
+    noted().1
 }
 
 /// Runs it with a home of its own and this on its standard input.
@@ -56,7 +86,11 @@ pub(crate) fn with_input(longshore: &Longshore, home: &Path, args: &[&str], inpu
         .stderr(Stdio::piped())
         .spawn()
         .expect("longshore starts");
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("its input");
+    match child.stdin.take().expect("piped").write_all(input.as_bytes()) {
+        // It may end without having asked for it.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+        written => written.expect("its input"),
+    }
     child.wait_with_output().expect("it ends")
 }
 

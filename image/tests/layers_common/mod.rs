@@ -70,6 +70,21 @@ pub(crate) fn copy_of_this_program(to: &Path) {
     assert!(copied.success(), "install {}", to.display());
 }
 
+/// Runs the named test again as uid 1000, in a directory which that user owns.
+pub(crate) fn as_user(test: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(1000), Some(1000)).unwrap();
+    let program = scratch.path().join("test");
+    copy_of_this_program(&program);
+    let status = std::process::Command::new("setpriv")
+        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
+        .arg(&program)
+        .args([test, "--exact", "--nocapture"])
+        .env("TMPDIR", scratch.path())
+        .status();
+    assert!(status.unwrap().success(), "{test} as uid 1000");
+}
+
 /// Runs all other tests of this program with a range of ids; `name` is that of the test that does so.
 pub(crate) fn all_with_range(name: &str) {
     if !is_root() {
