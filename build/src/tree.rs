@@ -76,6 +76,9 @@ impl Tree {
 
     /// What a snapshot shows: its directories where it has some, else a mount that nobody else sees.
     pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Result<Self> {
+        if let Some(copy) = snapshot.root() {
+            return Self::open(&copy);
+        }
         let Some(dirs) = snapshot.overlay() else {
             let fd = snapshot.mount()?;
             // A mount's descriptor is an O_PATH one; listing needs one that reads.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use longshore_build::{BuildEvent, BuildOptions, Builder, Built, Context, FileCache, RegistryResolver};
-use longshore_image::{Ctx, Imported, Store};
+use longshore_image::{Ctx, Imported, Store, StoreOptions};
 use longshore_registry_client::{
     Client, ClientBuilder, DockerConfigFile, HostsDir, Proxies, Pushed, Reference,
 };
@@ -43,6 +43,8 @@ pub struct HostOptions {
     pub proxies: Proxies,
     /// Told a registry's name and what it warns of, or what went wrong with it and did no harm. From any thread.
     pub warn: Option<fn(&str, &str)>,
+    /// How layers and containers' root file systems are kept. What is kept otherwise already stays so, and is used all the same.
+    pub storage: StoreOptions,
     /// Raised, it ends what goes through a container's whole root file system.
     pub cancel: Arc<AtomicBool>,
 }
@@ -82,7 +84,7 @@ impl Host {
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(layout: Layout, options: HostOptions) -> Result<Self> {
-        let store = Store::open(layout.image())?;
+        let store = Store::open_with(layout.image(), &options.storage)?;
         Ok(Self { layout, options, store })
     }
 

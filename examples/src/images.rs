@@ -50,6 +50,9 @@ impl StoreImages {
             let mounted = snapshot.mount_shared()?;
             return Ok((RootfsSource::Detached(mounted.root), mounted.layers));
         }
+        if let Some(copy) = snapshot.root() {
+            return Ok((RootfsSource::Path(copy), SharedLayers::default()));
+        }
         let dirs = snapshot.overlay().ok_or("the image's layers can only be mounted by root")?;
         let (Some(upper), Some(work)) = (dirs.upper, dirs.work) else {
             return Err("the snapshot is read-only".into());

@@ -406,3 +406,36 @@ fn a_build_has_cache_mounts_downloads_hosts_and_its_own_ignore_rules() {
     assert_eq!(build(1), format!("1\n{rest}"));
     assert_eq!(build(2), format!("1\n2\n{rest}"));
 }
+
+/// Who asks for copies gets them; whatever comes later finds out by itself.
+#[test]
+fn containers_can_be_copies_of_their_image() {
+    let (dir, home) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let ordinary = Longshore::ordinary(home.path());
+    if let Some(ordinary) = &ordinary {
+        ordinary.import(&dir.path().join("busybox.tar").display().to_string(), "bb");
+    }
+    let context = home.path().join("context");
+    std::fs::create_dir(&context).expect("a directory");
+    let dockerfile = "FROM bb\nRUN cat /text >/built\nCOPY --from=bb /text /again\n";
+    std::fs::write(context.join("Dockerfile"), dockerfile).expect("a Dockerfile");
+    for longshore in [Some(longshore), ordinary].into_iter().flatten() {
+        let copies = |args: &[&str]| longshore.ok(&[&["--storage", "copies"], args].concat());
+        let script = "echo new >/new; rm -f /text";
+        copies(&["run", "--name", "copy", "--network", "none", "bb", "sh", "-c", script]);
+        let id = longshore.ok(&["ps", "-aq", "--no-trunc"]);
+        assert!(longshore.root.join("image/snapshots").join(id.trim_end()).join("fs/new").is_file());
+        assert_eq!(longshore.ok(&["diff", "copy"]), "A /new\nD /text\n");
+        longshore.ok(&["start", "-a", "copy"]);
+        longshore.ok(&["commit", "copy", "changed"]);
+        let cat = ["run", "--rm", "--network", "none"];
+        assert_eq!(longshore.ok(&[&cat[..], &["changed", "cat", "/new"]].concat()), "new\n");
+        longshore.ok(&["rm", "copy"]);
+
+        copies(&["build", "--network", "none", "-t", "built", &context.display().to_string()]);
+        let text = "not a program\n".repeat(2);
+        assert_eq!(longshore.ok(&[&cat[..], &["built", "cat", "/built", "/again"]].concat()), text);
+        assert_eq!(copies(&[&cat[..], &["built", "cat", "/built", "/again"]].concat()), text);
+    }
+}

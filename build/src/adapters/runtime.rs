@@ -8,7 +8,7 @@ use std::time::Duration;
 use longshore_image::{Ctx, Snapshot};
 use longshore_runtime::spec::{default_spec, rootless_spec, share_network};
 use longshore_runtime::{CreateOptions, Rootfs, Runtime, Stdio};
-use oci_spec::runtime::{LinuxIdMapping, Mount as SpecMount, Spec, User};
+use oci_spec::runtime::{LinuxIdMapping, Mount as SpecMount, Root, Spec, User};
 
 use crate::BoxError;
 use crate::seams::{Command, Executor, Mount, MountKind};
@@ -162,13 +162,18 @@ impl Executor for RuntimeExecutor {
         let _ = self.sweep();
         let id = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let mut files = Files { on_disk: Dir::new(&self.scratch, &id)?, in_memory: None, held: Vec::new() };
-        let spec = self.spec(command, &id, &mut files)?;
+        let mut spec = self.spec(command, &id, &mut files)?;
         let (mut reader, writer) = std::io::pipe()?;
         let mut options = CreateOptions::default();
         options.stdio =
             [Stdio::Null, Stdio::Fd(OwnedFd::from(writer.try_clone()?)), Stdio::Fd(writer.into())];
         let mounted;
-        options.rootfs = if self.rootless.is_some() {
+        options.rootfs = if let Some(copy) = command.rootfs.root().filter(|_| self.rootless.is_some()) {
+            let mut root = Root::default();
+            root.set_path(copy).set_readonly(Some(false));
+            spec.set_root(Some(root));
+            Rootfs::Spec
+        } else if self.rootless.is_some() {
             let dirs = command.rootfs.overlay().ok_or("the image's layers can only be mounted by root")?;
             let (upper, work) = dirs.upper.zip(dirs.work).ok_or("the snapshot is read-only")?;
             Rootfs::Overlay { lower: dirs.lower, upper, work }

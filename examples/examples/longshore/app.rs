@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use longshore_examples::user_namespace::IdMaps;
 use longshore_examples::{Host, HostOptions, Layout};
+use longshore_image::StoreOptions;
 use longshore_registry_client::{CancelToken, Client, Proxies};
 use longshore_runtime::containers::Containers;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -27,9 +28,31 @@ pub(crate) struct Registries {
     trusted_realms: Vec<String>,
 }
 
+/// How layers and containers' root file systems are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Storage {
+    /// Layers as single files where the kernel mounts those, else as directories; containers in overlays of them
+    #[default]
+    Overlay,
+    /// New layers as directories, also where files could be mounted; containers in overlays of them
+    Directories,
+    /// Each new container in a copy of its image, for where there is no overlay; blocks are shared where the file system can
+    Copies,
+}
+
+impl From<Storage> for StoreOptions {
+    fn from(storage: Storage) -> Self {
+        let mut options = Self::default();
+        options.directories = storage == Storage::Directories;
+        options.copies = storage == Storage::Copies;
+        options
+    }
+}
+
 pub(crate) struct App {
     root: PathBuf,
     registries: Registries,
+    storage: Storage,
     host: OnceCell<Host>,
     containers: OnceCell<Containers>,
     cancel: Arc<AtomicBool>,
@@ -38,14 +61,19 @@ pub(crate) struct App {
 impl App {
     /// With `cleans_up` the first SIGINT, SIGTERM or SIGHUP raises the cancel flag, and a second one ends the program;
     /// else the first one does.
-    pub(crate) fn new(root: Option<PathBuf>, registries: Registries, cleans_up: bool) -> Result<Self> {
+    pub(crate) fn new(
+        root: Option<PathBuf>,
+        registries: Registries,
+        storage: Storage,
+        cleans_up: bool,
+    ) -> Result<Self> {
         let cancel = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|_| cleans_up) {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&cancel))?;
             signal_hook::flag::register(signal, Arc::clone(&cancel))?;
         }
         let root = std::path::absolute(root.map_or_else(default_root, Ok)?)?;
-        Ok(Self { root, registries, host: OnceCell::new(), containers: OnceCell::new(), cancel })
+        Ok(Self { root, registries, storage, host: OnceCell::new(), containers: OnceCell::new(), cancel })
     }
 
     pub(crate) fn host(&self) -> Result<&Host> {
@@ -68,6 +96,7 @@ impl App {
         Ok(HostOptions {
             insecure: self.registries.insecure.clone(),
             trusted_realms: self.registries.trusted_realms.iter().map(pair).collect::<Result<_>>()?,
+            storage: self.storage.into(),
             cancel: Arc::clone(&self.cancel),
             ..options()?
         })
@@ -140,6 +169,7 @@ fn options() -> std::io::Result<HostOptions> {
         trusted: "/etc/ssl/certs/ca-certificates.crt".into(),
         proxies: Proxies::from_vars(|name| std::env::var(name).ok()),
         warn: Some(|registry, text| output::note(&format!("WARNING: {registry}: {text}"))),
+        storage: StoreOptions::default(),
         cancel: Arc::default(),
     })
 }

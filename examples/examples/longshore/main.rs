@@ -34,7 +34,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use longshore_examples::user_namespace::{self, IdMaps};
 use longshore_runtime::containers::shim_main;
 
-use app::{App, Registries};
+use app::{App, Registries, Storage};
 use failure::{Failure, Result};
 use later::Later;
 
@@ -45,6 +45,9 @@ struct Cli {
     /// Store and state (default /var/lib/longshore; for an ordinary user $XDG_DATA_HOME/longshore)
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// How new layers and containers are kept on disk
+    #[arg(long, global = true, value_name = "KIND", value_enum, default_value_t)]
+    storage: Storage,
     #[command(flatten)]
     registries: Registries,
     #[command(subcommand)]
@@ -316,7 +319,7 @@ fn main() -> ExitCode {
         failure::report(&Failure::new(format!("cannot use the ids of /etc/subuid and /etc/subgid: {error}")));
         return ExitCode::from(125);
     }
-    let done = App::new(cli.root, cli.registries, cleans_up(&cli.command)).and_then(|app| {
+    let done = App::new(cli.root, cli.registries, cli.storage, cleans_up(&cli.command)).and_then(|app| {
         let done = dispatch(&app, cli.command);
         app.settle();
         done
@@ -344,7 +347,7 @@ fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
         Command::Exec(_) | Command::Top(_) => true,
         Command::Container(Later(ContainerCommand::Exec(_) | ContainerCommand::Top(_))) => true,
         Command::Cp(args) | Command::Container(Later(ContainerCommand::Cp(args))) => {
-            App::new(root.cloned(), Registries::default(), false)
+            App::new(root.cloned(), Registries::default(), Storage::default(), false)
                 .is_ok_and(|app| archive::is_running(&app, args))
         }
         _ => false,
