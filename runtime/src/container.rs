@@ -180,7 +180,7 @@ impl Container {
         let record = self.record()?;
         match self.status(&record) {
             Status::Stopped => Err(Error::WrongStatus { action: "update", status: Status::Stopped.as_str() }),
-            _ => record.groups.apply(resources, None),
+            _ => record.groups.update(resources, None),
         }
     }
 

@@ -259,7 +259,8 @@ pub struct Exit {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// The kernel killed it, or a child of it, for memory.
+    /// The kernel killed it, or a child of it, for memory. systemd removes a group when its last process ends, and with it mostly the count:
+    /// there take [`Container::oom_events`].
     pub oom_killed: bool,
     /// CPU time, user and system, of the process and the children that it has waited for.
     pub cpu: Duration,

@@ -76,6 +76,14 @@ pub enum Error {
         /// Exit status, time-out, or why it could not run.
         reason: String,
     },
+    /// systemd refused (feature `systemd`).
+    #[error("systemd: {action}: {reason}")]
+    Systemd {
+        /// What it was asked for.
+        action: String,
+        /// Its words, and the name of its error.
+        reason: String,
+    },
     /// A control group could not be made, written or removed.
     #[error("cgroup {path}: {action}")]
     Cgroup {

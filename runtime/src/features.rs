@@ -67,7 +67,7 @@ pub fn features() -> Features {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": crate::caps::names(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": cfg!(feature = "systemd"), "systemdUser": cfg!(feature = "systemd"), "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": [

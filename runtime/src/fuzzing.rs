@@ -1,5 +1,7 @@
 //! Parsers of foreign bytes, for the fuzz targets.
 
+#[cfg(feature = "systemd")]
+pub use crate::cgroup::systemd::parse as dbus;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;

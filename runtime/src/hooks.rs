@@ -53,6 +53,11 @@ pub(crate) fn of<'a>(spec: &'a Spec, kind: &str) -> &'a [Hook] {
     pick(hooks, kind).as_deref().unwrap_or_default()
 }
 
+/// There are some to run while the container is made.
+pub(crate) fn any_before_start(spec: &Spec) -> bool {
+    ["prestart", "createRuntime", "createContainer"].iter().any(|kind| !of(spec, kind).is_empty())
+}
+
 fn pick<'a>(hooks: &'a Hooks, kind: &str) -> &'a Option<Vec<Hook>> {
     match kind {
         "prestart" => hooks.prestart(),

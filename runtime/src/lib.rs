@@ -54,7 +54,9 @@
 //! | [`store`] | where records are kept: on disk, in memory, or where you like |
 //! | `containers` (feature) | supervised containers: records, logs, restarts, health |
 //!
-//! Not yet: the systemd cgroup driver, checkpoints.
+//! With the feature `systemd` a systemd makes the groups, as a transient scope for each container (`Runtime::with_systemd`).
+//!
+//! Not yet: checkpoints.
 #![deny(unsafe_code)]
 
 mod builder;
@@ -90,8 +92,11 @@ mod stdio;
 pub mod store;
 mod sys;
 mod sysctl;
+mod waiting;
 
 pub use builder::{Builder, Seccomp};
+#[cfg(feature = "systemd")]
+pub use cgroup::systemd::Systemd;
 pub use cgroup::{OomEvents, Stats};
 pub use container::Container;
 pub use created::{Created, Exit, Running};

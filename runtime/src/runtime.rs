@@ -1,5 +1,6 @@
 //! The runtime, and how it makes a container.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -8,10 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, Process, Spec};
 
 use crate::caps;
-use crate::cgroup::{Class, Groups, Layout};
+#[cfg(feature = "systemd")]
+use crate::cgroup::systemd::{Systemd, Unit};
+use crate::cgroup::{Class, Groups, Layout, Place};
 use crate::children::Children;
 use crate::container::Container;
 use crate::created::Created;
@@ -31,11 +34,14 @@ use crate::state::{Record, State, Status, boot_id, now};
 use crate::stdio::{Stdio, Streams, at_least};
 use crate::store::{Claim, Disk, StateStore, check_id};
 use crate::sys;
+use crate::waiting::Waiting;
 
 /// The runtime: where state is kept, how cgroups are driven. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     pub(crate) inner: Arc<Inner>,
+    #[cfg(feature = "systemd")]
+    systemd: Option<Systemd>,
 }
 
 #[derive(Debug)]
@@ -102,16 +108,27 @@ impl Runtime {
     /// State in a store.
     pub fn with_store(store: impl StateStore + 'static) -> Result<Self> {
         let helper = sys::helper().map_err(Error::os("make the start-up helper's memory"))?;
+        let inner = Inner {
+            store: Box::new(store),
+            parking: Parking::default(),
+            helper,
+            layout: Layout::detect()?,
+            filters: Filters::default(),
+            children: Children::default(),
+        };
         Ok(Self {
-            inner: Arc::new(Inner {
-                store: Box::new(store),
-                parking: Parking::default(),
-                helper,
-                layout: Layout::detect()?,
-                filters: Filters::default(),
-                children: Children::default(),
-            }),
+            inner: Arc::new(inner),
+            #[cfg(feature = "systemd")]
+            systemd: None,
         })
+    }
+
+    /// The same with systemd as the maker of the control groups of containers that are created from now on, and of no others. Without
+    /// this they are made directly.
+    #[cfg(feature = "systemd")]
+    pub fn with_systemd(mut self, systemd: Systemd) -> Self {
+        self.systemd = Some(systemd);
+        self
     }
 
     /// Makes the container: namespaces exist, its process is parked before `execve`.
@@ -168,7 +185,7 @@ impl Runtime {
             maps.as_ref().map_or_else(|| in_user_namespace || idmap::may_set_groups(), Maps::may_set_groups);
         let without_devices = in_user_namespace || idmap::is_inside();
         let mut warnings: Vec<String> = namespaces.warning.map(str::to_owned).into_iter().collect();
-        let path = self.groups(making, linux, without_devices, &mut warnings)?;
+        let (path, keeper) = self.groups(making, spec, without_devices, &mut warnings)?;
         let available = if in_user_namespace { caps::all() } else { caps::own() };
         let sets = grantable(process, available, &mut warnings);
         let oom_score_adj = process.oom_score_adj().filter(|wanted| may_adjust_oom(*wanted, &mut warnings));
@@ -210,10 +227,7 @@ impl Runtime {
             available_caps: available,
             filter: filter.as_deref(),
             landlock: landlock.as_ref(),
-            sync_hooks: !devices.is_empty()
-                || ["prestart", "createRuntime", "createContainer"]
-                    .iter()
-                    .any(|kind| !hooks::of(spec, kind).is_empty()),
+            sync_hooks: !devices.is_empty() || hooks::any_before_start(spec),
             listener: listener.as_ref().map(AsRawFd::as_raw_fd),
             status: theirs.as_raw_fd(),
             keep: &keep,
@@ -240,7 +254,8 @@ impl Runtime {
             &status,
             theirs,
         )?;
-        let published = record(spec, &launched, &plan, making, options.bundle, all_namespaces, &input)
+        let published = settle(&making.groups, keeper, linux, &mut warnings)
+            .and_then(|()| record(spec, &launched, &plan, making, options.bundle, all_namespaces, &input))
             .and_then(|record| self.publish(making, record, status, &launched))
             .inspect_err(|_| launched.abort())?;
         let container = Container { runtime: self.clone(), id: id.to_owned() };
@@ -269,32 +284,45 @@ impl Runtime {
     fn groups(
         &self,
         making: &mut Making<'_>,
-        linux: Option<&Linux>,
+        spec: &Spec,
         in_user_namespace: bool,
         warnings: &mut Vec<String>,
-    ) -> Result<PathBuf> {
-        let path = cgroup_path(linux, making.id);
+    ) -> Result<(PathBuf, Option<Waiting>)> {
+        let linux = spec.linux().as_ref();
+        let Place { path, groups, keeper } = self.place(spec, making.id)?;
+        making.groups = groups;
         let rdt = linux.and_then(|l| l.intel_rdt().as_ref());
         let class =
             rdt.map(|rdt| Class::of(rdt, self.inner.layout.resctrl.as_deref(), making.id)).transpose()?;
         // For whoever has to remove them if the record is never published.
         making.claim.note(&note(&path, class.as_ref()))?;
-        making.groups = Groups::create(&self.inner.layout, &path, true, warnings)?;
+        making.groups.create(&self.inner.layout, &path, true, warnings)?;
         making.groups.class = class;
         if let Some((class, rdt)) = making.groups.class.as_ref().zip(rdt) {
             class.create(rdt)?;
         }
         let resources = linux.and_then(|l| l.resources().as_ref());
         if let Some(resources) = resources {
-            // An ordinary user has what is delegated to it, which often is nothing.
-            let lenient = !caps::has(caps::SYS_ADMIN);
-            making.groups.apply(resources, lenient.then_some(warnings))?;
+            let mut now = Cow::Borrowed(resources);
+            if keeper.is_some() {
+                now.to_mut().set_pids(None);
+            }
+            making.groups.apply(&now, lenient().then_some(warnings))?;
         }
         if !in_user_namespace {
             // In a user namespace no device node can be made, and none of the file system's is honoured.
             making.groups.apply_devices(resources)?;
         }
-        Ok(path)
+        Ok((path, keeper))
+    }
+
+    fn place(&self, spec: &Spec, id: &str) -> Result<Place> {
+        #[cfg(feature = "systemd")]
+        if let Some(systemd) = &self.systemd {
+            return Unit::begin(systemd, &self.inner.helper, spec, id, self.inner.layout.v1.is_empty());
+        }
+        let path = cgroup_path(spec.linux().as_ref(), id);
+        Ok(Place { path, groups: Groups::default(), keeper: None })
     }
 
     /// Opens a container by ID from its state in the store.
@@ -349,7 +377,11 @@ impl Runtime {
             let groups = Groups::existing(&self.inner.layout, path);
             // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !groups.is_empty() && (name == id || name == format!("{}-{id}", crate::cgroup::PREFIX)) {
+            let own = name == id || name == format!("{}-{id}", crate::cgroup::PREFIX);
+            // systemd has one unit of a name.
+            let own_unit =
+                name.strip_suffix(".scope").is_some_and(|n| n == id || n.ends_with(&format!("-{id}")));
+            if !groups.is_empty() && (own || own_unit) {
                 groups.kill()?;
             }
             groups.remove()?;
@@ -390,6 +422,27 @@ impl Drop for Making<'_> {
             let _ = self.store.remove(self.id);
         }
     }
+}
+
+/// An ordinary user has what is delegated to it, which often is nothing.
+fn lenient() -> bool {
+    !caps::has(caps::SYS_ADMIN)
+}
+
+/// Ends what kept the groups' place; only from then on the limit of processes is the container's alone.
+fn settle(
+    groups: &Groups,
+    keeper: Option<Waiting>,
+    linux: Option<&Linux>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let Some(keeper) = keeper else { return Ok(()) };
+    drop(keeper);
+    let pids = linux.and_then(|l| l.resources().as_ref()).and_then(|r| r.pids().as_ref());
+    let Some(pids) = pids else { return Ok(()) };
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None).set_pids(Some(*pids));
+    groups.update(&resources, lenient().then_some(warnings))
 }
 
 fn record(

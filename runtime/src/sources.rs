@@ -1,7 +1,7 @@
 //! Sources of bind mounts that the caller has opened: by descriptor nobody can put something else in their place.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
@@ -11,10 +11,10 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::idmap::Maps;
-use crate::launch::status_socket;
-use crate::plan::{self, OpenSource, SourceKind, binds_tree, idmap_option};
+use crate::plan::{OpenSource, SourceKind, binds_tree, idmap_option};
 use crate::stdio::at_least;
-use crate::sys::{self, Spawn};
+use crate::sys;
+use crate::waiting::Waiting;
 
 /// The sources, and the descriptors that they name.
 #[derive(Debug, Default)]
@@ -123,27 +123,11 @@ fn is_dir(fd: &OwnedFd) -> Result<bool> {
 
 /// A user namespace with these maps and no process.
 fn user_namespace(helper: &OwnedFd, maps: &Maps) -> Result<OwnedFd> {
-    let (ours, theirs) = status_socket(3)?;
-    let plan = plan::waiting(theirs.as_raw_fd());
-    let memory = sys::memory(c"longshore-maps", &plan).map_err(Error::os("make the plan's memory"))?;
-    let request = Spawn {
-        program: helper.as_fd(),
-        plan: memory.as_fd(),
-        plan_len: plan.len(),
-        namespaces: libc::CLONE_NEWUSER as u64,
-        cgroup: None,
-        keep: &[theirs.as_raw_fd()],
-    };
-    let (pid, pidfd) = sys::spawn(&request).map_err(Error::os("clone3"))?;
-    drop(theirs);
-    let users = maps.write(pid).and_then(|()| {
-        let path = format!("/proc/{pid}/ns/user");
-        fs::File::open(&path).map_err(|source| Error::Os { what: format!("open {path}"), source })
-    });
-    // It waits for an answer; the end of the socket is one, too.
-    drop(ours);
-    sys::wait(&pidfd, None).map_err(Error::os("reap a user namespace's process"))?;
-    users.map(Into::into)
+    let process = Waiting::start(helper, libc::CLONE_NEWUSER as u64)?;
+    maps.write(process.pid)?;
+    let path = format!("/proc/{}/ns/user", process.pid);
+    let users = fs::File::open(&path).map_err(|source| Error::Os { what: format!("open {path}"), source })?;
+    Ok(users.into())
 }
 
 fn mount_at<'a>(spec: &'a Spec, destination: &Path) -> Result<&'a Mount> {

@@ -13,10 +13,10 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{World, id, is_root, read, skip};
+use common::{World, id, is_root, read, skip, user_mode_linux};
 use longshore_runtime::{Container, CreateOptions, Error, ExecOptions, Running, Status};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::json;
@@ -86,36 +86,7 @@ fn in_user_mode_linux() {
         Ok(_) => return,
         Err(_) => {}
     }
-    if !Path::new("/usr/bin/linux.uml").is_file() {
-        return skip("user-mode-linux is not installed");
-    }
-    if !is_root() {
-        return skip("needs root: in there it is root by the host's IDs");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let script = dir.path().join("init.sh");
-    fs::write(&script, init()).unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let out = Command::new("timeout")
-        .args([
-            "-k",
-            "5",
-            "120",
-            "/usr/bin/linux.uml",
-            "mem=768M",
-            "rootfstype=hostfs",
-            "rootflags=/",
-            "root=/dev/root",
-            "ro",
-        ])
-        .arg(format!("init={}", script.display()))
-        .args(["con=null", "con0=null,fd:1", "con1=fd:0,fd:1", "quiet"])
-        .env("HOME", dir.path())
-        .env("TMPDIR", dir.path())
-        .stdin(Stdio::null())
-        .output()
-        .expect("timeout(1) runs");
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let Some(said) = user_mode_linux(&init()) else { return };
     assert!(said.contains("all cases passed") && said.contains("ended with 0"), "{said}");
 }
 

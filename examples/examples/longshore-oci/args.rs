@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// More messages (accepted, there are none).
     #[arg(long, global = true)]
     pub(crate) debug: bool,
-    /// systemd makes the cgroups: not supported.
+    /// systemd makes the cgroups; `linux.cgroupsPath` is SLICE:PREFIX:NAME.
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
     /// `true`, `false` or `auto` (accepted: it is found out).

@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use longshore_runtime::{
-    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, console, send_pidfd,
+    Container, CreateOptions, Error, ExecOptions, Exit, Runtime, State, Status, Stdio, Systemd, console,
+    send_pidfd,
 };
 use oci_spec::runtime::{LinuxResources, Process};
 use rustix::fs::FileType;
@@ -107,13 +108,11 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         Command::Features => return features(),
         _ => {}
     }
-    if args.systemd_cgroup {
-        return failed(
-            "--systemd-cgroup: the systemd cgroup driver is not supported; without it groups are made directly",
-        );
-    }
     let runtime_root = root(args);
-    let runtime = Runtime::new(&runtime_root)?;
+    let mut runtime = Runtime::new(&runtime_root)?;
+    if args.systemd_cgroup {
+        runtime = runtime.with_systemd(systemd());
+    }
     let open = |id: &str| runtime.open(id);
     match &args.command {
         Command::Create(create) => return make(args, &runtime, create, false),
@@ -155,6 +154,20 @@ fn root(args: &Args) -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(dir) if !is_host_root() => Path::new(&dir).join("longshore-oci"),
         _ => PathBuf::from("/run/longshore-oci"),
+    }
+}
+
+/// The machine's, or the user's own.
+fn systemd() -> Systemd {
+    if is_host_root() {
+        return Systemd::system();
+    }
+    let address = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
+    let given = address.split(';').find_map(|a| a.split(',').next()?.strip_prefix("unix:path="));
+    match (given, std::env::var_os("XDG_RUNTIME_DIR")) {
+        (Some(path), _) => Systemd::user(path),
+        (None, Some(dir)) => Systemd::user(Path::new(&dir).join("bus")),
+        (None, None) => Systemd::user(format!("/run/user/{}/bus", geteuid().as_raw())),
     }
 }
 

@@ -124,6 +124,9 @@ fn flags() -> Vec<Trial> {
         trial(
             "--systemd-cgroup where there is no systemd is an error that says so, and leaves nothing",
             |oci| {
+                if std::path::Path::new("/run/systemd/system").exists() {
+                    return;
+                }
                 let bundle = Bundle::new(oci, &json!({"process": {"args": ["touch", "/ran"]}}));
                 let said = oci.fails(&["--systemd-cgroup", "run", "--bundle", &bundle.path(""), &bundle.id]);
                 assert!(said.contains("systemd"), "{said}");

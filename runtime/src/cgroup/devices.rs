@@ -13,12 +13,12 @@ use crate::sys;
 
 /// One rule; `None` is any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rule {
-    allow: bool,
+pub(super) struct Rule {
+    pub(super) allow: bool,
     /// `a`, `b` or `c`.
-    kind: u8,
-    major: Option<u32>,
-    minor: Option<u32>,
+    pub(super) kind: u8,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
     /// `BPF_DEVCG_ACC_*`: 1 mknod, 2 read, 4 write.
     access: u32,
 }
@@ -63,7 +63,7 @@ pub(super) fn apply(groups: &Groups, resources: Option<&LinuxResources>) -> Resu
 }
 
 /// Nothing but what is named: without rules of its own a container gets the default devices.
-fn rules(given: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+pub(super) fn rules(given: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     let mut rules = Vec::with_capacity(given.len() + DEFAULT.len() + 1);
     if given.is_empty() {
         rules.push(Rule { allow: false, kind: b'a', major: None, minor: None, access: ALL });
@@ -109,21 +109,23 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
 }
 
 impl Rule {
-    fn is_everything(&self) -> bool {
+    pub(super) fn is_everything(&self) -> bool {
         self.kind == b'a' && self.major.is_none() && self.minor.is_none() && self.access == ALL
     }
 
     fn line(&self) -> String {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let access: String = [(2, 'r'), (4, 'w'), (1, 'm')]
-            .iter()
-            .filter(|(bit, _)| self.access & bit != 0)
-            .map(|(_, c)| c)
-            .collect();
         if self.kind == b'a' {
             return "a".to_owned();
         }
-        format!("{} {}:{} {access}", char::from(self.kind), number(self.major), number(self.minor))
+        let kind = char::from(self.kind);
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.access())
+    }
+
+    /// `rwm`, or some of it.
+    pub(super) fn access(&self) -> String {
+        let letters = [(2, 'r'), (4, 'w'), (1, 'm')].into_iter();
+        letters.filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
 use super::{Groups, write};
 use crate::error::{Error, Result};
@@ -152,10 +152,8 @@ fn memory(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     if let Some(limit) = memory.limit().filter(|l| *l != 0) {
         set(groups, "memory", field, "", "memory.max", &text(limit, "max"))?;
     }
-    if let Some(swap) = memory.swap().filter(|s| *s != 0) {
-        // v1's value is memory plus swap, v2's swap alone (config-linux.md, memory.swap).
-        let value = if swap < 0 { swap } else { swap - memory.limit().unwrap_or(0).max(0) };
-        set(groups, "memory", field, "", "memory.swap.max", &text(value, "max"))?;
+    if let Some(swap) = swap_alone(memory) {
+        set(groups, "memory", field, "", "memory.swap.max", &text(swap, "max"))?;
     }
     if let Some(value) = memory.reservation().filter(|r| *r != 0) {
         set(groups, "memory", field, "", "memory.low", &text(value, "max"))?;
@@ -163,15 +161,30 @@ fn memory(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     Ok(())
 }
 
+/// v1's value is memory plus swap, v2's swap alone (config-linux.md, memory.swap).
+pub(super) fn swap_alone(memory: &LinuxMemory) -> Option<i64> {
+    let swap = memory.swap().filter(|s| *s != 0)?;
+    Some(if swap < 0 { swap } else { swap - memory.limit().unwrap_or(0).max(0) })
+}
+
+/// v1's 2..262144 to v2's 1..10000.
+pub(super) fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// v1's 10..1000 to v2's 1..10000.
+pub(super) fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990
+}
+
 fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     let Some(cpu) = resources.cpu() else { return Ok(()) };
     let field = "linux.resources.cpu";
     if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
-        let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
         if groups.controller("cpu").is_some() {
             set(groups, "cpu", field, "cpu.shares", "", &shares.to_string())?;
         } else {
-            set(groups, "cpu", field, "", "cpu.weight", &weight.to_string())?;
+            set(groups, "cpu", field, "", "cpu.weight", &cpu_weight(shares).to_string())?;
         }
     }
     let (quota, period) = (cpu.quota().filter(|q| *q != 0), cpu.period().filter(|p| *p != 0));
@@ -207,6 +220,22 @@ fn cpu(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     Ok(())
 }
 
+/// With quota and period, where one is given and the other is in force on v2: systemd keeps neither.
+#[cfg(feature = "systemd")]
+pub(super) fn complete(groups: &Groups, resources: &LinuxResources) -> LinuxResources {
+    let mut resources = resources.clone();
+    let file = groups.v2.as_ref().map(|dir| dir.join("cpu.max"));
+    let text = file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    let Some((quota, period)) = text.trim().split_once(' ') else { return resources };
+    if let Some(cpu) =
+        resources.cpu_mut().as_mut().filter(|cpu| cpu.quota().is_some() || cpu.period().is_some())
+    {
+        cpu.set_quota(cpu.quota().or(Some(quota.parse().unwrap_or(-1))));
+        cpu.set_period(cpu.period().or(period.parse().ok()));
+    }
+    resources
+}
+
 /// A line for v2's `cpu.max` that keeps what is not given.
 fn cpu_max(groups: &Groups, quota: Option<String>, period: Option<u64>) -> String {
     let now = || {
@@ -223,14 +252,12 @@ fn block_io(groups: &Groups, resources: &LinuxResources) -> Result<()> {
     let field = "linux.resources.blockIO";
     let v1 = groups.controller("blkio").is_some();
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
-        // v1's 10..1000 to v2's 1..10000.
-        let v2_weight = 1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990;
         match groups.controller("blkio") {
             Some(dir) if !dir.join("blkio.weight").exists() => {
                 set(groups, "blkio", field, "blkio.bfq.weight", "", &weight.to_string())?;
             }
             Some(_) => set(groups, "blkio", field, "blkio.weight", "", &weight.to_string())?,
-            None => set(groups, "blkio", field, "", "io.weight", &format!("default {v2_weight}"))?,
+            None => set(groups, "blkio", field, "", "io.weight", &format!("default {}", io_weight(weight)))?,
         }
     }
     let throttles = [

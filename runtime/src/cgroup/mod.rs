@@ -10,6 +10,8 @@ mod limits;
 mod oom;
 mod rdt;
 mod stats;
+#[cfg(feature = "systemd")]
+pub(crate) mod systemd;
 
 pub(crate) use layout::{Hierarchy, Layout, join};
 pub use oom::OomEvents;
@@ -26,6 +28,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::waiting::Waiting;
 
 /// The groups of one container.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -40,25 +43,34 @@ pub(crate) struct Groups {
     /// The class of cache and memory bandwidth.
     #[serde(default)]
     pub(crate) class: Option<Class>,
+    /// The unit of systemd's whose groups they are.
+    #[cfg(feature = "systemd")]
+    #[serde(default)]
+    pub(crate) unit: Option<systemd::Unit>,
+}
+
+/// Where a container's groups will be.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    /// None yet.
+    pub(crate) groups: Groups,
+    /// Keeps the place until the container's process is in it.
+    pub(crate) keeper: Option<Waiting>,
 }
 
 impl Groups {
     /// Makes the groups at `path` of every hierarchy. What cannot be made for want of rights is left out when `lenient`, and told.
     pub(crate) fn create(
+        &mut self,
         layout: &Layout,
         path: &Path,
         lenient: bool,
         warnings: &mut Vec<String>,
-    ) -> Result<Self> {
-        let mut groups = Groups::default();
-        let result = groups.fill(layout, path, lenient, warnings);
-        groups.oom_kills_before = groups.oom_kills();
-        if let Err(error) = result {
-            // The first error is the one that matters.
-            let _ = groups.remove();
-            return Err(error);
-        }
-        Ok(groups)
+    ) -> Result<()> {
+        let result = self.fill(layout, path, lenient, warnings);
+        self.oom_kills_before = self.oom_kills();
+        result
     }
 
     /// Those groups at `path` that are there.
@@ -67,8 +79,7 @@ impl Groups {
         Self {
             v1: layout.v1.iter().filter_map(|h| Some((h.controllers.clone(), there(&h.mount)?))).collect(),
             v2: layout.v2.as_deref().and_then(there),
-            oom_kills_before: 0,
-            class: None,
+            ..Self::default()
         }
     }
 
@@ -104,7 +115,9 @@ impl Groups {
             let dir = join(mount, path);
             match make(&dir) {
                 Ok(()) => {
-                    limits::delegate(mount, &dir);
+                    if !self.is_of_systemd() {
+                        limits::delegate(mount, &dir);
+                    }
                     self.v2 = Some(dir);
                 }
                 Err(error) => refused(&dir, error)?,
@@ -116,6 +129,33 @@ impl Groups {
     /// Sets the limits. With a list for warnings, those whose controller is missing are told there, and are not in force.
     pub(crate) fn apply(&self, resources: &LinuxResources, warnings: Option<&mut Vec<String>>) -> Result<()> {
         limits::apply(self, resources, warnings)
+    }
+
+    /// Changes the limits.
+    pub(crate) fn update(
+        &self,
+        resources: &LinuxResources,
+        warnings: Option<&mut Vec<String>>,
+    ) -> Result<()> {
+        #[cfg(feature = "systemd")]
+        if let Some(unit) = &self.unit {
+            let resources = limits::complete(self, resources);
+            unit.update(&resources)?;
+            return self.apply(&resources, warnings);
+        }
+        self.apply(resources, warnings)
+    }
+
+    /// systemd made the groups, and delegates what it has.
+    #[cfg(feature = "systemd")]
+    fn is_of_systemd(&self) -> bool {
+        self.unit.is_some()
+    }
+
+    #[cfg(not(feature = "systemd"))]
+    #[expect(clippy::unused_self, reason = "as with systemd")]
+    fn is_of_systemd(&self) -> bool {
+        false
     }
 
     /// Sets the device rules.
@@ -256,6 +296,11 @@ impl Groups {
 
     /// Removes the groups, and groups below them.
     pub(crate) fn remove(&self) -> Result<()> {
+        #[cfg(feature = "systemd")]
+        if let Some(unit) = &self.unit {
+            // A unit ends by itself, too, when its groups are empty or gone; those are what has to go.
+            let _ = unit.end();
+        }
         let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);
         for dir in dirs {
             remove(dir)?;

@@ -126,6 +126,34 @@ pub fn also_unprivileged(test: &str) {
     }
 }
 
+/// Boots Debian's user-mode-linux, a kernel whose only hierarchy is v2, with this machine's files, read-only, and a script as its first
+/// process: what it said. `None`, with a message: it cannot.
+pub fn user_mode_linux(script: &str) -> Option<String> {
+    if !Path::new("/usr/bin/linux.uml").is_file() {
+        skip("user-mode-linux is not installed");
+        return None;
+    }
+    if !is_root() {
+        skip("needs root: in there it is root by the host's IDs");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let init = dir.path().join("init.sh");
+    fs::write(&init, script).unwrap();
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).unwrap();
+    let out = Command::new("timeout")
+        .args(["-k", "5", "120", "/usr/bin/linux.uml", "mem=768M", "rootfstype=hostfs", "rootflags=/"])
+        .args(["root=/dev/root", "ro"])
+        .arg(format!("init={}", init.display()))
+        .args(["con=null", "con0=null,fd:1", "con1=fd:0,fd:1", "quiet"])
+        .env("HOME", dir.path())
+        .env("TMPDIR", dir.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("timeout(1) runs");
+    Some(String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+}
+
 fn busybox(rootfs: &Path) -> bool {
     let Some(program) = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|p| Path::new(p).exists()) else {
         return false;
