@@ -98,6 +98,58 @@ fn inspect_measures_a_container_if_it_is_asked_to() {
     assert!(!longshore.ok(&["inspect", "box"]).contains("SizeR"));
 }
 
+/// As after a boot: everything was ended at once, and nobody wrote down how.
+#[test]
+fn what_was_running_comes_back_after_a_boot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    let start = |name: &str, policy: &str| {
+        let id = longshore.ok(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "none",
+            "--restart",
+            policy,
+            "--stop-timeout",
+            "0",
+            "bb",
+            "sleep",
+            "1000",
+        ]);
+        id.trim().to_owned()
+    };
+    let [always, unless, stopped, by_hand, never] = [
+        ("always", "always"),
+        ("unless", "unless-stopped"),
+        ("stopped", "unless-stopped"),
+        ("by-hand", "always"),
+        ("never", "no"),
+    ]
+    .map(|(name, policy)| start(name, policy));
+    longshore.ok(&["stop", &stopped, &by_hand]);
+    for id in [&always, &unless, &never] {
+        let init = longshore.ok(&["inspect", "-f", "{{.State.Pid}}", id]).trim().to_owned();
+        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).expect("it runs");
+        let shim =
+            stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).expect("a parent").to_owned();
+        assert_ne!(shim, "1", "{stat}");
+        common::succeed(std::process::Command::new("kill").args(["-9", &shim, &init]), 60);
+    }
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !longshore.ok(&["ps", "-q"]).is_empty() {
+        assert!(std::time::Instant::now() < end, "{}", longshore.ok(&["ps", "-a"]));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(longshore.ok(&["system", "restore"]), format!("{always}\n{unless}\n{by_hand}\n"));
+    assert_eq!(longshore.ok(&["system", "restore"]), "");
+    let up = longshore.ok(&["ps", "--format", "{{.Names}}"]);
+    assert_eq!(up.lines().collect::<std::collections::BTreeSet<_>>(), ["always", "by-hand", "unless"].into());
+    longshore.ok(&["rm", "-f", &always, &unless, &stopped, &by_hand, &never]);
+}
+
 #[test]
 fn limits_that_do_not_hold_are_told() {
     let dir = tempfile::tempdir().expect("a directory");

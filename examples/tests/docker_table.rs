@@ -12,10 +12,20 @@ use std::process::Command;
 use common::{example, output, skip, text};
 
 const DOCKER: &str = "/usr/bin/docker";
-const NOUNS: [&str; 5] = ["container", "image", "network", "system", "volume"];
+const NOUNS: [&str; 6] = ["container", "image", "manifest", "network", "system", "volume"];
 
 /// Command, flag, and how ours is different. A flag that ours does not know either says why it never will.
 const DIFFERENT: &[(&str, &str, &str)] = &[
+    ("", "--config", "the variable `DOCKER_CONFIG` alone"),
+    ("", "--context", "no daemon to choose: `--root` chooses the state"),
+    ("", "--debug", "no daemon whose log it would be"),
+    ("", "--host", "no daemon to choose: `--root` chooses the state"),
+    ("", "--log-level", "no daemon whose log it would be"),
+    ("", "--tls", "no daemon to talk to"),
+    ("", "--tlscacert", "no daemon to talk to"),
+    ("", "--tlscert", "no daemon to talk to"),
+    ("", "--tlskey", "no daemon to talk to"),
+    ("", "--tlsverify", "no daemon to talk to"),
     ("build", "--disable-content-trust", "accepted: no signatures are checked"),
     ("build", "--isolation", "`default` alone: the others are for Windows"),
     ("pull", "--disable-content-trust", "accepted: no signatures are checked"),
@@ -76,15 +86,16 @@ fn table() -> String {
     let (done, missing): (BTreeSet<_>, BTreeSet<_>) = top.iter().partition(|c| all_ours.contains(*c));
     let _ = writeln!(out, "Commands: {}\n\nNot yet: {}\n", quoted(&done), quoted(&missing));
     out.push_str("| command | flags done | different | not yet |\n|---|---|---|---|\n");
-    let mut rows: Vec<Vec<&str>> =
-        top.iter().filter(|c| !NOUNS.contains(&c.as_str())).map(|c| vec![c.as_str()]).collect();
+    // The options of all commands stand first.
+    let mut rows = vec![vec![]];
+    rows.extend(top.iter().filter(|c| !NOUNS.contains(&c.as_str())).map(|c| vec![c.as_str()]));
     let below: Vec<(&str, BTreeSet<String>)> =
         NOUNS.iter().map(|n| (*n, commands(&help(docker, &[n])))).collect();
     for (noun, verbs) in &below {
         // A verb of its own is the same command.
         let own = |verb: &&String| {
             !top.contains(*verb)
-                || ["network", "volume"].contains(noun)
+                || ["manifest", "network", "volume"].contains(noun)
                 || ["inspect", "rm"].contains(&verb.as_str())
         };
         rows.extend(verbs.iter().filter(own).map(|verb| vec![*noun, verb.as_str()]));
@@ -107,9 +118,10 @@ fn table() -> String {
             plain.into_iter().partition(|f| mine.contains(*f));
         let different: Vec<String> =
             different.iter().map(|f| format!("`{f}`: {}", how(f).unwrap_or_default())).collect();
+        let title = if command.is_empty() { "of all commands".to_owned() } else { format!("`{command}`") };
         let _ = writeln!(
             out,
-            "| `{command}` | {} | {} | {} |",
+            "| {title} | {} | {} | {} |",
             quoted(&done),
             different.join("; "),
             quoted(&missing)

@@ -192,6 +192,15 @@ const SCENES: &[(&str, &str)] = &[
         $D system df -v | grep '^vol \|^VOLUME\|^CONTAINER' | tr -s ' '; $D rm -fv sized quoted; $D volume rm vol"##,
     ),
     (
+        "an image that is here, but for another platform",
+        r##"
+        export HOME=$W; $D tag bb 127.0.0.1:1/bb; try() { "$@" > $W/out 2>&1; echo $?; grep -io 'fine\|image with reference.*[a-z0-9]\|unable to find image.*\|unknown operating system or architecture' $W/out; }
+        for p in linux/arm64 linux/386 linux/amd64/v2 LINUX windows/amd64 '' nonsense; do echo "-- $p"; try $D run --rm $n --pull never --platform "$p" bb echo fine; done
+        export DOCKER_DEFAULT_PLATFORM=linux/arm64; try $D run --rm $n --pull never bb echo fine; try $D run --rm $n --pull never --platform '' bb echo fine; unset DOCKER_DEFAULT_PLATFORM
+        try $D run --rm $n --platform linux/arm64 127.0.0.1:1/bb echo fine; try $D run --rm $n --platform linux/amd64 127.0.0.1:1/bb echo fine
+        DOCKER_DEFAULT_PLATFORM=nonsense try $D pull 127.0.0.1:1/bb; $D rmi 127.0.0.1:1/bb"##,
+    ),
+    (
         "exit codes of what fails otherwise",
         r##"
         $D run -d $n --name up bb sleep 1000 > $W/id; $D create $n --name still bb true > $W/id

@@ -121,7 +121,7 @@ impl BuildArgs {
         options.no_cache = self.no_cache;
         options.network.clone_from(&self.network);
         options.allow_host_network = !self.allow.is_empty();
-        options.platform = self.platform.as_deref().map(longshore_image::parse_platform).transpose()?;
+        options.platform = registry::platform(self.platform.as_deref())?;
         options.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|e| e.parse().ok());
         Ok(options)
     }

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use longshore_examples::user_namespace::{self, IdMaps};
 use longshore_runtime::containers::shim_main;
 
@@ -40,8 +40,11 @@ use later::Later;
 
 /// Containers without a daemon, in docker's words
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, max_term_width = 100)]
+#[command(name = "longshore", version, disable_version_flag = true, max_term_width = 100)]
 struct Cli {
+    /// Print version information and quit
+    #[arg(short, long, action = ArgAction::Version)]
+    version: Option<bool>,
     /// Store and state (default /var/lib/longshore; for an ordinary user $XDG_DATA_HOME/longshore)
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -285,6 +288,8 @@ enum SystemCommand {
     Info(system::InfoArgs),
     /// Remove unused data
     Prune(system::SystemPruneArgs),
+    /// Start the containers whose restart policy says so, after a boot
+    Restore,
 }
 
 /// A container.
@@ -468,6 +473,7 @@ fn dispatch(app: &App, command: Command) -> Result<u8> {
         Command::Stop(args) => lifecycle::stop(app, &args)?,
         Command::System(SystemCommand::Df(args)) => system::df(app, &args)?,
         Command::System(SystemCommand::Prune(args)) => system::prune(app, &args)?,
+        Command::System(SystemCommand::Restore) => run::restore(app)?,
         Command::Tag(args) => images::tag(app, &args)?,
         Command::Top(args) => top::top(app, &args)?,
         Command::Unpause(args) => lifecycle::unpause(app, &args.names)?,

@@ -5,7 +5,7 @@ use longshore_build::local_name;
 use longshore_examples::Progress;
 use longshore_image::{Store, parse_platform};
 use longshore_registry_client::{Event, Reference};
-use oci_spec::image::Digest;
+use oci_spec::image::{Digest, Platform};
 use serde_json::json;
 
 use crate::app::App;
@@ -57,7 +57,8 @@ pub(crate) fn pull(app: &App, args: &PullArgs) -> Result<()> {
     if !args.quiet && !args.name.contains('@') && !has_tag(&args.name) {
         output::line("Using default tag: latest");
     }
-    pull_image(app, &reference, args.platform.as_deref(), &Blobs::new(args.quiet))?;
+    let platform = platform(args.platform.as_deref())?;
+    pull_image(app, &reference, platform.as_ref(), &Blobs::new(args.quiet))?;
     output::line(&reference.to_string());
     Ok(())
 }
@@ -72,8 +73,9 @@ fn pull_all(app: &App, args: &PullArgs, reference: &Reference) -> Result<()> {
         true => Failure::new(format!("repository {repository} not found: {}", answer(&e))),
         false => refused(app, &e, reference),
     })?;
+    let platform = platform(args.platform.as_deref())?;
     for tag in tags {
-        pull_image(app, &reference.with_tag(&tag)?, args.platform.as_deref(), &Blobs::new(args.quiet))?;
+        pull_image(app, &reference.with_tag(&tag)?, platform.as_ref(), &Blobs::new(args.quiet))?;
     }
     output::line(&repository);
     Ok(())
@@ -125,14 +127,19 @@ fn failed(app: &App, error: &longshore_examples::BoxError, reference: &Reference
     }
 }
 
+/// What `--platform` says, or else docker's variable; nothing stands for this machine's.
+pub(crate) fn platform(said: Option<&str>) -> Result<Option<Platform>> {
+    let said = said.map(str::to_owned).or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok());
+    Ok(said.filter(|text| !text.is_empty()).map(|text| parse_platform(&text)).transpose()?)
+}
+
 /// Pulls with docker's words up to `Status:`.
 pub(crate) fn pull_image(
     app: &App,
     reference: &Reference,
-    platform: Option<&str>,
+    platform: Option<&Platform>,
     blobs: &Blobs,
 ) -> Result<()> {
-    let platform = platform.map(parse_platform).transpose()?;
     let tag =
         reference.tag().map_or_else(|| reference.digest().map(ToString::to_string), |t| Some(t.to_owned()));
     blobs.line(&format!("{}: Pulling from {}", tag.unwrap_or_default(), reference.repository()));
@@ -145,8 +152,7 @@ pub(crate) fn pull_image(
     };
     let progress = Progress { image: &image, registry: &|_| {}, cancel: app.cancel() };
     let before = before(app.host()?.store(), reference)?;
-    let pulled =
-        app.host()?.pull(reference, platform.as_ref(), progress).map_err(|e| failed(app, &e, reference))?;
+    let pulled = app.host()?.pull(reference, platform, progress).map_err(|e| failed(app, &e, reference))?;
     for layer in pulled.image.manifest().layers() {
         let word = if blobs.knows(layer.digest()) { "Pull complete" } else { "Already exists" };
         blobs.ended(layer.digest(), word);

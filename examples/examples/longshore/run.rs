@@ -7,15 +7,17 @@ use std::thread;
 
 use clap::Args;
 use longshore_examples::find_image;
+use longshore_image::Image;
 use longshore_runtime::containers::{
     AttachOptions, Containers, DetachKeys, Ended, Error, ExecRequest, StartOptions, Stream, Terminal,
     WaitFor, parse,
 };
 use longshore_runtime::{ExecProcess, Stdio};
+use oci_spec::image::Platform;
 
 use crate::app::App;
 use crate::create::CreateArgs;
-use crate::failure::{Failure, Result, each};
+use crate::failure::{Failure, Result, chain, each};
 use crate::progress::Blobs;
 use crate::{output, registry};
 
@@ -154,25 +156,28 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
     let request = asked().map_err(|failure| failure.code(125))?;
     let mut id_file = args.id_file()?;
     let written = args.image();
-    let here = || -> Result<bool> {
-        match find_image(app.host()?.store(), written) {
-            Err(error) if error.is_not_found() => Ok(false),
-            found => Ok(found.map(|_| true)?),
-        }
+    let platform = registry::platform(args.platform.as_deref())?;
+    // Why the image is not here.
+    let missing = || -> Result<Option<String>> {
+        let image = match find_image(app.host()?.store(), written) {
+            Err(error) if error.is_not_found() => return Ok(Some(format!("No such image: {written}"))),
+            found => found?,
+        };
+        Ok(platform
+            .as_ref()
+            .filter(|wanted| !image.suits(wanted))
+            .map(|wanted| other_platform(&image, written, wanted)))
     };
-    // Also where the image is here.
-    args.platform.as_deref().map(longshore_image::parse_platform).transpose()?;
     match args.pull.as_str() {
-        "never" if !here()? => return Err(Failure::new(format!("No such image: {written}"))),
-        "never" => {}
-        "missing" if here()? => {}
+        "never" => missing()?.map_or(Ok(()), |why| Err(Failure::new(why)))?,
+        "missing" if missing()?.is_none() => {}
         "missing" | "always" => {
             let reference = registry::parse_reference(written)?;
             if args.pull == "missing" {
                 output::note(&format!("Unable to find image '{}' locally", reference.familiar()));
             }
             let blobs = Blobs::aside(args.quiet);
-            registry::pull_image(app, &reference, args.platform.as_deref(), &blobs)?;
+            registry::pull_image(app, &reference, platform.as_ref(), &blobs)?;
         }
         other => {
             return Err(Failure::new(format!(
@@ -186,6 +191,19 @@ fn create_container(app: &App, args: &CreateArgs, detached: bool) -> Result<Stri
         file.write(&created.id)?;
     }
     Ok(created.id)
+}
+
+/// Docker's words.
+fn other_platform(image: &Image, written: &str, wanted: &Platform) -> String {
+    let words = |platform: &Platform| {
+        let variant = platform.variant().as_deref().map(|variant| format!("/{variant}")).unwrap_or_default();
+        format!("{}/{}{variant}", platform.os(), platform.architecture())
+    };
+    format!(
+        "image with reference {written} was found but does not match the specified platform: wanted {}, actual: {}",
+        words(wanted),
+        words(&image.platform())
+    )
 }
 
 fn warn(warnings: &[String]) {
@@ -224,6 +242,17 @@ pub(crate) fn start(app: &App, args: &StartArgs) -> Result<u8> {
     let stream = start_warned(containers, name, &StartOptions::attach(AttachOptions::new(stdin)))?;
     let session = Session { stdin, tty: config.tty, keys: args.detach_keys.clone(), signals: !config.tty };
     session.attach(containers, name, stream)
+}
+
+/// `system restore`: what docker's daemon does when it starts. One that does not start holds up no other.
+pub(crate) fn restore(app: &App) -> Result<()> {
+    let containers = app.containers()?;
+    each(&containers.to_restore()?, |id| {
+        let named = |error: Error| Failure::new(format!("{}: {}", output::short_id(id), chain(&error)));
+        start_warned(containers, id, &StartOptions::default()).map_err(named)?;
+        output::line(id);
+        Ok(())
+    })
 }
 
 pub(crate) fn attach(app: &App, args: &AttachArgs) -> Result<u8> {

@@ -315,7 +315,7 @@ pub(crate) fn df(app: &App, args: &DfArgs) -> Result<()> {
     let (idle_volumes, idle_bytes) = measure(&Filters::new().with("dangling", "true"))?;
     let row = |kind: &str, total: usize, active: usize, size: u64, free: u64| {
         // As docker does: with its part of the whole, where there is any.
-        let part = if size > 0 { format!(" ({}%)", free * 100 / size) } else { String::new() };
+        let part = (free * 100).checked_div(size).map(|part| format!(" ({part}%)")).unwrap_or_default();
         json!({
             "Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": output::fine_size(size),
             "Reclaimable": output::fine_size(free) + &part,

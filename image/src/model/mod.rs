@@ -7,7 +7,7 @@ mod platform;
 
 use std::sync::Arc;
 
-use oci_spec::image::{Descriptor, Digest, ImageManifest};
+use oci_spec::image::{Descriptor, Digest, ImageManifest, Platform};
 
 pub use config::{DockerConfig, Healthcheck, ImageConfig};
 pub(crate) use document::{Document, MAX_DEPTH, MAX_DOCUMENT, canonical, check_document_size, parse};
@@ -60,6 +60,20 @@ impl Image {
             (ImageConfig::default(), Vec::new())
         };
         Ok(Self(Arc::new(Inner { target, descriptor, manifest, config, diff_ids, _lease: lease })))
+    }
+
+    /// What it was built for, as its config says.
+    pub fn platform(&self) -> Platform {
+        let config = &self.0.config.oci;
+        let mut platform = Platform::default();
+        platform.set_os(config.os().clone()).set_architecture(config.architecture().clone());
+        platform.set_variant(config.variant().clone());
+        platform
+    }
+
+    /// Whether it runs where `wanted` does, by the rules that choose from an index.
+    pub fn suits(&self, wanted: &Platform) -> bool {
+        satisfies(&self.platform(), wanted)
     }
 
     /// The image ID as Docker shows it: the digest of the config.

@@ -169,23 +169,27 @@ impl Containers {
 
     /// Starts those whose restart policy says so and which do not run: after a boot. Returns their IDs.
     pub fn restore(&self) -> Result<Vec<String>> {
-        let mut started = Vec::new();
+        let mut started = self.to_restore()?;
+        started.retain(|id| self.start(id, &StartOptions::default()).is_ok());
+        Ok(started)
+    }
+
+    /// IDs of those that [`Self::restore`] starts, the oldest first: another one's namespaces are older than who joins them.
+    pub fn to_restore(&self) -> Result<Vec<String>> {
+        let mut wanted = Vec::new();
         for (record, state) in self.records()? {
-            let wanted = match record.host.restart_policy.name.as_str() {
+            let starts = match record.host.restart_policy.name.as_str() {
                 "always" => true,
                 "unless-stopped" => !state.stopped_by_hand,
                 "on-failure" => state.shown.exit_code != 0 && !state.stopped_by_hand,
                 _ => false,
             };
-            if wanted
-                && !state.is_live()
-                && state.shown.status != "created"
-                && self.start(&record.id, &StartOptions::default()).is_ok()
-            {
-                started.push(record.id);
+            if starts && !state.is_live() && state.shown.status != "created" {
+                wanted.push((record.created, record.id));
             }
         }
-        Ok(started)
+        wanted.sort();
+        Ok(wanted.into_iter().map(|(_, id)| id).collect())
     }
 }
 
