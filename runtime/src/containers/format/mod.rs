@@ -183,6 +183,7 @@ mod tests {
             ports: String::new(),
             labels: [("a".to_string(), "b".to_string())].into(),
             mounts: vec!["data".into(), "/srv".into()],
+            local_volumes: 0,
             networks: vec!["bridge".into()],
             size: None,
         };
