@@ -303,17 +303,48 @@ fn inspect_any(app: &App, name: &str, args: &InspectArgs) -> Result<Value> {
     Err(Failure::new(format!("No such object: {name}")))
 }
 
+/// Docker's keys of what there is not here, with the values that stand for nothing: templates name them.
+fn with_the_rest(inspect: Inspect) -> Result<Value> {
+    let mut shown = serde_json::to_value(inspect)?;
+    let host = json!({
+        "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0], "CpuCount": 0, "CpuPercent": 0, "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0, "DeviceRequests": null, "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "Isolation": "",
+        "KernelMemory": 0, "KernelMemoryTCP": 0, "Links": null,
+    });
+    let network = json!({
+        "Bridge": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "HairpinMode": false, "IPv6Gateway": "",
+        "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null,
+    });
+    let endpoint = json!({
+        "DriverOpts": null, "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPv6Gateway": "", "Links": null,
+    });
+    add(&mut shown["HostConfig"], &host);
+    add(&mut shown["NetworkSettings"], &network);
+    if let Some(networks) = shown["NetworkSettings"]["Networks"].as_object_mut() {
+        networks.values_mut().for_each(|one| add(one, &endpoint));
+    }
+    Ok(shown)
+}
+
+/// What is said already stays.
+fn add(to: &mut Value, more: &Value) {
+    let (Some(to), Some(more)) = (to.as_object_mut(), more.as_object()) else { return };
+    for (key, value) in more {
+        to.entry(key).or_insert_with(|| value.clone());
+    }
+}
+
 /// With the bytes of the writable layer and of the whole root file system, if they are asked for.
 fn with_sizes(app: &App, mut inspect: Inspect, size: bool) -> Result<Value> {
     if !size {
-        return Ok(serde_json::to_value(inspect)?);
+        return with_the_rest(inspect);
     }
     let filters = Filters::new().with("id", &inspect.id);
     let own = app.containers()?.list(true, &filters, true)?.into_iter().find_map(|s| s.size);
     inspect.size_rw = own;
     let image = images::inspect(app, &inspect.image).ok();
     let below = image.and_then(|image| image["Size"].as_u64());
-    let mut shown = serde_json::to_value(inspect)?;
+    let mut shown = with_the_rest(inspect)?;
     if let (Some(own), Some(below)) = (own, below) {
         shown["SizeRootFs"] = (own + below).into();
     }

@@ -350,14 +350,21 @@ pub(crate) fn confirmed(warning: &str) -> Result<bool> {
 /// `version`
 pub(crate) fn version(format: Option<&str>) -> Result<()> {
     let uname = rustix::system::uname();
-    let value = json!({
-        "Version": env!("CARGO_PKG_VERSION"), "Os": std::env::consts::OS, "Arch": std::env::consts::ARCH,
-        "KernelVersion": uname.release().to_string_lossy(),
+    let machine = longshore_image::host_platform();
+    // There is no API, and no Go: the keys are there for those who read them all.
+    let client = json!({
+        "Platform": {"Name": "longshore"}, "Version": env!("CARGO_PKG_VERSION"), "Os": machine.os().to_string(),
+        "Arch": machine.architecture().to_string(), "ApiVersion": "", "GitCommit": "", "GoVersion": "", "BuildTime": "",
+        "Experimental": false,
     });
+    let mut server = client.clone();
+    server["KernelVersion"] = uname.release().to_string_lossy().into();
+    server["MinAPIVersion"] = "".into();
+    server["Components"] = json!([]);
     if let Some(format) = format {
-        return output::one(format, value);
+        return output::one(format, json!({"Client": client, "Server": server}));
     }
-    let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| server[name].as_str().unwrap_or_default().to_owned();
     output::line(&format!("longshore version {}", text("Version")));
     output::line(&format!(
         " OS/Arch:  {}/{}\n Kernel:   {}",
