@@ -110,14 +110,8 @@ fn a_store_that_stops_after_any_step_is_sound() {
             for name in names {
                 store.remove(&name, false).unwrap();
             }
-            for _ in 0..100 {
-                store.collect(Ctx::none()).unwrap();
-                // A process that another test is just forking shares the dead store's lease for a moment.
-                if fs::read_dir(path.join("leases")).unwrap().next().is_none() {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+            // A process that another test is just forking shares the dead store's lease for a moment.
+            until_empty(&path.join("leases"), || drop(store.collect(Ctx::none()).unwrap()));
             assert_eq!(settled(&store), empty, "{what}: something stayed behind");
             life(&store, &source, &roots).unwrap_or_else(|e| panic!("{what}: {e:?}"));
             if done {
@@ -136,14 +130,19 @@ fn settled_at(path: &Path, directories: bool) -> Vec<String> {
 /// Opens the store until all leftovers are reclaimed: a thread that still ends, or a process that another test is just forking, shares
 /// the dead store's locks for a moment.
 fn reopened(path: &Path, directories: bool) -> Store {
-    for _ in 0..200 {
-        drop(Store::open_with(path, &options(directories, Durability::None)).unwrap());
-        if fs::read_dir(path.join("tmp")).unwrap().next().is_none() {
-            break;
-        }
+    let open = || Store::open_with(path, &options(directories, Durability::None)).unwrap();
+    until_empty(&path.join("tmp"), || drop(open()));
+    open()
+}
+
+/// Does it until the directory is empty, for a minute at most.
+fn until_empty(dir: &Path, clean: impl Fn()) {
+    let end = Instant::now() + Duration::from_secs(60);
+    clean();
+    while fs::read_dir(dir).unwrap().next().is_some() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
+        clean();
     }
-    Store::open_with(path, &options(directories, Durability::None)).unwrap()
 }
 
 /// Runs the test `helper` of this binary in a process of its own, which does `what` on the store in `dir`.

@@ -285,7 +285,7 @@ impl Dockerd {
             .spawn()
             .unwrap();
         let dockerd = Self { child, socket };
-        for _ in 0..150 {
+        for _ in 0..300 {
             if dockerd.command(&["version"]).output().is_ok_and(|o| o.status.success()) {
                 return Some(dockerd);
             }
