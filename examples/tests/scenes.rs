@@ -201,6 +201,14 @@ const SCENES: &[(&str, &str)] = &[
         DOCKER_DEFAULT_PLATFORM=nonsense try $D pull 127.0.0.1:1/bb; $D rmi 127.0.0.1:1/bb"##,
     ),
     (
+        "events of attach and exec",
+        r##"
+        sleep 1.1; since=$(date +%s); $D run -d $n --name inner -l k=v bb sleep 1000 > $W/id; $D exec inner sh -c 'exit 7'; $D exec -u 0 inner echo; $D exec inner nope > $W/out 2>&1; $D exec -u nobody-there inner true > $W/out 2>&1
+        echo 'exit 3' | $D run -i $n --name seen bb sh; echo | $D start -ai seen; sleep 2; until=$(date +%s)
+        $D events --since $since --until $until -f type=container -f event=attach -f event=exec_create -f event=exec_start -f event=exec_die > $W/events; sed -e 's/^20[^ ]*Z/TIME/' -e 's/[0-9a-f]\{64\}/ID/g' $W/events
+        $D events --since $since --until $until -f event=exec_die -f label=k=v --format '{{.Actor.Attributes.exitCode}}'; grep -o 'execID=[0-9a-f]\{64\}' $W/events | sort | uniq -c | awk '{print $1}' | sort; $D rm -f inner seen"##,
+    ),
+    (
         "what templates ask of inspect and version",
         r##"
         $D create $n --name asked bb true > $W/id; h='{{with .HostConfig}}{{.Links}} {{.CpuRealtimePeriod}} {{json .ConsoleSize}} {{json .BlkioWeightDevice}}{{end}}'

@@ -289,7 +289,7 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     }
     let containers = app.containers()?;
     check_terminal(args.tty && args.interactive && !args.detach)?;
-    let mut request = ExecRequest::new(command);
+    let mut request = ExecRequest::new(command).with_id()?;
     request.env = crate::create::environment(&args.env_file, &args.env)?;
     request.user.clone_from(&args.user);
     request.working_dir.clone_from(&args.workdir);
@@ -303,8 +303,13 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     let stdin = if args.interactive { Stdio::Piped } else { Stdio::Null };
     let mut process =
         containers.exec(container, &request, [stdin, Stdio::Piped, Stdio::Piped]).map_err(exec_failed)?;
+    // The container may have gone with it.
+    let ended = |code: i32| {
+        let _ = containers.exec_ended(container, request.id.as_deref().unwrap_or_default(), code);
+        exit_code(code)
+    };
     if !args.tty {
-        return piped(&mut process);
+        return Ok(piped(&mut process)?.map_or(1, ended));
     }
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut terminal = Terminal::new(stdout.as_fd(), stderr.as_fd());
@@ -312,7 +317,7 @@ pub(crate) fn exec(app: &App, args: &ExecArgs) -> Result<u8> {
     terminal.tty = args.tty;
     terminal.detach_keys = args.detach_keys.clone().unwrap_or_default();
     match terminal.exec(process)? {
-        Ended::Exited(code) => Ok(exit_code(code)),
+        Ended::Exited(code) => Ok(ended(code)),
         Ended::Detached => Ok(detached(1)),
     }
 }
@@ -324,7 +329,7 @@ fn detached(code: u8) -> u8 {
 }
 
 /// Copies between this program's streams and the process's pipes until it has ended and all was read.
-fn piped(process: &mut ExecProcess) -> Result<u8> {
+fn piped(process: &mut ExecProcess) -> Result<Option<i32>> {
     if let Some(to) = process.take_stdio(0).map(File::from) {
         // It may wait for input that never comes, and ends with the program.
         thread::spawn(move || pump(std::io::stdin(), to));
@@ -336,7 +341,7 @@ fn piped(process: &mut ExecProcess) -> Result<u8> {
     for thread in [out, err].into_iter().flatten() {
         let _ = thread.join();
     }
-    Ok(exit.map_or(1, |exit| exit_code(exit.code)))
+    Ok(exit.map(|exit| exit.code))
 }
 
 /// Ends with either side; what cannot be written is dropped together with the pipe.

@@ -205,6 +205,8 @@ pub struct Change {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ExecRequest {
+    /// By which events tell it from others; `None`: one is made.
+    pub id: Option<String>,
     /// Program and arguments.
     pub args: Vec<String>,
     /// Environment beside the container's, `NAME=value`.
@@ -225,6 +227,13 @@ impl ExecRequest {
     /// Runs `args` as the container's own user.
     pub fn new<S: Into<String>>(args: impl IntoIterator<Item = S>) -> Self {
         Self { args: args.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+    /// With a new [`Self::id`] of 64 hex digits, for [`super::Containers::exec_ended`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] without random bytes.
+    pub fn with_id(self) -> Result<Self> {
+        Ok(Self { id: Some(super::dir::new_id()?), ..self })
     }
 }
 

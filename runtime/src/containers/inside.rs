@@ -12,12 +12,14 @@ use super::proto::Request;
 use super::record::Record;
 use super::rootview::RootView;
 use super::{
-    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Update, compile, shim,
+    Containers, Error, ExecRequest, LogLine, LogOptions, Result, StartOptions, Stats, Update, compile, dir,
+    shim,
 };
 use crate::{Container, ExecOptions, ExecProcess, Stdio};
 
 impl Containers {
     /// Runs one more program in a running container. The process is the caller's child; dropped, it runs on. See [`super::Terminal::exec`].
+    /// Events tell of its beginning, and of its end where the caller says it ([`Self::exec_ended`]).
     pub fn exec(&self, key: &str, request: &ExecRequest, stdio: [Stdio; 3]) -> Result<ExecProcess> {
         let id = self.id(key)?;
         let (record, state) = self.load(&id)?;
@@ -35,10 +37,26 @@ impl Containers {
         if !state.shown.running {
             return Err(Error::NotRunning(id));
         }
+        let exec_id = request.id.clone().map_or_else(dir::new_id, Ok)?;
+        if let Some((program, args)) = request.args.split_first() {
+            for action in ["exec_create", "exec_start"] {
+                // As Docker: the blank is there without arguments, too.
+                let action = format!("{action}: {program} {}", args.join(" "));
+                self.0.emit(&action, &record, &[("execID", &exec_id)]);
+            }
+        }
         let container = self.0.runtime.open(&id)?;
-        let process = self.exec_in(&record, &container, request, stdio)?;
-        self.0.emit(&format!("exec_start: {}", request.args.join(" ")), &record, &[]);
-        Ok(process)
+        self.exec_in(&record, &container, request, stdio)
+    }
+
+    /// Tells the readers of events that the process of this [`ExecRequest::id`] has ended.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]
+    pub fn exec_ended(&self, key: &str, exec_id: &str, exit_code: i32) -> Result<()> {
+        let (record, _) = self.load(&self.id(key)?)?;
+        self.0.emit("exec_die", &record, &[("execID", exec_id), ("exitCode", &exit_code.to_string())]);
+        Ok(())
     }
 
     pub(super) fn exec_in(

@@ -45,7 +45,9 @@ impl Containers {
         }
         if state.is_live() {
             return match options.attach {
-                Some(attach) if state.shown.running => Ok((Some(self.attach_id(&id, attach)?), Vec::new())),
+                Some(attach) if state.shown.running => {
+                    Ok((Some(self.attach_to(&record, attach)?), Vec::new()))
+                }
                 _ => Ok((None, Vec::new())),
             };
         }
@@ -53,6 +55,9 @@ impl Containers {
     }
 
     fn spawn(&self, record: &Record, options: &StartOptions) -> Result<(Option<Stream>, Vec<String>)> {
+        if options.attach.is_some() {
+            self.0.emit("attach", record, &[]);
+        }
         let shim = &self.0.options.shim;
         let fail = |e: std::io::Error| Error::io("start the supervisor", shim)(e);
         let (ours, theirs) = UnixStream::pair().map_err(fail)?;
@@ -98,9 +103,9 @@ impl Containers {
     /// Attaches to a running one.
     pub fn attach(&self, key: &str, options: &AttachOptions) -> Result<Stream> {
         let id = self.id(key)?;
-        let (_, state) = self.load(&id)?;
+        let (record, state) = self.load(&id)?;
         match state.shown.status.as_str() {
-            "running" => self.attach_id(&id, *options),
+            "running" => self.attach_to(&record, *options),
             "paused" => {
                 Err(Error::Conflict("You cannot attach to a paused container, unpause it first".into()))
             }
@@ -111,11 +116,11 @@ impl Containers {
         }
     }
 
-    fn attach_id(&self, id: &str, options: AttachOptions) -> Result<Stream> {
-        self.shim_of(id)?.ok_or_else(|| Error::NotRunning(id.into())).and_then(|mut stream| {
-            stream.ask(&Request::Attach(options))?;
-            Ok(stream)
-        })
+    fn attach_to(&self, record: &Record, options: AttachOptions) -> Result<Stream> {
+        let mut stream = self.shim_of(&record.id)?.ok_or_else(|| Error::NotRunning(record.id.clone()))?;
+        stream.ask(&Request::Attach(options))?;
+        self.0.emit("attach", record, &[]);
+        Ok(stream)
     }
 
     /// A connection to its shim; `None` when it has none.
