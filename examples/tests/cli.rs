@@ -98,6 +98,39 @@ fn inspect_measures_a_container_if_it_is_asked_to() {
     assert!(!longshore.ok(&["inspect", "box"]).contains("SizeR"));
 }
 
+#[test]
+fn a_supervisor_with_more_clients_than_it_can_take_rests() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(longshore) = with_busybox(dir.path()) else { return };
+    if !common::have(&["prlimit"]) {
+        return;
+    }
+    let id = longshore.ok(&["run", "-d", "--network", "none", "bb", "sleep", "1000"]).trim().to_owned();
+    let init = longshore.ok(&["inspect", "-f", "{{.State.Pid}}", &id]).trim().to_owned();
+    let numbers = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let fields = stat.rsplit(") ").next().expect("fields").split(' ').map(str::to_owned);
+        fields.collect::<Vec<_>>()
+    };
+    let shim = numbers(&init)[1].clone();
+    common::succeed(std::process::Command::new("prlimit").args(["--pid", &shim, "--nofile=32:32"]), 60);
+    let place = std::fs::File::open(longshore.root.join("containers").join(&id)).expect("its directory");
+    // Its path may be too long for an address.
+    let socket = format!("/proc/self/fd/{}/sock", std::os::fd::AsRawFd::as_raw_fd(&place));
+    let connect = || std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+    let crowd: Vec<_> = (0..64).map(|_| connect()).collect();
+    let ticks =
+        || numbers(&shim)[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum::<u64>();
+    let before = ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = ticks() - before;
+    // Of a hundred in a second; going round and round takes most of them.
+    assert!(used < 25, "{used}");
+    drop(crowd);
+    longshore.ok(&["stop", "-t", "0", &id]);
+    longshore.ok(&["rm", &id]);
+}
+
 /// As after a boot: everything was ended at once, and nobody wrote down how.
 #[test]
 fn what_was_running_comes_back_after_a_boot() {

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -13,6 +14,9 @@ use crate::Running;
 use crate::containers::proto::{self, Request};
 use crate::containers::record::{Record, State};
 use crate::containers::{Containers, Error, LogStream, RestartPolicy, Result, log, parse, socket, sys};
+
+/// How long clients wait that could not be taken.
+const CROWDED: Duration = Duration::from_millis(200);
 
 /// Supervises a container from its start to its last end. An error before the first start has succeeded is the starter's to hear.
 pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Result<()> {
@@ -44,6 +48,7 @@ pub(super) fn run(all: &Containers, id: &str, starter: &mut UnixStream) -> Resul
         stop: None,
         by_hand: false,
         held: false,
+        crowded: false,
         buffer: Vec::new(),
     };
     let socket = starter.try_clone().map_err(Error::io("duplicate", "the starter's connection"))?;
@@ -68,6 +73,8 @@ pub(super) struct Shim<'a> {
     by_hand: bool,
     /// It is frozen for clients that asked for it, and thaws with the last of them.
     held: bool,
+    /// The last client could not be taken.
+    crowded: bool,
     buffer: Vec<u8>,
 }
 
@@ -217,8 +224,12 @@ impl Shim<'_> {
 
     fn poll(&mut self, life: Option<&Life>, timeout: Option<Duration>) -> Result<Vec<(Token, PollFlags)>> {
         let held_up = self.clients.iter().any(Client::holds_up);
+        let crowded = std::mem::take(&mut self.crowded);
+        let timeout = if crowded { Some(timeout.map_or(CROWDED, |t| t.min(CROWDED))) } else { timeout };
         let mut set: Vec<(Token, PollFd<'_>)> = Vec::with_capacity(6 + self.clients.len());
-        set.push((Token::Listener, PollFd::new(&self.listener, PollFlags::IN)));
+        if !crowded {
+            set.push((Token::Listener, PollFd::new(&self.listener, PollFlags::IN)));
+        }
         if let Some(life) = life {
             set.push((Token::Init, PollFd::from_borrowed_fd(life.running.as_fd(), PollFlags::IN)));
             for (n, fd) in life.outputs.iter().enumerate().filter(|_| !held_up) {
@@ -329,8 +340,15 @@ impl Shim<'_> {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
-            self.clients.extend(Client::new(socket, Role::New));
+        loop {
+            match self.listener.accept() {
+                Ok((socket, _)) => self.clients.extend(Client::new(socket, Role::New)),
+                Err(error) => {
+                    // Out of descriptors: whoever waits is still there, and would be told of at once.
+                    self.crowded = error.kind() != ErrorKind::WouldBlock;
+                    return;
+                }
+            }
         }
     }
 
