@@ -111,6 +111,7 @@ impl Container {
             instead: &|| self.runtime.inner.layout.v2_group_of(record.pid),
             keep: &keep,
             maps: None,
+            to_move: false,
             on_namespaces: &mut |_| Ok(()),
         };
         let mut launched = launch(request, &status, theirs)?;

@@ -27,8 +27,24 @@ pub(crate) struct Launch<'a> {
     pub(crate) instead: &'a dyn Fn() -> Option<OwnedFd>,
     pub(crate) keep: &'a [RawFd],
     pub(crate) maps: Option<&'a Maps>,
+    /// It could not be born in its group, and is to be moved there.
+    pub(crate) to_move: bool,
     /// Called with the PID when the namespaces exist.
     pub(crate) on_namespaces: &'a mut dyn FnMut(u32) -> Result<()>,
+}
+
+impl Launch<'_> {
+    /// Sees that it is in its group.
+    fn moved(&mut self, launched: &Launched) -> Result<()> {
+        if !std::mem::take(&mut self.to_move) {
+            return Ok(());
+        }
+        match self.groups.attach(launched.pid) {
+            // It has ended, and needs no group.
+            Err(_) if sys::readable(&launched.pidfd, Duration::ZERO).unwrap_or(false) => Ok(()),
+            result => result,
+        }
+    }
 }
 
 /// A started process.
@@ -67,11 +83,18 @@ pub(crate) fn launch(mut launch: Launch<'_>, status: &OwnedFd, theirs: OwnedFd) 
             let group = (launch.instead)().ok_or_else(|| Error::os("clone3")(source))?;
             born_in(launch.groups, &Spawn { cgroup: Some(group.as_fd()), ..request })?
         }
+        // From outside the user's own part of the hierarchy: its systemd may ask the machine's to move a process.
+        Err(Error::Os { source, .. })
+            if source.raw_os_error() == Some(libc::EACCES) && launch.groups.is_of_systemd() =>
+        {
+            launch.to_move = true;
+            born_in(launch.groups, &Spawn { cgroup: None, ..request })?
+        }
         born => born?,
     };
     drop((theirs, memory));
     let mut launched = Launched { pid, pidfd, console: None, netns: None, listener: None };
-    match converse(&mut launch, status, &mut launched) {
+    match converse(&mut launch, status, &mut launched).and_then(|()| launch.moved(&launched)) {
         Ok(()) => Ok(launched),
         Err(error) => {
             launched.abort();
@@ -116,6 +139,7 @@ fn converse(launch: &mut Launch<'_>, status: &OwnedFd, launched: &mut Launched) 
         match message.kind {
             msg::PID => replace(launched, message.value as u32)?,
             msg::MAPS => {
+                launch.moved(launched)?;
                 if let Some(maps) = launch.maps {
                     maps.write(launched.pid)?;
                 }

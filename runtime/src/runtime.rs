@@ -246,6 +246,7 @@ impl Runtime {
                 instead: &|| None,
                 keep: &keep,
                 maps: maps.as_ref(),
+                to_move: false,
                 on_namespaces: &mut |pid| {
                     devices.move_to(pid)?;
                     hooks::with_namespaces(&self.inner.helper, spec, id, pid, &bundle)

@@ -33,6 +33,7 @@ const SYSTEM: &[Case] = &[
     ("what systemd refuses is told, and leaves nothing", refused),
     ("a unit that runs is not touched", taken),
     ("a killed creator leaves nothing", killed_creator),
+    ("an ordinary user's own systemd", of_a_user),
 ];
 
 #[test]
@@ -40,6 +41,7 @@ fn in_user_mode_linux() {
     match std::env::var(WORLD).as_deref() {
         Ok("system") => return run(SYSTEM),
         Ok("creator") => return create_and_wait(),
+        Ok("user") => return as_user(),
         Ok(_) => return,
         Err(_) => {}
     }
@@ -284,6 +286,48 @@ fn killed_creator(world: &World) {
     child.wait().unwrap();
     assert_eq!(world.runtime.gc().unwrap(), ["left"]);
     assert!(!group.exists() && is_gone("longshore-left.scope"));
+}
+
+/// uid 1000 with a systemd of its own, from outside that one's part of the hierarchy.
+fn of_a_user(world: &World) {
+    let dir = world.dir.path();
+    std::os::unix::fs::chown(dir, Some(1000), Some(1000)).unwrap();
+    let copy = dir.join("test");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let script = format!(
+        "mkdir -p /run/bus /run/user/1000 && chown 1000:1000 /run/user/1000 && cd /run/bus && cp /run/units/dbus.socket . && \
+         sed -i 's|=/run/dbus/system_bus_socket|=/run/user/1000/bus|' dbus.socket && sed 's/--system /--session /' /run/units/dbus.service >dbus.service && \
+         printf '[Unit]\\nRequires=dbus.socket\\n' >default.target && cd /run/units && \
+         printf '[Service]\\nType=notify\\nUser=1000\\nGroup=1000\\nDelegate=pids memory\\nSlice=user-1000.slice\\n' >user@1000.service && \
+         printf 'Environment=XDG_RUNTIME_DIR=/run/user/1000 SYSTEMD_UNIT_PATH=/run/bus\\nExecStart=/lib/systemd/systemd --user\\n' >>user@1000.service && \
+         printf '[Unit]\\nDefaultDependencies=no\\n' >>user@1000.service && systemctl daemon-reload && systemctl start user@1000.service && \
+         exec env TMPDIR={0} {WORLD}=user setpriv --reuid=1000 --regid=1000 --clear-groups {0}/test --exact in_user_mode_linux --nocapture",
+        dir.display()
+    );
+    let out = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("as a user: fine"), "{said}");
+}
+
+fn as_user() {
+    let world = World::new().expect("busybox");
+    let runtime = world.runtime.clone().with_systemd(Systemd::user("/run/user/1000/bus"));
+    let limits = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 7}});
+    let spec = with(&world, &["sleep", "1000"], ":of:user", limits);
+    let running = start(&runtime, &id("user"), &spec);
+    let group = group_of(running.pid());
+    let expected = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/user.slice/of-user.scope";
+    assert_eq!(group, Path::new(expected));
+    assert_eq!((value(&group, "memory.max").as_str(), value(&group, "pids.max").as_str()), ("67108864", "7"));
+    let mut more = running.exec(["sleep", "1000"]).unwrap();
+    assert_eq!(group_of(more.pid()), group);
+    running.pause().unwrap();
+    running.resume().unwrap();
+    more.kill(9).unwrap();
+    assert_eq!(more.wait(None).unwrap().unwrap().signal, Some(9));
+    drop(running);
+    assert!(!group.exists());
+    println!("as a user: fine");
 }
 
 fn create_and_wait() {

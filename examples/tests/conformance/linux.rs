@@ -92,6 +92,12 @@ fn devices() -> Vec<Case> {
             Out("0"),
         ),
         case(
+            "/dev/net/tun is allowed, as runc and crun do",
+            json!({"linux": {"devices": [{"path": "/dev/x", "type": "c", "major": 10, "minor": 200}]}}),
+            "(: <>/dev/x) 2>&1 | grep -c 'not permitted'; true",
+            Out("0"),
+        ),
+        case(
             "other devices are denied",
             json!({"linux": {"devices": [{"path": "/dev/x", "type": "c", "major": 1, "minor": 11}]}}),
             "echo x >/dev/x",

@@ -26,8 +26,9 @@ pub(super) struct Rule {
 const ALL: u32 = 7;
 const MKNOD: u32 = 1;
 
-/// The devices that every container may use (config-linux.md, "Default Devices"), and nodes that it may make.
-const DEFAULT: [(u8, Option<u32>, Option<u32>, u32); 11] = [
+/// The devices that every container may use (config-linux.md, "Default Devices"), and nodes that it may make; and `/dev/net/tun`, which runc
+/// and crun permit, left out once, and permit again for those who make the node themselves.
+const DEFAULT: [(u8, Option<u32>, Option<u32>, u32); 12] = [
     (b'c', None, None, MKNOD),
     (b'b', None, None, MKNOD),
     (b'c', Some(1), Some(3), ALL),
@@ -39,6 +40,7 @@ const DEFAULT: [(u8, Option<u32>, Option<u32>, u32); 11] = [
     (b'c', Some(5), Some(1), ALL),
     (b'c', Some(5), Some(2), ALL),
     (b'c', Some(136), None, ALL),
+    (b'c', Some(10), Some(200), ALL),
 ];
 
 pub(super) fn apply(groups: &Groups, resources: Option<&LinuxResources>) -> Result<()> {

@@ -147,15 +147,20 @@ impl Groups {
     }
 
     /// systemd made the groups, and delegates what it has.
-    #[cfg(feature = "systemd")]
-    fn is_of_systemd(&self) -> bool {
-        self.unit.is_some()
+    pub(crate) fn is_of_systemd(&self) -> bool {
+        #[cfg(feature = "systemd")]
+        return self.unit.is_some();
+        #[cfg(not(feature = "systemd"))]
+        false
     }
 
-    #[cfg(not(feature = "systemd"))]
-    #[expect(clippy::unused_self, reason = "as with systemd")]
-    fn is_of_systemd(&self) -> bool {
-        false
+    /// Has systemd move a process into its unit's group.
+    pub(crate) fn attach(&self, pid: u32) -> Result<()> {
+        #[cfg(feature = "systemd")]
+        if let Some(unit) = &self.unit {
+            return unit.attach(pid);
+        }
+        Err(Error::Unsupported { what: format!("move process {pid}: no systemd made its group") })
     }
 
     /// Sets the device rules.

@@ -94,6 +94,11 @@ impl Unit {
         Manager::connect(&self.bus)?.set(&self.name, &properties)
     }
 
+    /// Moves a process into its group.
+    pub(crate) fn attach(&self, pid: u32) -> Result<()> {
+        Manager::connect(&self.bus)?.attach(&self.name, pid)
+    }
+
     /// Ends it, and forgets how it ended.
     pub(crate) fn end(&self) -> Result<()> {
         Manager::connect(&self.bus)?.stop(&self.name)
@@ -170,6 +175,16 @@ impl Manager {
             properties::write(body, properties);
         })?;
         answer.map(drop).map_err(|refusal| refusal.error(&format!("set properties of {unit}")))
+    }
+
+    fn attach(&mut self, unit: &str, pid: u32) -> Result<()> {
+        let answer = self.bus.call(&method("AttachProcessesToUnit"), "ssau", |body| {
+            body.string(unit);
+            // No group below the unit's.
+            body.string("");
+            body.array(4, |body| body.u32(pid));
+        })?;
+        answer.map(drop).map_err(|refusal| refusal.error(&format!("move process {pid} into {unit}")))
     }
 
     fn stop(&mut self, unit: &str) -> Result<()> {
