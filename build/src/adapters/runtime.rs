@@ -303,12 +303,20 @@ impl RuntimeExecutor {
         if self.rootless.is_some() {
             return Err("a bind mount of a stage, image or context needs root so far".into());
         }
-        let mounted = snapshot.mount()?;
         use rustix::fs::{Mode, OFlags, ResolveFlags};
+        let copy = snapshot.root();
+        let mounted = match &copy {
+            Some(copy) => rustix::fs::open(copy, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
+            None => snapshot.mount()?,
+        };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let path = if path.is_empty() { "." } else { path };
         let fd = rustix::fs::openat2(&mounted, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
         let source = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+        if copy.is_some() {
+            // A descriptor of the host's mounts is of no use in the container's namespace; this path is, and no link is left in it.
+            return Ok(std::fs::read_link(source)?);
+        }
         files.held.extend([mounted, fd]);
         Ok(source)
     }
