@@ -375,7 +375,12 @@ impl Runtime {
         if let Some(note) = claim.noted()?.filter(|note| !note.is_empty()) {
             let mut noted = note.split(|byte| *byte == 0).map(|path| Path::new(OsStr::from_bytes(path)));
             let path = noted.next().unwrap_or(Path::new("/"));
-            let groups = Groups::existing(&self.inner.layout, path);
+            #[cfg_attr(not(feature = "systemd"), expect(unused_mut, reason = "a unit makes it so"))]
+            let mut groups = Groups::existing(&self.inner.layout, path);
+            #[cfg(feature = "systemd")]
+            if let Some(systemd) = self.systemd.as_ref().filter(|_| !groups.is_empty()) {
+                groups.unit = Unit::of_group(systemd, path);
+            }
             // Its parked process ends by itself. A hook may hang, but other programs may live in a group that the spec named.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let own = name == id || name == format!("{}-{id}", crate::cgroup::PREFIX);

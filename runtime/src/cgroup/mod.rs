@@ -303,7 +303,7 @@ impl Groups {
     pub(crate) fn remove(&self) -> Result<()> {
         #[cfg(feature = "systemd")]
         if let Some(unit) = &self.unit {
-            // A unit ends by itself, too, when its groups are empty or gone; those are what has to go.
+            // Before its groups go, or it may not see that they are empty. It ends by itself, too; the groups are what has to go.
             let _ = unit.end();
         }
         let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);

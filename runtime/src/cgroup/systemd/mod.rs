@@ -82,6 +82,12 @@ impl Unit {
         Ok(Place { path, groups, keeper: Some(keeper) })
     }
 
+    /// The unit of a group whose maker was killed. It has to be ended: a group that is removed before systemd has seen it empty leaves its unit.
+    pub(crate) fn of_group(systemd: &Systemd, path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        name.ends_with(".scope").then(|| Self { name, bus: systemd.bus.clone(), v2: true })
+    }
+
     /// Changes its limits.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
         let mut properties = properties::of_resources(resources, self.v2)?;
