@@ -855,6 +855,54 @@ fn usage_of_a_removed_snapshot_is_nothing() {
 }
 
 #[test]
+fn usage_counts_any_depth_and_follows_nobody_out() {
+    for (temp, store) in stores() {
+        let mut source = Source::default();
+        let root = source.image(&two_layers());
+        let image = import(&store, &source, &root, "a").image;
+        let snapshot = store.snapshot("s", &image).unwrap();
+        let upper = snapshot.root().unwrap_or_else(|| store.path().join("snapshots/s/upper"));
+        let measured = || (snapshot.file_bytes().unwrap(), snapshot.usage().unwrap().1);
+        let before = measured();
+        let mut dir = fs::File::open(&upper).unwrap();
+        // Deeper than a path can say.
+        for _ in 0..600 {
+            rustix::fs::mkdirat(&dir, "aaaaaaaa", 0o755.into()).unwrap();
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+            dir = rustix::fs::openat(&dir, "aaaaaaaa", flags, 0.into()).unwrap().into();
+        }
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+        let file = rustix::fs::openat(&dir, "file", flags, 0o644.into()).unwrap();
+        rustix::fs::ftruncate(&file, 1 << 20).unwrap();
+        assert_eq!(measured(), (before.0 + (1 << 20), before.1 + 601));
+        fs::remove_dir_all(upper.join("aaaaaaaa")).unwrap();
+        // A directory that becomes a link to one with the same names, and much in it.
+        let outside = temp.path().join("outside");
+        let (inside, link) = (upper.join("d"), upper.join("link"));
+        for place in [&outside, &inside] {
+            (0..20).for_each(|n| fs::create_dir_all(place.join(format!("sub{n}"))).unwrap());
+        }
+        fs::File::create(outside.join("sub7/file")).unwrap().set_len(1 << 40).unwrap();
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        let (done, most) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let swap = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &inside, rustix::fs::CWD, &link, swap)
+                        .unwrap();
+                }
+            });
+            for _ in 0..60 {
+                most.fetch_max(snapshot.file_bytes().unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(most.into_inner() < 1 << 30, "what lies outside was counted");
+    }
+}
+
+#[test]
 fn a_new_store_may_be_opened_by_many_at_once() {
     let mut options = StoreOptions::default();
     options.durability = longshore_image::Durability::None;

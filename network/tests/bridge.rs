@@ -290,6 +290,28 @@ fn what_is_released_reaches_nobody_and_goes_with_its_network_namespace() {
 }
 
 #[test]
+fn who_came_again_keeps_its_link_when_another_gets_its_former_address() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let bridge = lab.bridge();
+    let (web, other) = (Netns::new(), Netns::new());
+    let first = bridge.attach(web.as_fd(), &Endpoint::new().id("web")).unwrap();
+    let former = first.address().0;
+    bridge.release(&first.keep()).unwrap();
+    let again = bridge.attach(web.as_fd(), &Endpoint::new().id("web")).unwrap();
+    assert_ne!(again.address().0, former);
+    let taken = bridge.attach(other.as_fd(), &Endpoint::new().id("other").address(former)).unwrap();
+    assert_eq!(taken.address().0, former);
+    let _server = lab.host.serve(7000, "host");
+    let at = format!("http://{}:7000/", bridge.gateway().unwrap());
+    for netns in [&web, &other] {
+        assert_eq!(netns.curl(&at).as_deref(), Some("host"));
+    }
+}
+
+#[test]
 fn a_network_has_its_gateway_range_and_reserved_addresses() {
     if !ready(&TOOLS) {
         return;

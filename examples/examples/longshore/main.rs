@@ -359,7 +359,7 @@ fn joins(root: Option<&PathBuf>, command: &Command) -> bool {
     }
 }
 
-/// Whether a command has something to put in order when it is interrupted; the others only wait and look.
+/// Whether a command has something to put in order when it is interrupted; the others only ask, wait and look, or leave nothing half done.
 fn cleans_up(command: &Command) -> bool {
     // Standard input may never come.
     if let Command::Cp(args) | Command::Container(Later(ContainerCommand::Cp(args))) = command
@@ -373,16 +373,22 @@ fn cleans_up(command: &Command) -> bool {
             | Command::Events(_)
             | Command::Exec(_)
             | Command::Logs(_)
+            | Command::Image(Later(ImageCommand::Prune(_)))
+            | Command::Network(Later(network::NetworkCommand::Prune(_)))
             | Command::Restart(_)
+            | Command::Rm(_)
             | Command::Stats(_)
             | Command::Stop(_)
+            | Command::System(SystemCommand::Events(_) | SystemCommand::Prune(_))
+            | Command::Volume(system::VolumeCommand::Prune(_))
             | Command::Wait(_)
-            | Command::System(SystemCommand::Events(_))
             | Command::Container(Later(
                 ContainerCommand::Attach(_)
                     | ContainerCommand::Exec(_)
                     | ContainerCommand::Logs(_)
+                    | ContainerCommand::Prune(_)
                     | ContainerCommand::Restart(_)
+                    | ContainerCommand::Rm(_)
                     | ContainerCommand::Stats(_)
                     | ContainerCommand::Stop(_)
                     | ContainerCommand::Wait(_)

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::Digest;
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::copy::{Merged, ROOT, same_content};
@@ -266,7 +267,10 @@ impl Snapshot {
     pub fn file_bytes(&self) -> Result<u64> {
         let mut bytes = 0;
         if let Some(tree) = self.own_tree() {
-            walk(&tree, &mut |meta| bytes += if meta.is_dir() { 0 } else { meta.len() })?;
+            each_inode(&tree, &mut |stat| {
+                let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                bytes += if is_dir { 0 } else { stat.st_size as u64 };
+            })?;
         }
         Ok(bytes)
     }
@@ -551,43 +555,48 @@ pub struct DiffOutcome {
 /// read does not.
 pub(crate) fn usage_of(root: &Path) -> Result<(u64, u64)> {
     let (mut bytes, mut inodes) = (0, 0);
-    walk(root, &mut |meta| {
-        bytes += meta.blocks() * 512;
+    each_inode(root, &mut |stat| {
+        bytes += stat.st_blocks as u64 * 512;
         inodes += 1;
     })?;
     Ok((bytes, inodes))
 }
 
-/// Each inode of a tree that this user may see, its root included.
-fn walk(root: &Path, see: &mut dyn FnMut(&fs::Metadata)) -> Result<()> {
+/// Each inode of a tree that this user may see, its root included. A running container changes it as it likes: what is gone by now, or closed
+/// to us by its owner inside the container, is not counted, and a link in a directory's place leads nowhere.
+fn each_inode(root: &Path, see: &mut dyn FnMut(&Stat)) -> Result<()> {
+    let Some(stat) = there(rustix::fs::lstat(root).map_err(at("stat", root)))? else { return Ok(()) };
+    see(&stat);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(());
+    }
+    let Some(top) = there(walk::open_dir(root))? else { return Ok(()) };
     let mut seen = HashSet::new();
-    let mut todo = vec![root.to_owned()];
+    let mut todo = vec![Vec::new()];
     while let Some(path) = todo.pop() {
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
-            // A running container removes files as it likes.
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                continue;
+        let opened =
+            if path.is_empty() { walk::again(&top, root) } else { walk::open_below(&top, &path, root) };
+        let Some(dir) = there(opened)?.flatten() else { continue };
+        let Some(items) = there(walk::read_dir(&dir, root))? else { continue };
+        for item in items {
+            let is_dir = FileType::from_raw_mode(item.stat.st_mode) == FileType::Directory;
+            if is_dir || item.stat.st_nlink == 1 || seen.insert((item.stat.st_dev, item.stat.st_ino)) {
+                see(&item.stat);
             }
-            Err(e) => return Err(at("stat", &path)(e)),
-        };
-        if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
-            continue;
-        }
-        see(&meta);
-        if meta.is_dir() {
-            let below = match fs::read_dir(&path) {
-                Ok(below) => below,
-                // Gone by now, or closed to us by its owner inside the container: then what it holds is not counted.
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                    continue;
-                }
-                Err(e) => return Err(at("read", &path)(e)),
-            };
-            for entry in below {
-                todo.push(entry.map_err(at("read", &path))?.path());
+            if is_dir {
+                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                todo.push([&path, slash, &item.name].concat());
             }
         }
     }
     Ok(())
+}
+
+/// `None` for what is gone, or closed to us.
+fn there<T>(found: Result<T>) -> Result<Option<T>> {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    match found {
+        Err(Error::Io { source, .. }) if matches!(source.kind(), NotFound | PermissionDenied) => Ok(None),
+        other => other.map(Some),
+    }
 }

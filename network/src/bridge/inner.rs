@@ -302,8 +302,13 @@ impl Inner {
     fn take_over(&self, sockets: &mut Sockets, record: &Record) -> Result<()> {
         let stale = self.state.stale(&self.name)?;
         let before: Vec<_> = hosts(record).iter().filter_map(|address| stale.get(address)).collect();
-        // Until it is gone, the kernel's end in a dead network namespace answers for its address.
-        before.iter().try_for_each(|veth| sockets.delete_link(veth))?;
+        // Until it is gone, the kernel's end in a dead network namespace answers for its address. An endpoint that came again has a link
+        // of that name, too, in whose place the old one has been deleted.
+        for veth in &before {
+            if !self.state.records(&self.name)?.iter().any(|present| present.veth == **veth) {
+                sockets.delete_link(veth)?;
+            }
+        }
         if before.is_empty() { Ok(()) } else { self.forget_stale(sockets) }
     }
 

@@ -302,7 +302,10 @@ impl Dir {
     }
     fn try_lock(&self, id: &str, name: &str) -> Result<Option<Lock>> {
         let path = self.file(id, name);
-        let file = open_lock(&path).map_err(Error::io("open", &path))?;
+        let file = match open_lock(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(id.into())),
+            file => file.map_err(Error::io("open", &path))?,
+        };
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),

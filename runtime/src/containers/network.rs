@@ -63,6 +63,7 @@ impl Containers {
         match changed {
             // It has ended just now.
             Ok(()) | Err(Error::NotRunning(_)) => {}
+            Err(Error::Shim(_)) if self.load_locked(&id).is_ok_and(|(_, state)| !state.is_live()) => {}
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = self.0.dir.write_record(&before);

@@ -86,7 +86,7 @@ impl Containers {
     }
 
     /// [`Containers::load`] for who holds the container's lock.
-    fn load_locked(&self, id: &str) -> Result<(Record, State)> {
+    pub(super) fn load_locked(&self, id: &str) -> Result<(Record, State)> {
         let inner = &self.0;
         let (record, mut state) = (inner.dir.record(id)?, inner.state(id)?);
         if (state.is_live() || state.dirty)
@@ -182,7 +182,11 @@ impl Containers {
                 "Cannot kill container: {key}: Container {id} is not running"
             )));
         }
-        self.ask(&id, &Request::Kill { signal })?;
+        match self.ask(&id, &Request::Kill { signal }) {
+            // The shim went away before it answered: another has ended the container just now.
+            Err(Error::Shim(_)) if self.load(&id).map_or(true, |(_, state)| !state.is_live()) => {}
+            other => other?,
+        }
         let end = Instant::now() + Duration::from_secs(10);
         // A policy may have started it again, which is another life than the one that was killed.
         while signal == 9

@@ -1,16 +1,19 @@
 //! Named volumes: directories that outlive containers.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Inner;
 use super::parse::{self, Bind, volume_name};
 use super::record::{Record, StoredMount, now};
-use super::rootview::RootView;
+use super::rootview::{RootView, resolve};
 use super::{Containers, Error, Filters, Map, Mount, MountPoint, PruneOutcome, Result, dir};
 
 /// The volumes beside the containers.
@@ -160,15 +163,23 @@ pub(super) fn has_label(labels: &Map, wanted: &str) -> bool {
     }
 }
 
-/// Bytes of all files below, links not followed; of several hard links, one.
-fn tree_size(path: &Path) -> u64 {
-    let (mut bytes, mut seen, mut todo) = (0, HashSet::new(), vec![path.to_owned()]);
-    while let Some(directory) = todo.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(meta) if meta.is_dir() => todo.push(entry.path()),
-                Ok(meta) if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) => bytes += meta.len(),
-                _ => {}
+/// Bytes of all files below; of several hard links, one. A container may change it meanwhile: what is gone is not counted, and no link leads
+/// out of it.
+fn tree_size(root: &Path) -> u64 {
+    const DIRECTORY: OFlags =
+        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    let Ok(root) = rustix::fs::open(root, DIRECTORY, Mode::empty()) else { return 0 };
+    let (mut bytes, mut seen, mut todo) = (0, HashSet::new(), vec![PathBuf::from(".")]);
+    while let Some(path) = todo.pop() {
+        let Ok(directory) = resolve(root.as_fd(), &path, DIRECTORY) else { continue };
+        let entries = Dir::read_from(&directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
+            let stat = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            let Ok(stat) = stat else { continue };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                todo.push(path.join(OsStr::from_bytes(entry.file_name().to_bytes())));
+            } else if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
+                bytes += stat.st_size as u64;
             }
         }
     }

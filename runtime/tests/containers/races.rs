@@ -11,9 +11,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::harness::Test;
 use crate::world::World;
 
-pub(crate) const TESTS: [Test; 4] = [
+pub(crate) const TESTS: [Test; 5] = [
     ("races::cp_stays_inside", cp_stays_inside),
     ("races::volumes_stay_inside", volumes_stay_inside),
+    ("races::sizes_stay_inside", sizes_stay_inside),
     ("races::cp_names_as_docker", cp_names_as_docker),
     ("races::cp_never_follows_out", cp_never_follows_out),
 ];
@@ -132,6 +133,28 @@ fn volumes_stay_inside() {
     for name in ["sub", "whole"] {
         world.all.remove(name, &RemoveOptions::new(true, false)).unwrap();
     }
+}
+
+fn sizes_stay_inside() {
+    let Some(world) = World::new() else { return };
+    let outside = world.dir.join("outside");
+    world.create("box", &["true"], |r| r.host.binds = vec!["vol:/vol".into()]);
+    let data = PathBuf::from(world.all.volumes().inspect("vol").unwrap().mountpoint);
+    let (dir, link) = (data.join("d"), data.join("link"));
+    for place in [&outside, &dir] {
+        (0..20).for_each(|n| std::fs::create_dir_all(place.join(format!("sub{n}"))).unwrap());
+    }
+    std::fs::File::create(outside.join("sub7/file")).unwrap().set_len(1 << 40).unwrap();
+    std::fs::write(dir.join("file"), [0; 1000]).unwrap();
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    let long = |size: u64| size - link.symlink_metadata().unwrap().len();
+    assert_eq!(long(world.all.volumes().size("vol").unwrap()), 1000);
+    swapping(&dir, &link, || {
+        for _ in 0..rounds(200) {
+            assert!(world.all.volumes().size("vol").unwrap() < 1 << 30, "what lies outside was counted");
+        }
+    });
+    world.all.remove("box", &RemoveOptions::new(true, true)).unwrap();
 }
 
 fn cp_names_as_docker() {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
+use rustix::io::Errno;
+
 use super::supervise::Shim;
 use crate::containers::record::Record;
 use crate::containers::{Attached, Containers, Error, NetworkRequest, Port, Result, files, sys};
@@ -106,7 +108,11 @@ impl Shim<'_> {
     /// Ours as long as its process, which is our child, is not reaped.
     fn netns(&self) -> Result<File> {
         let path = format!("/proc/{}/ns/net", self.state.shown.pid);
-        File::open(&path).map_err(Error::io("open", &path))
+        // It may have ended just now, and be no more than a number that is to be waited for.
+        File::open(&path).map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::SRCH) => Error::NotRunning(self.record.id.clone()),
+            _ => Error::io("open", &path)(e),
+        })
     }
 
     fn networks_changed(&mut self) -> Result<()> {
