@@ -83,10 +83,11 @@ impl Container {
     fn status(&self, record: &Record) -> Status {
         if !record.is_alive() {
             Status::Stopped
+        } else if record.groups.is_frozen() {
+            // Before its start, too: nobody there would answer.
+            Status::Paused
         } else if self.is_parked() {
             Status::Created
-        } else if record.groups.is_frozen() {
-            Status::Paused
         } else {
             Status::Running
         }
@@ -145,9 +146,14 @@ impl Container {
         let wrong = Error::WrongStatus { action: "kill", status: Status::Stopped.as_str() };
         let Some(pidfd) = record.pidfd() else { return Err(wrong) };
         match sys::pidfd_send_signal(&pidfd, signal) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(wrong),
-            result => result.map_err(Error::os(format!("send signal {signal}"))),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Err(wrong),
+            result => result.map_err(Error::os(format!("send signal {signal}")))?,
         }
+        // What is frozen by version 1 of cgroups does not even die.
+        if signal == libc::SIGKILL && record.groups.is_frozen() {
+            record.groups.freeze(false)?;
+        }
+        Ok(())
     }
 
     /// PIDs of its processes, in the caller's PID namespace.

@@ -90,7 +90,32 @@ impl Namespaces {
         if (named(spec.hostname()) || named(spec.domainname())) && !self.has(libc::CLONE_NEWUTS) {
             return Err(Error::spec("hostname", "needs a UTS namespace of the container's own"));
         }
+        let keys = spec.linux().iter().flat_map(|l| l.sysctl()).flat_map(|all| all.keys());
+        for (flag, file, prefixes) in
+            [(libc::CLONE_NEWNET, "net", &["net"][..]), (libc::CLONE_NEWIPC, "ipc", &["kernel", "fs"])]
+        {
+            let key = keys.clone().find(|key| prefixes.iter().any(|prefix| key.starts_with(prefix)));
+            if let Some(key) = key.filter(|_| !self.joins.is_empty())
+                && self.joins_own(flag, file)?
+            {
+                let why = format!("{key} is not allowed in the {file} namespace of the host");
+                return Err(Error::spec("linux.sysctl", why));
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the one that is joined is the caller's own.
+    fn joins_own(&self, kind: i32, file: &str) -> Result<bool> {
+        let path = format!("/proc/self/ns/{file}");
+        let own = File::open(&path).map_err(Error::os("open a namespace of our own"))?;
+        let own = identity(&own.into())?;
+        for (fd, _) in self.joins.iter().filter(|(_, flag)| *flag == kind as u64) {
+            if identity(fd)? == own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// New or joined.

@@ -42,7 +42,7 @@ impl Parking {
 
 /// The socket where the parked process listens.
 pub(crate) fn listen_in(dir: &Path) -> Result<OwnedFd> {
-    let socket = socket()?;
+    let socket = socket(SocketFlags::empty())?;
     through_proc(dir, |address| bind(&socket, address))?.context("bind the start socket")?;
     listen(&socket, 8).context("listen on the start socket")?;
     Ok(socket)
@@ -50,12 +50,17 @@ pub(crate) fn listen_in(dir: &Path) -> Result<OwnedFd> {
 
 /// Somebody listens.
 pub(crate) fn is_parked_in(dir: &Path) -> bool {
-    dir.join(START).exists() && matches!(knock_in(dir), Ok(Some(_)))
+    let knock = || -> Result<bool> {
+        let socket = socket(SocketFlags::NONBLOCK)?;
+        // It takes one connection; those of who only asks wait in vain, and one too many is told so.
+        Ok(matches!(through_proc(dir, |address| connect(&socket, address))?, Ok(()) | Err(Errno::AGAIN)))
+    };
+    dir.join(START).exists() && knock().unwrap_or(false)
 }
 
 /// A connection to the parked process; `None` when nobody listens any more.
 pub(crate) fn knock_in(dir: &Path) -> Result<Option<OwnedFd>> {
-    let socket = socket()?;
+    let socket = socket(SocketFlags::empty())?;
     match through_proc(dir, |address| connect(&socket, address))? {
         Ok(()) => Ok(Some(socket)),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(None),
@@ -69,8 +74,8 @@ pub(crate) fn clear(dir: &Path) {
     let _ = fs::remove_file(dir.join(START));
 }
 
-fn socket() -> Result<OwnedFd> {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+fn socket(flags: SocketFlags) -> Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | flags, None)
         .context("make the start socket")
 }
 

@@ -322,7 +322,7 @@ impl Runtime {
         if let Some(systemd) = &self.systemd {
             return Unit::begin(systemd, &self.inner.helper, spec, id, self.inner.layout.v1.is_empty());
         }
-        let path = cgroup_path(spec.linux().as_ref(), id);
+        let path = cgroup_path(spec.linux().as_ref(), id)?;
         Ok(Place { path, groups: Groups::default(), keeper: None })
     }
 
@@ -509,14 +509,19 @@ fn refuse_unsupported(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-fn cgroup_path(linux: Option<&Linux>, id: &str) -> PathBuf {
+fn cgroup_path(linux: Option<&Linux>, id: &str) -> Result<PathBuf> {
     let given = linux.and_then(|l| l.cgroups_path().as_deref()).filter(|p| !p.as_os_str().is_empty());
-    match given {
-        // Never out of the hierarchy, whatever the spec says.
-        Some(path) => Path::new("/").join(crate::plan::inside(path).unwrap_or_default()),
+    Ok(match given {
+        // Never out of the hierarchy, whatever the spec says; and never all of it: the group is killed with the container.
+        Some(path) => match crate::plan::inside(path)?.as_str() {
+            "." => {
+                return Err(Error::spec("linux.cgroupsPath", format!("{path:?} is the root of all groups")));
+            }
+            inside => Path::new("/").join(inside),
+        },
         // One level: a parent would have to be made in every hierarchy, and removed again after the last container.
         None => Path::new("/").join(format!("{}-{id}", crate::cgroup::PREFIX)),
-    }
+    })
 }
 
 pub(crate) fn id_maps(linux: Option<&Linux>) -> Maps {
@@ -564,4 +569,23 @@ pub(crate) fn no_capabilities() -> oci_spec::runtime::LinuxCapabilities {
     let mut none = oci_spec::runtime::LinuxCapabilities::default();
     none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
     none
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_container_has_the_root_of_all_groups() {
+        let path = |text: &str| {
+            let mut linux = Linux::default();
+            linux.set_cgroups_path(Some(text.into()));
+            cgroup_path(Some(&linux), "id")
+        };
+        for root in ["/", ".", "/..", "/../..", "a/..", "//"] {
+            assert!(matches!(path(root), Err(Error::Spec { .. })), "{root}");
+        }
+        assert_eq!(path("../../a/b").unwrap_or_default(), Path::new("/a/b"));
+        assert_eq!(path("").unwrap_or_default(), Path::new("/longshore-id"));
+    }
 }

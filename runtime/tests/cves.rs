@@ -204,11 +204,52 @@ fn kernel_parameters_of_the_machine() {
     }
     refused("net.ipv4.ip_forward", &|spec| common::without(spec, T::Network));
     refused("kernel.shmmax", &|spec| common::without(spec, T::Ipc));
+    // A namespace that is joined may be the host's.
+    for (kind, file, key) in
+        [(T::Network, "net", "net.ipv4.ip_default_ttl"), (T::Ipc, "ipc", "kernel.shm_rmid_forced")]
+    {
+        refused(key, &|spec| {
+            common::without(spec, kind);
+            let mut joined = oci_spec::runtime::LinuxNamespace::default();
+            joined.set_typ(kind).set_path(Some(format!("/proc/self/ns/{file}").into()));
+            spec.linux_mut().as_mut().unwrap().namespaces_mut().as_mut().unwrap().push(joined);
+        });
+    }
     let mut spec = world.spec(&["cat", "/proc/sys/net/ipv4/ip_forward"]);
     let all = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into_iter().collect();
     spec.linux_mut().as_mut().unwrap().set_sysctl(Some(all));
     assert_eq!(world.run(&id("sysctl"), &spec).1, "1\n");
     also_unprivileged("kernel_parameters_of_the_machine");
+}
+
+/// A control group that others live in is not the container's to kill or to remove.
+#[test]
+fn who_shares_the_group_lives_on() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+    let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists()).unwrap();
+    let name = id("shared");
+    let group = root.join(&name);
+    fs::create_dir(&group).unwrap();
+    let mut neighbour = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(group.join("cgroup.procs"), neighbour.id().to_string()).unwrap();
+    let mut spec = world.spec(&["sleep", "1000"]);
+    spec.linux_mut().as_mut().unwrap().set_cgroups_path(Some(format!("/{name}").into()));
+    let running =
+        world.runtime.create(&id("guest"), &spec, CreateOptions::default()).unwrap().start().unwrap();
+    assert!(fs::read_to_string(group.join("cgroup.procs")).unwrap().lines().count() >= 2);
+    drop(running);
+    assert!(neighbour.try_wait().unwrap().is_none(), "the neighbour was killed");
+    assert_eq!(fs::read_to_string(group.join("cgroup.procs")).unwrap(), format!("{}\n", neighbour.id()));
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join(&name));
+    }
+    let _ = fs::remove_dir(group);
 }
 
 /// CVE-2023-25173: the groups are the primary one and those that were asked for, none of the host's.

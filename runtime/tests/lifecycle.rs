@@ -353,3 +353,29 @@ fn hooks_run_in_their_places() {
     }
     also_unprivileged("hooks_run_in_their_places");
 }
+
+/// What is frozen before its start says so as often as it is asked, waits, and dies of SIGKILL.
+#[test]
+fn paused_before_its_start() {
+    let Some(world) = World::new() else { return };
+    if !is_root() {
+        return;
+    }
+    let id = id("paused");
+    let spec = world.spec(&["sleep", "1000"]);
+    let created = world.runtime.create(&id, &spec, CreateOptions::default()).unwrap();
+    let container = world.runtime.open(&id).unwrap();
+    container.pause().unwrap();
+    for _ in 0..20 {
+        assert_eq!(container.state().unwrap().status, Status::Paused);
+    }
+    assert!(container.start().is_err(), "nobody there would answer");
+    container.resume().unwrap();
+    for _ in 0..20 {
+        assert_eq!(container.state().unwrap().status, Status::Created);
+    }
+    let mut running = created.start().unwrap();
+    container.pause().unwrap();
+    container.kill(libc::SIGKILL, false).unwrap();
+    assert_eq!(running.wait_to_end().unwrap().signal, Some(libc::SIGKILL));
+}

@@ -219,20 +219,31 @@ fn printed(names: &[String], work: impl Fn(&str) -> containers::Result<()>) -> R
     })
 }
 
-/// Most threads at a time.
-const THREADS: usize = 64;
-
 /// All at once, so that the slowest one bounds the time; the names for which the work says true are printed in their order.
 fn parallel(names: &[String], work: impl Fn(&str) -> containers::Result<bool> + Sync) -> Result<()> {
+    const STACK: usize = 256 << 10;
+    // Each holds a few descriptors, most of them for a moment.
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = most.map_or(usize::MAX, |most| (most / 4).max(16) as usize);
     let work = &work;
     let mut failed = Ok(());
-    for names in names.chunks(THREADS) {
+    for names in names.chunks(most) {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || work(name))).collect();
+            let begin = |name| {
+                let thread = std::thread::Builder::new().stack_size(STACK);
+                thread.spawn_scoped(scope, move || work(name))
+            };
+            let threads: Vec<_> = names.iter().map(|name| begin(name)).collect();
             let mut threads = threads.into_iter();
             let result = each(names, |name| {
-                let thread = threads.next().expect("a thread per name");
-                if thread.join().map_err(|_| Failure::new(format!("{name}: internal error")))?? {
+                let done = match threads.next().expect("one per name") {
+                    Ok(thread) => {
+                        thread.join().map_err(|_| Failure::new(format!("{name}: internal error")))?
+                    }
+                    // There are no more threads to be had.
+                    Err(_) => work(name),
+                };
+                if done? {
                     output::line(name);
                 }
                 Ok(())

@@ -40,6 +40,9 @@ pub(crate) struct Groups {
     /// Members that were killed for memory before the container was made: the spec may name groups that are there.
     #[serde(default)]
     oom_kills_before: u64,
+    /// Others lived in one of them before: they stay, and so do the groups.
+    #[serde(default)]
+    shared: bool,
     /// The class of cache and memory bandwidth.
     #[serde(default)]
     pub(crate) class: Option<Class>,
@@ -99,6 +102,10 @@ impl Groups {
             }
             Err(Error::Cgroup { path: dir.to_owned(), action: "make", source: error })
         };
+        let ours = !self.is_of_systemd();
+        // Here it is the keeper that lives in it.
+        let mut shared = false;
+        let mut make = |dir: &Path| make(dir).map(|()| shared |= ours && is_populated(dir));
         for hierarchy in &layout.v1 {
             let dir = join(&hierarchy.mount, path);
             match make(&dir) {
@@ -115,7 +122,7 @@ impl Groups {
             let dir = join(mount, path);
             match make(&dir) {
                 Ok(()) => {
-                    if !self.is_of_systemd() {
+                    if ours {
                         limits::delegate(mount, &dir);
                     }
                     self.v2 = Some(dir);
@@ -123,6 +130,7 @@ impl Groups {
                 Err(error) => refused(&dir, error)?,
             }
         }
+        self.shared = shared;
         Ok(())
     }
 
@@ -284,6 +292,9 @@ impl Groups {
 
     /// Kills all members.
     pub(crate) fn kill(&self) -> Result<()> {
+        if self.shared {
+            return Ok(());
+        }
         if let Some(dir) = &self.v2
             && fs::write(dir.join("cgroup.kill"), "1").is_ok()
             && self.v1.is_empty()
@@ -307,7 +318,7 @@ impl Groups {
             let _ = unit.end();
         }
         let dirs = self.v1.iter().map(|(_, dir)| dir).chain(&self.v2);
-        for dir in dirs {
+        for dir in dirs.filter(|_| !self.shared) {
             remove(dir)?;
             // The parent of supervised containers goes with the last of them. Whoever makes a group in it at this moment makes it
             // again; while it has one, the kernel refuses.
@@ -333,6 +344,10 @@ fn make(dir: &Path) -> io::Result<()> {
         }
     }
     Err(io::ErrorKind::NotFound.into())
+}
+
+fn is_populated(dir: &Path) -> bool {
+    fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| !processes.is_empty())
 }
 
 fn remove(dir: &Path) -> Result<()> {

@@ -114,6 +114,9 @@ impl Dir {
         let temporary = self.root.join(format!(".new-{}", record.id));
         private_dir(&temporary).map_err(Error::io("create", &temporary))?;
         let result = (|| {
+            // As long as it is held, the directory is nobody's to sweep away.
+            let held = File::open(&temporary).and_then(|held| held.lock().map(|()| held));
+            let _held = held.map_err(Error::io("lock", &temporary))?;
             // What removes itself at its end need not outlive the machine's.
             let durable = !record.host.auto_remove;
             write(&temporary.join("config.json"), &to_json(record)?, durable)?;
@@ -174,14 +177,14 @@ impl Dir {
         for entry in fs::read_dir(&self.root).map_err(Error::io("read", &self.root))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            // A creation holds no lock while it fills its directory; an hour is more than any takes.
+            // Its creator was killed; one that has just made it is about to lock it.
             let stale = || {
-                entry
-                    .metadata()
-                    .and_then(|m| m.modified())
-                    .is_ok_and(|t| t.elapsed().is_ok_and(|e| e.as_secs() > 3600))
+                let file = File::open(entry.path()).ok()?;
+                file.try_lock().ok()?;
+                let age = file.metadata().and_then(|m| m.modified()).ok()?.elapsed().ok()?;
+                (age.as_secs() >= 2).then_some(())
             };
-            if name.starts_with(".old-") || (name.starts_with(".new-") && stale()) {
+            if name.starts_with(".old-") || (name.starts_with(".new-") && stale().is_some()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

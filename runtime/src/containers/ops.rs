@@ -39,7 +39,7 @@ impl Containers {
         let id = self.id(key)?;
         let _op = self.0.dir.op_lock(&id)?;
         // Loading mends only where nobody holds the lock that we have just taken, so that comes first.
-        let (record, state) = self.load_locked(&id)?;
+        let (record, state) = self.load_settled(&id)?;
         if state.shown.paused {
             return Err(Error::Conflict("cannot start a paused container, try unpause instead".into()));
         }
@@ -98,6 +98,19 @@ impl Containers {
             }
         }
         Ok((record, state))
+    }
+
+    /// [`Containers::load_locked`] when its shim, if there is one, is through with what it was made for, or has ended: its creator may have
+    /// been killed while it starts the container.
+    fn load_settled(&self, id: &str) -> Result<(Record, State)> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (record, state) = self.load_locked(id)?;
+            if state.is_live() || self.0.dir.try_alive(id)?.is_some() || Instant::now() > end {
+                return Ok((record, state));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Attaches to a running one.
@@ -273,18 +286,18 @@ impl Containers {
     /// Removes it: record, log, writable layer.
     pub fn remove(&self, key: &str, options: &RemoveOptions) -> Result<()> {
         let id = self.id(key)?;
+        let refused = |state: &State| {
+            let paused = state.shown.paused;
+            let hint = if paused { "Unpause and then stop the container" } else { "Stop the container" };
+            Err(Error::Conflict(format!(
+                "You cannot remove a {} container {id}. {hint} before attempting removal or force remove",
+                state.shown.status
+            )))
+        };
         let (_, state) = self.load(&id)?;
         if state.is_live() {
             if !options.force {
-                let hint = if state.shown.paused {
-                    "Unpause and then stop the container"
-                } else {
-                    "Stop the container"
-                };
-                return Err(Error::Conflict(format!(
-                    "You cannot remove a {} container {id}. {hint} before attempting removal or force remove",
-                    state.shown.status
-                )));
+                return refused(&state);
             }
             match self.ask(&id, &Request::Stop { signal: 9, timeout: 10 }) {
                 Ok(()) | Err(Error::NotRunning(_) | Error::Shim(_)) => {}
@@ -292,6 +305,10 @@ impl Containers {
             }
         }
         let result = self.0.dir.op_lock(&id).and_then(|_op| {
+            let (_, state) = self.load_settled(&id)?;
+            if state.is_live() && !options.force {
+                return refused(&state);
+            }
             self.wait_for_shim(&id)?;
             let (record, state) = self.load_locked(&id)?;
             if state.is_live() {

@@ -232,8 +232,9 @@ impl Manager {
         let answer = answer.map_err(|refusal| refusal.error(&action()))?;
         let mut body = Reader::new(&answer.body);
         let group = body.signature().filter(|s| *s == "s").and_then(|_| body.string()).unwrap_or_default();
-        // Never out of the hierarchy, whatever is said.
-        let inside = crate::plan::inside(Path::new(group)).ok().filter(|p| !p.is_empty());
+        // A scope that has ended has none; and what is not the unit's own must not be killed with the container, whatever is said.
+        let inside = crate::plan::inside(Path::new(group)).ok();
+        let inside = inside.filter(|path| Path::new(path).file_name().is_some_and(|name| name == unit));
         let reason = || Error::Systemd { action: action(), reason: format!("{group:?} is none") };
         Ok(Path::new("/").join(inside.ok_or_else(reason)?))
     }

@@ -145,6 +145,11 @@ impl<'a> Packer<'a> {
         self.links.insert(key, path.to_owned());
         let foreign = !self.mounts && mount_id(file.as_fd()) != self.mount;
         let size = if foreign { 0 } else { stat.st_size as u64 };
+        // It tells no size, and an empty file would pass for its content.
+        if size == 0 && !foreign && rustix::fs::fstatfs(&file)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+            let why = format!("{} is a file of /proc, which cannot be copied", path.display());
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         let attributes = attributes(&file);
         self.out.append_pax_extensions(attributes.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
         let mut header = header(&stat);
