@@ -90,7 +90,7 @@ impl Namespaces {
         if (named(spec.hostname()) || named(spec.domainname())) && !self.has(libc::CLONE_NEWUTS) {
             return Err(Error::spec("hostname", "needs a UTS namespace of the container's own"));
         }
-        let keys = spec.linux().iter().flat_map(|l| l.sysctl()).flat_map(|all| all.keys());
+        let keys = spec.linux().iter().flat_map(oci_spec::runtime::Linux::sysctl).flat_map(|all| all.keys());
         for (flag, file, prefixes) in
             [(libc::CLONE_NEWNET, "net", &["net"][..]), (libc::CLONE_NEWIPC, "ipc", &["kernel", "fs"])]
         {
