@@ -615,7 +615,9 @@ fn power(mount: &Path, source: &Source, roots: &[Descriptor]) {
         Ok(())
     };
     let error = work().unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    // The stream that stops may be that of a layer which is read out of the store.
+    let told = matches!(&error, Error::Stream { reason } if reason.contains("Input/output error"));
+    assert!(told || matches!(error, Error::Io { .. }), "{error:?}");
     cut.join().unwrap();
 }
 
